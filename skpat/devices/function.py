@@ -1,0 +1,113 @@
+"""as_device: a lab's own function as a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from skpat.controls import ControlBatch, as_numpy
+from skpat.devices.base import Device, check_device_specification
+
+__all__ = ["FunctionDevice", "as_device"]
+
+
+class FunctionDevice(Device):
+    """A device made of a function; what :func:`as_device` returns.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(controls)``, with ``controls`` a numpy array of shape (n_rows, n_controls) in the device's units,
+        returns the measured outputs, an array of shape (n_rows, n_outputs).
+    n_controls, n_outputs : int
+        Number of control channels and of outputs.
+    bounds : (low, high) or array-like of shape (n_controls, 2)
+        Legal values, in the device's units.
+    control_units, output_units : str, default=""
+        Units, for messages and plots.
+    max_batch : int, default=None
+        Most rows that one call of the function may carry.
+    seconds_per_shot, joules_per_shot : float, default=None
+        Cost of a shot, for plans and reports.
+    name : str, default=None
+        What to call the device; None: the function's name.
+    """
+
+    def __init__(
+        self,
+        function,
+        *,
+        n_controls,
+        n_outputs,
+        bounds,
+        control_units="",
+        output_units="",
+        max_batch=None,
+        seconds_per_shot=None,
+        joules_per_shot=None,
+        name=None,
+    ):
+        self.function = function
+        self.n_controls = n_controls
+        self.n_outputs = n_outputs
+        self.bounds = bounds
+        self.control_units = control_units
+        self.output_units = output_units
+        self.max_batch = max_batch
+        self.seconds_per_shot = seconds_per_shot
+        self.joules_per_shot = joules_per_shot
+        self.name = name
+
+    def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
+        """Call the function with the plain array of shape (n_rows, n_controls)."""
+        return as_numpy(self.function(np.asarray(batch)))
+
+
+def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outputs: int, bounds: Any, **about: Any):
+    """Make a device of a function.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(controls)``: a numpy array of shape (n_rows, n_controls), in the device's units, to the measured
+        outputs of shape (n_rows, n_outputs). It is called with legal values only, and never with more than
+        ``max_batch`` rows. To use several processes, define it at the top of a module (so that it can be pickled).
+    n_controls, n_outputs : int
+        Number of control channels and of outputs.
+    bounds : (low, high) or array-like of shape (n_controls, 2)
+        Legal values of all channels alike, or of each.
+    **about
+        ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``name``: see
+        :class:`skpat.devices.FunctionDevice`.
+
+    Returns
+    -------
+    FunctionDevice
+
+    Raises
+    ------
+    TypeError
+        If ``function`` cannot be called.
+    DeviceContractError
+        If the numbers or the bounds make no sense.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpat import as_device
+    >>> def filter_bank(voltages):
+    ...     return np.tanh(voltages[:, :4] * voltages[:, 4:])
+    >>> device = as_device(filter_bank, n_controls=8, n_outputs=4, bounds=(-1, 1), control_units="V")
+    >>> device.measure(np.full((2, 8), 0.5)).shape
+    (2, 4)
+    """
+    if not callable(function):
+        raise TypeError(f"'function' must be callable as function(controls). Got {function!r}.")
+    if np.ndim(bounds) == 1 and np.size(bounds) == 2 and isinstance(n_controls, (int, np.integer)):
+        bounds = np.tile(np.asarray(bounds, dtype=float), (n_controls, 1))
+    about.setdefault("name", getattr(function, "__name__", None))
+    device = FunctionDevice(function, n_controls=n_controls, n_outputs=n_outputs, bounds=bounds, **about)
+    check_device_specification(device)
+    return device

@@ -1,0 +1,267 @@
+"""A shaped femtosecond pulse in a chi(2) crystal, read by a spectrometer: the default device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+
+from skpat.controls import ControlBatch
+from skpat.devices.base import Device
+
+__all__ = ["SecondHarmonicLaser"]
+
+_CHUNK_ROWS = 128  # rows propagated together: the fields of a chunk stay in the processor's cache
+
+
+class SecondHarmonicLaser(Device):
+    r"""Second-harmonic generation by a shaped broadband pulse, with pump depletion and group-velocity walk-off.
+
+    A pulse shaper sets the spectral amplitudes of a broadband pulse (the controls); the pulse crosses a chi(2)
+    crystal; a spectrometer measures the second harmonic (the outputs). With :math:`A_1` the field of the fundamental in
+    the frame that moves with it, and :math:`i A_2` that of the second harmonic, both in units of the peak of
+    the fully open pulse,
+
+    .. math::
+
+        \partial_z A_1 &= -\kappa A_1^* A_2, \\
+        \partial_z A_2 &= -\delta\,\partial_t A_2 + i \Delta k A_2 + \kappa A_1^2 .
+
+    Parameters
+    ----------
+    n_controls : int, default=100
+        Number of spectral channels of the pulse shaper. A control is the amplitude that its channel lets
+        through, 0 to 1.
+    n_outputs : int, default=50
+        Number of spectrometer bins; they cover the whole second harmonic (twice the width of the fundamental).
+    bandwidth : float, default=20.0
+        Width of the shaped spectrum, in THz. The source is Gaussian with this full width at half maximum.
+    length : float, default=0.2
+        Length of the crystal, in mm.
+    walk_off : float, default=200.0
+        Group-velocity mismatch :math:`\delta`, in fs/mm (about that of BBO between 800 and 400 nm).
+    phase_mismatch : float, default=0.0
+        :math:`\Delta k` at the centre, in rad/mm.
+    coupling : float, default=10.0
+        :math:`\kappa` at the peak amplitude of the fully open pulse, in 1/mm: without walk-off its peak converts
+        :math:`\tanh^2(\kappa L)` of its power.
+    n_steps : int, default=6
+        Steps of the split-step method along the crystal. The error falls with the square of the step.
+    noise : float, default=0.02
+        Standard deviation of the spectrometer's multiplicative noise, for each bin and shot.
+    noise_floor : float, default=1e-4
+        Standard deviation of the spectrometer's additive noise, in output units.
+    energy_jitter : float, default=0.02
+        Relative standard deviation of the pulse energy from shot to shot. It enters before the crystal.
+    torch_device : str, default="cpu"
+        Where the simulation runs.
+    random_state : int, default=None
+        Seed of the noise. None: fresh noise at every call.
+
+    Attributes
+    ----------
+    bounds : ndarray of shape (n_controls, 2)
+        0 to 1 for every channel.
+
+    Notes
+    -----
+    Strang splitting: the linear part exactly in the frequency domain, the local exchange of photons by one
+    fourth-order Runge-Kutta step; second order in the step together. The photon number
+    :math:`\int |A_1|^2 + |A_2|^2` is conserved (Manley-Rowe) to the accuracy of the Runge-Kutta step. The grid has three
+    points a channel, so that products of the fields do not wrap around. A batch is computed in the precision of its
+    controls.
+
+    An output is the energy in a bin in percent of that of the fully open pulse.
+
+    References
+    ----------
+    Boyd, *Nonlinear Optics*, 4th ed., section 2.7 (doi:10.1016/C2015-0-05510-1), for the equations;
+    Wright, Onodera et al., Nature 601, 549 (2022), doi:10.1038/s41586-021-04223-6, for the device.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpat.devices import SecondHarmonicLaser
+    >>> laser = SecondHarmonicLaser(noise=0, noise_floor=0, energy_jitter=0)
+    >>> spectrum = laser.measure(np.ones((1, 100)))
+    >>> spectrum.shape, bool(30 < spectrum.sum() < 100)
+    ((1, 50), True)
+    """
+
+    control_units = "of full amplitude"
+    output_units = "% of full pulse energy"
+
+    def __init__(
+        self,
+        n_controls=100,
+        n_outputs=50,
+        *,
+        bandwidth=20.0,
+        length=0.2,
+        walk_off=200.0,
+        phase_mismatch=0.0,
+        coupling=10.0,
+        n_steps=6,
+        noise=0.02,
+        noise_floor=1e-4,
+        energy_jitter=0.02,
+        torch_device="cpu",
+        random_state=None,
+    ):
+        self.n_controls = n_controls
+        self.n_outputs = n_outputs
+        self.bandwidth = bandwidth
+        self.length = length
+        self.walk_off = walk_off
+        self.phase_mismatch = phase_mismatch
+        self.coupling = coupling
+        self.n_steps = n_steps
+        self.noise = noise
+        self.noise_floor = noise_floor
+        self.energy_jitter = energy_jitter
+        self.torch_device = torch_device
+        self.random_state = random_state
+
+    @property
+    def bounds(self) -> np.ndarray:
+        return np.tile([0.0, 1.0], (self.n_controls, 1))
+
+    def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
+        """Send one pulse per row and read the spectrometer.
+
+        Parameters
+        ----------
+        batch : ControlBatch or array of shape (n_rows, n_controls)
+            Spectral amplitudes, 0 to 1.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_outputs)
+            Energy per bin, in percent of the energy of the fully open pulse.
+        """
+        batch = ControlBatch.from_dense(batch).numpy()
+        chunks = [
+            self._measure_chunk(batch.rows(slice(start, start + _CHUNK_ROWS)))
+            for start in range(0, batch.n_rows, _CHUNK_ROWS)
+        ]
+        return np.concatenate(chunks) if chunks else np.empty((0, self.n_outputs))
+
+    def _measure_chunk(self, batch: ControlBatch) -> np.ndarray:
+        controls = torch.from_numpy(batch.dense()).to(self.torch_device)
+        normal = None
+        if self.noise or self.noise_floor or self.energy_jitter:
+            normal = self.standard_normal(batch, 1 + 2 * self.n_outputs).astype(batch.varying.dtype, copy=False)
+        with torch.no_grad():
+            if normal is not None and self.energy_jitter:
+                energy = torch.from_numpy(1 + self.energy_jitter * normal[:, :1]).to(self.torch_device)
+                controls = controls * energy.clamp_(min=0).sqrt_()
+            spectrum = self.forward(controls).cpu().numpy()
+        if normal is not None:
+            spectrum *= 1 + self.noise * normal[:, 1 : 1 + self.n_outputs]
+            spectrum += self.noise_floor * normal[:, 1 + self.n_outputs :]
+        return spectrum
+
+    def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """The noise-free response, differentiable.
+
+        Parameters
+        ----------
+        controls : tensor of shape (n_rows, n_controls)
+            Spectral amplitudes.
+        constants : dict of str to tensor, default=None
+            Values in place of ``length``, ``walk_off``, ``phase_mismatch`` or ``coupling`` (scalar tensors, same units).
+
+        Returns
+        -------
+        tensor of shape (n_rows, n_outputs)
+            Energy per bin, in percent of the energy of the fully open pulse.
+
+        Raises
+        ------
+        ValueError
+            If ``constants`` names something that cannot be replaced.
+        """
+        _, harmonic = self.propagate(controls, constants)
+        n = self.n_controls
+        energy = harmonic.real.square() + harmonic.imag.square()
+        energy = torch.cat([energy[:, -n:], energy[:, :n]], dim=1)  # ascending frequency, 2 n_controls grid points
+        return energy @ torch.from_numpy(self._binning()).to(energy)
+
+    def propagate(
+        self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The fields behind the crystal.
+
+        Parameters
+        ----------
+        controls : tensor of shape (n_rows, n_controls)
+            Spectral amplitudes.
+        constants : dict of str to tensor, default=None
+            As in :meth:`forward`.
+
+        Returns
+        -------
+        fundamental, harmonic : complex tensors of shape (n_rows, n_grid)
+            Spectra in the order of the discrete Fourier transform; the sum of squares is 1 for the energy of the
+            fully open pulse.
+        """
+        value = self._constants(constants, controls)
+        frequency, source, peak = self._grid()
+        complex_dtype = torch.complex64 if controls.dtype == torch.float32 else torch.complex128
+        n_grid, n = len(frequency), self.n_controls
+        spectrum = torch.zeros((len(controls), n_grid), dtype=complex_dtype, device=controls.device)
+        shaped = controls * torch.from_numpy(source).to(controls)
+        spectrum[:, : n - n // 2] = shaped[:, n // 2 :].to(complex_dtype)
+        spectrum[:, n_grid - n // 2 :] = shaped[:, : n // 2].to(complex_dtype)
+        a = torch.fft.ifft(spectrum) * (n_grid / peak)
+
+        step = value["length"] / self.n_steps
+        per_mm = value["phase_mismatch"] + value["walk_off"] * torch.from_numpy(2e-3 * np.pi * frequency).to(controls)
+        turn = torch.exp(1j * (per_mm * step).to(complex_dtype))
+        kappa = value["coupling"] * step
+        b = torch.zeros_like(a)
+        harmonic = b
+        for i in range(self.n_steps):
+            a, b = _exchange(a, b, kappa)
+            harmonic = torch.fft.fft(b)
+            if i < self.n_steps - 1:
+                b = torch.fft.ifft(harmonic * turn)
+        # Strang: half a linear step before the first exchange (nothing there yet) and half a one after the last
+        harmonic = harmonic * torch.exp(0.5j * (per_mm * step).to(complex_dtype))
+        scale = peak / n_grid
+        return torch.fft.fft(a) * scale, harmonic * scale
+
+    def _constants(self, constants: dict[str, torch.Tensor] | None, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        names = ("length", "walk_off", "phase_mismatch", "coupling")
+        given = constants or {}
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            raise ValueError(f"'constants' of SecondHarmonicLaser must be among {', '.join(names)}. Got {unknown}.")
+        return {name: torch.as_tensor(given.get(name, getattr(self, name))).to(like) for name in names}
+
+    def _grid(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """Frequencies (n_grid,) in THz, the source's amplitudes (n_controls,), and its peak in time."""
+        n = self.n_controls
+        n_grid = next_fast_len(3 * n)
+        spacing = self.bandwidth / n
+        offset = (np.arange(n) - (n - 1) / 2) * spacing
+        source = np.exp(-2 * np.log(2) * (offset / self.bandwidth) ** 2)
+        source /= np.sqrt(np.sum(source**2))  # the fully open pulse has energy 1
+        return np.fft.fftfreq(n_grid, 1 / (n_grid * spacing)), source, float(source.sum())
+
+    def _binning(self) -> np.ndarray:
+        """The matrix (2 n_controls, n_outputs) that adds grid points up to bins, in percent."""
+        position = (np.arange(2 * self.n_controls) + 0.5) * self.n_outputs / (2 * self.n_controls)
+        return 100.0 * (np.floor(position)[:, None] == np.arange(self.n_outputs))
+
+
+def _exchange(a: torch.Tensor, b: torch.Tensor, kappa: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One Runge-Kutta step of a' = -kappa conj(a) b, b' = kappa a^2, at every point in time on its own."""
+    a1, b1 = -a.conj() * b, a * a
+    x, y = a + (kappa / 2) * a1, b + (kappa / 2) * b1
+    a2, b2 = -x.conj() * y, x * x
+    x, y = a + (kappa / 2) * a2, b + (kappa / 2) * b2
+    a3, b3 = -x.conj() * y, x * x
+    x, y = a + kappa * a3, b + kappa * b3
+    a4, b4 = -x.conj() * y, x * x
+    return a + (kappa / 6) * (a1 + 2 * (a2 + a3) + a4), b + (kappa / 6) * (b1 + 2 * (b2 + b3) + b4)

@@ -1,0 +1,365 @@
+"""What the classifier and the regressor share: parameters, fit, prediction, plan."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from skpat.devices.base import device_name
+from skpat.estimators.plan import Plan
+from skpat.estimators.specification import Specification, default_device, specify
+from skpat.exceptions import NestedParameterError
+from skpat.lab.ledger import Ledger
+from skpat.lab.session import Session
+from skpat.network.forward import Network, forward
+from skpat.row_keys import hash_rows
+
+__all__ = ["PhysicalNetwork"]
+
+_PREDICTION_ROWS = 4096  # rows of one device call in prediction: memory stays flat
+_PREDICTION_SHOT = 1 << 32  # predictions number their shots beyond any of a fit: the noise is not met twice
+_SMALL_BATCH, _FULL_BATCH_UP_TO = 32, 64
+_FLOATS = (np.float64, np.float32)
+
+
+class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
+    """Base class of PhysicalNetworkClassifier and PhysicalNetworkRegressor; use those."""
+
+    _y_checks: dict[str, bool] = {}  # what validate_data shall check of y
+
+    _parameter_constraints = {
+        "control_split": "no_validation",  # the objects are checked in specification.py, with better messages
+        "device": "no_validation",
+        "twin": "no_validation",
+        "gradient": "no_validation",
+        "n_layers": [Interval(Integral, 1, None, closed="left")],
+        "n_units": [Interval(Integral, 1, None, closed="left")],
+        "encoder": [StrOptions({"auto", "linear", "direct"})],
+        "skip": [StrOptions({"input", "previous"}), None],
+        "readout": [StrOptions({"linear", "bins"})],
+        "n_calibration_shots": [Interval(Integral, 1, None, closed="left")],
+        "n_shots": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "shuffle": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "torch_device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    @abstractmethod
+    def _encode_targets(self, y: Any, classes: Any, first: bool) -> np.ndarray:
+        """Check y, set what is learned from it, and return what the loss compares scores with."""
+
+    def _prepare_targets(self, targets: np.ndarray, sample_weight: np.ndarray | None, dtype: Any) -> np.ndarray:
+        """Bring encoded targets to the scale of the scores; sample_weight is given where that scale is to be set."""
+        return targets
+
+    @abstractmethod
+    def _count_scores(self) -> int:
+        """Columns of the network's scores."""
+
+    @abstractmethod
+    def _loss(self) -> Any:
+        """The loss per row, on tensors."""
+
+    @abstractmethod
+    def _score_targets(self, scores: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray) -> float:
+        """The validation score of scores against encoded targets."""
+
+    def set_params(self, **params: Any) -> PhysicalNetwork:
+        """Set parameters, nested ones included.
+
+        Raises
+        ------
+        NestedParameterError
+            If ``outer__inner`` is set while ``outer`` is a plain value.
+        """
+        fixes = {
+            "control_split": "control_split=ControlSplit()",
+            "device": "device=SecondHarmonicLaser() (or your own)",
+            "twin": "twin=NeuralTwin()",
+            "gradient": "gradient=PhysicsAware()",
+        }
+        for name in params:
+            outer, nested, _ = name.partition("__")
+            value = params.get(outer, getattr(self, outer, None))
+            if nested and outer in fixes and not hasattr(value, "set_params"):
+                raise NestedParameterError(
+                    f"{name!r} cannot be set: {outer!r} is {value!r}, which has no parameters. Construct the "
+                    f"{type(self).__name__} with {fixes[outer]} first."
+                )
+        return super().set_params(**params)
+
+    def plan(self, X: Any) -> Plan:
+        """What a fit on X would cost. Nothing is sent.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Plan
+            Shots by purpose, seconds and joules; print it.
+        """
+        self._validate_params()
+        made = specify(self.device, self.control_split, self.twin, self.gradient, None)
+        n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
+        calls = self.n_layers * self.n_units * self.n_shots
+        n_validation = int(np.ceil(self.validation_fraction * n_rows)) if self.early_stopping else 0
+        n_training = n_rows - n_validation
+        return Plan(
+            device=device_name(made.device),
+            calibration=self._count_calibration(made.gradient, n_training),
+            training=n_training * self.max_iter * calls * made.gradient.shots_per_row,
+            validation=n_validation * self.max_iter * calls * made.gradient.trains_on_device,
+            prediction_per_row=calls,
+            seconds_per_shot=getattr(made.device, "seconds_per_shot", None),
+            joules_per_shot=getattr(made.device, "joules_per_shot", None),
+        )
+
+    def _count_calibration(self, gradient: Any, n_rows: int) -> int:
+        from skpat.training.calibration import STATISTICS_ROWS
+
+        statistics = min(n_rows, STATISTICS_ROWS) * self.n_layers * self.n_units
+        return (statistics + gradient.uses_twin * self.n_calibration_shots) * self.n_shots
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        X_val: Any = None,
+        y_val: Any = None,
+        *,
+        incremental: bool = False,
+        classes: Any = None,
+    ) -> PhysicalNetwork:
+        from skpat.training.loop import Data, History, train
+
+        self._validate_params()
+        go_on = (incremental or self.warm_start) and hasattr(self, "weights_")
+        if not go_on:
+            rng = check_random_state(self.random_state)
+            made = specify(
+                self.device, self.control_split, self.twin, self.gradient, None if self.random_state is None else rng
+            )
+        X, y = validate_data(
+            self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks
+        )
+        if (X_val is None) != (y_val is None):
+            raise ValueError("'X_val' and 'y_val' must be given together. Got one of them.")
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+        if not sample_weight.any():
+            raise ValueError("'sample_weight' must have a positive entry. Got zeros only.")
+        targets = self._encode_targets(y, classes, first=not go_on)
+        sample_weight = self._reweight(y, sample_weight)
+        kept = sample_weight > 0  # rows of no weight would cost shots
+        X, targets, sample_weight = _dense(X[kept]), targets[kept], sample_weight[kept]
+        if not go_on:
+            self._begin(made, rng, X, sample_weight)
+        dtype = self.weights_["layers.0.gain"].dtype
+        targets = self._prepare_targets(targets, None if go_on else sample_weight, dtype)
+        data = Data(X.astype(dtype, copy=False), targets, sample_weight.astype(dtype, copy=False), hash_rows(X))
+        data, held_out = self._hold_out(data, X_val, y_val, incremental)
+
+        with Session(self.device_, n_shots=self.n_shots, ledger=self.ledger_) as session:
+            if not go_on:
+                self._calibrate(session, data)
+            trainer = self._make_trainer(session, len(data))
+            if incremental:
+                loss_curve = [trainer.epoch(data, self._rng)]
+                weights, history = trainer.weights_now(), History(loss_curve, [], [self.ledger_.total])
+            else:
+                validate = None if held_out is None else self._validation(session, held_out)
+                weights, history = train(trainer, data, self._rng, validate=validate)
+        self._record(trainer, weights, history, incremental, held_out is not None)
+        return self
+
+    def _begin(
+        self, made: Specification, rng: np.random.RandomState, X: np.ndarray, sample_weight: np.ndarray
+    ) -> None:
+        """Build the network and its first weights. Nothing is sent."""
+        self._network = Network(
+            split=made.split,
+            bounds=made.bounds,
+            n_features=X.shape[1],
+            n_outputs=int(made.device.n_outputs),
+            n_targets=self._count_scores(),
+            n_layers=self.n_layers,
+            n_units=self.n_units,
+            encoder=self.encoder,
+            readout=self.readout,
+            skip=self.skip,
+        )
+        first = self._network.initial_weights(X.astype(np.float64), sample_weight.astype(np.float64), rng)
+        self.weights_ = {name: value.astype(X.dtype) for name, value in first.items()}
+        self.device_, self.twin_, self._gradient = made.device, made.twin, made.gradient
+        self.control_split_ = made.split
+        self.ledger_ = Ledger(
+            seconds_per_shot=getattr(made.device, "seconds_per_shot", None),
+            joules_per_shot=getattr(made.device, "joules_per_shot", None),
+        )
+        self._rng, self._optimizer_state = rng, None
+        self.n_iter_, self.loss_curve_ = 0, []
+
+    def _hold_out(self, data: Any, X_val: Any, y_val: Any, incremental: bool) -> tuple[Any, Any]:
+        """Training and validation data: what the user gave, or a part of the training data."""
+        from sklearn.model_selection import train_test_split
+
+        from skpat.training.loop import Data
+
+        if X_val is not None:
+            X_val, y_val = validate_data(
+                self, X_val, y_val, reset=False, accept_sparse="csr", dtype=data.X.dtype, **self._y_checks
+            )
+            X_val = _dense(X_val)
+            targets = self._prepare_targets(self._encode_targets(y_val, None, first=False), None, X_val.dtype)
+            return data, Data(X_val, targets, np.ones(len(X_val), dtype=data.X.dtype), hash_rows(X_val))
+        if not self.early_stopping or incremental:
+            return data, None
+        train_rows, test_rows = train_test_split(
+            np.arange(len(data)),
+            test_size=self.validation_fraction,
+            random_state=self._rng,
+            stratify=self._strata(data.targets),
+        )
+        return tuple(
+            Data(data.X[r], data.targets[r], data.sample_weight[r], data.row_keys[r])
+            for r in (np.sort(train_rows), np.sort(test_rows))
+        )
+
+    def _calibrate(self, session: Session, data: Any) -> None:
+        """Measure what the output statistics and the twin start from."""
+        from skpat.training.calibration import calibration_shots, start_statistics
+
+        network, weights, rng = self._network, self.weights_, self._rng
+        rows = (network, weights, data.X, data.sample_weight, data.row_keys)
+        self._statistics = start_statistics(*rows, rng, lambda keys: session.run(keys, "calibration"))
+        if not self._gradient.uses_twin:
+            self.twin_, self.twin_score_ = None, None
+            return
+
+        def measure(batch: Any) -> np.ndarray:
+            return session.run(np.arange(batch.n_rows, dtype=np.uint64), "calibration")(batch, 0, 0)
+
+        self.twin_.fit(*calibration_shots(*rows, self.n_calibration_shots, rng, measure))
+        self.twin_score_ = self.twin_.score_
+
+    def _make_trainer(self, session: Session, n_rows: int) -> Any:
+        from skpat.training.loop import Settings, Trainer
+
+        settings = Settings(
+            batch_size=self._count_batch(n_rows),
+            max_iter=self.max_iter,
+            learning_rate_init=self.learning_rate_init,
+            alpha=self.alpha,
+            tol=self.tol,
+            n_iter_no_change=self.n_iter_no_change,
+            shuffle=self.shuffle,
+            early_stopping=self.early_stopping,
+            verbose=int(self.verbose),
+        )
+        return Trainer(
+            self._network,
+            self.weights_,
+            self._statistics,
+            loss=self._loss(),
+            gradient=self._gradient,
+            session=session,
+            twin=self.twin_,
+            settings=settings,
+            torch_device=self.torch_device,
+            optimizer_state=self._optimizer_state,
+        )
+
+    def _count_batch(self, n_rows: int) -> int:
+        if self.batch_size == "auto":
+            return n_rows if n_rows <= _FULL_BATCH_UP_TO else _SMALL_BATCH
+        return min(self.batch_size, n_rows)
+
+    def _validation(self, session: Session, held_out: Any) -> Any:
+        """``validate(weights)``: the score on held-out rows, where the training itself runs."""
+        twin = self.twin_
+
+        def through_twin(batch: Any, layer: int, unit: int) -> np.ndarray:
+            return twin.predict(batch)
+
+        def validate(weights: dict[str, np.ndarray]) -> float:
+            run = session.run(held_out.row_keys, "validation") if self._gradient.trains_on_device else through_twin
+            scores = forward(self._network, weights, held_out.X, run)
+            return self._score_targets(scores, held_out.targets, held_out.sample_weight)
+
+        return validate
+
+    def _record(self, trainer: Any, weights: Any, history: Any, incremental: bool, validated: bool) -> None:
+        self.weights_ = weights
+        self._optimizer_state = trainer.optimizer_state()
+        self.n_iter_ = self.n_iter_ + 1 if incremental else len(history.loss_curve)
+        self.loss_curve_ = self.loss_curve_ + history.loss_curve if incremental else history.loss_curve
+        self.loss_ = self.loss_curve_[-1]
+        self.shots_curve_ = history.shots_curve
+        self.validation_scores_ = history.validation_scores if validated else None
+        self.best_validation_score_ = max(history.validation_scores) if validated else None
+
+    @property
+    def shots_(self) -> dict[str, int]:
+        """Shots so far by purpose: calibration, training, validation, prediction."""
+        check_is_fitted(self, "ledger_")
+        return self.ledger_.shots
+
+    def _predict_scores(self, X: Any) -> np.ndarray:
+        """Scores (n_rows, n_scores), every layer measured on the device."""
+        check_is_fitted(self, "loss_")
+        dtype = self.weights_["layers.0.gain"].dtype
+        X = validate_data(self, X, reset=False, accept_sparse="csr", dtype=dtype)
+        scores = np.empty((X.shape[0], self._count_scores()), dtype=dtype)
+        with Session(self.device_, n_shots=self.n_shots, ledger=self.ledger_) as session:
+            for rows in gen_batches(X.shape[0], _PREDICTION_ROWS):
+                chunk = _dense(X[rows])
+                run = session.run(hash_rows(chunk), "prediction", shot=_PREDICTION_SHOT)
+                scores[rows] = forward(self._network, self.weights_, chunk, run)
+        return scores
+
+    def _reweight(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+        return sample_weight
+
+    def _strata(self, targets: np.ndarray) -> np.ndarray | None:
+        return None
+
+    def _sk_visual_block_(self) -> Any:
+        """The HTML representation: the estimator around its device and twin, each named."""
+        from sklearn.utils._repr_html.estimator import _VisualBlock
+
+        device = default_device() if self.device is None else self.device
+        names = [f"device: {device_name(device)}" + (" (default)" if self.device is None else "")]
+        parts = [device]
+        if self.twin is not None:
+            parts.append(self.twin)
+            names.append(f"twin: {type(self.twin).__name__}")
+        return _VisualBlock("parallel", parts, names=names, name_details=[str(part) for part in parts])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _dense(X: Any) -> np.ndarray:
+    return np.ascontiguousarray(X.toarray() if sp.issparse(X) else X)

@@ -1,0 +1,116 @@
+"""The parameters and attributes that both estimators document, written once."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+__all__ = ["describe"]
+
+Class = TypeVar("Class", bound=type)
+
+_TEXT = {
+    "parameters": """\
+device : Device, default=None
+    The apparatus: what is trained. A :class:`skpat.Device`, or a lab's own function through :func:`skpat.as_device`.
+    None: a simulated :class:`skpat.devices.SecondHarmonicLaser`. (Where tensors live is ``torch_device``.)
+twin : Twin, default=None
+    The unfitted digital twin for the backward pass. None: :class:`skpat.twins.NeuralTwin` ().
+control_split : ControlSplit or {"interleaved", "contiguous", "random"}, default="interleaved"
+    Which control channels carry data and which are weights.
+n_layers : int, default=1
+    Device calls in a row; each has its own weights.
+n_units : int, default=1
+    Device calls side by side in each layer; each has its own weights.
+encoder : {"auto", "linear", "direct"}, default="auto"
+    From features to input channels. "linear" (and "auto"): a trainable linear map. "direct": features, scaled to the
+    range of the training data and repeated in turn; nothing digital is trained before the device.
+skip : {"input", "previous"} or None, default=None
+    What is added to the inputs of every layer after the first: the first layer's inputs, the previous layer's, or
+    nothing.
+readout : {"linear", "bins"}, default="linear"
+    From the last outputs to scores. "linear": a trainable linear map. "bins": each score is the mean of a fixed group of
+    outputs, times one common gain.
+gradient : {"physics_aware", "in_silico", "exact"} or GradientEstimator, default="physics_aware"
+    Where gradients come from; see :mod:`skpat.training`.
+n_calibration_shots : int, default=2000
+    Rows measured before the training for the twin to learn from, where ``gradient`` uses a twin.
+n_shots : int, default=1
+    Shots averaged for each row, in calibration, training and prediction.
+batch_size : int or "auto", default="auto"
+    Rows per step. "auto": all up to 64 rows, else 32.
+max_iter : int, default=50
+    Most passes over the data. The step size falls over them along half a cosine, to a hundredth.
+learning_rate_init : float, default=0.01
+    First step size of Adam.
+alpha : float, default=1e-4
+    Strength of the L2 penalty on the digital matrices (encoder, readout).
+tol : float, default=1e-4
+    What counts as progress of the loss, or of the validation score with ``early_stopping``.
+shuffle : bool, default=True
+    Whether the rows are shuffled in every epoch.
+early_stopping : bool, default=False
+    Whether to hold out a part of the data, keep the weights of the best validation score, and stop when it no
+    longer improves. With ``X_val`` given to ``fit`` nothing is held out.
+validation_fraction : float, default=0.1
+    Share of the data held out by ``early_stopping``.
+n_iter_no_change : int, default=10
+    Epochs without progress before the training stops.
+warm_start : bool, default=False
+    Whether ``fit`` goes on from where the last one ended (twin, weights and shot counts included).
+torch_device : str, default="cpu"
+    Where the tensors of the training live, for example "cuda".
+random_state : int, RandomState instance or None, default=None
+    Seeds everything: first weights, order of rows, the twin, and the noise of a simulated device. None: fresh noise
+    at every call, like a real device.
+verbose : int, default=0
+    1: a line for every epoch.""",
+    "attributes": """\
+device_ : Device
+    The estimator's own copy of the device.
+twin_ : Twin or None
+    The fitted twin; None where ``gradient`` uses none.
+twin_score_ : float or None
+    R² of the twin on held-out calibration shots.
+control_split_ : ChannelSplit
+    The channels of inputs, weights and fixed ones.
+weights_ : dict of str to ndarray
+    All weights; ``layers.0.theta`` (n_units, n_weights) are the device's own, before they are squashed into its bounds.
+n_iter_ : int
+    Epochs made.
+loss_ : float
+    Mean loss of the last epoch.
+loss_curve_ : list of float
+    Mean loss of each epoch.
+validation_scores_ : list of float or None
+    Accuracy or R² on the validation data after each epoch; None without such data.
+best_validation_score_ : float or None
+    The best of them.
+shots_curve_ : list of int
+    Shots spent, calibration included, after each epoch.
+shots_ : dict of str to int
+    Shots so far by purpose: calibration, training, validation, prediction.
+ledger_ : Ledger
+    The same with seconds and joules.
+n_features_in_ : int
+    Number of features.
+feature_names_in_ : ndarray of shape (n_features_in_,)
+    Their names, where X had any.""",
+    "notes": """\
+In each layer the inputs are scaled by a trainable gain and offset, squashed smoothly into the device's bounds, and
+measured; outputs are normalised by running statistics. A fit takes n_samples * max_iter * n_layers * n_units *
+n_shots shots at most, and those of the calibration; ``plan(X)`` tells. Prediction uses the device alone: neither
+torch nor the twin.
+
+A prediction on a simulated device is the same in any company: its noise is a function of the row, not of the batch.""",
+    "references": """\
+Wright, Onodera et al., "Deep physical neural networks trained with backpropagation", Nature 601, 549 (2022),
+doi:10.1038/s41586-021-04223-6.""",
+}
+
+
+def describe(cls: Class) -> Class:
+    """Put the shared text where the class's docstring has {parameters}, {attributes}, {notes} and {references}."""
+    if cls.__doc__:  # absent under python -OO
+        indented = {key: text.replace("\n", "\n    ").replace("    \n", "\n") for key, text in _TEXT.items()}
+        cls.__doc__ = cls.__doc__.format(**indented)
+    return cls

@@ -1,0 +1,63 @@
+"""What a fit will cost, before anything is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The most that a fit can cost, and what a prediction will.
+
+    Attributes
+    ----------
+    calibration, training, validation : int
+        Shots of a fit, by purpose. Training that stops early takes fewer.
+    prediction_per_row : int
+        Shots of one predicted row.
+    seconds_per_shot, joules_per_shot : float or None
+        What the device states.
+    device : str
+        Its name.
+    """
+
+    device: str
+    calibration: int
+    training: int
+    validation: int
+    prediction_per_row: int
+    seconds_per_shot: float | None = None
+    joules_per_shot: float | None = None
+
+    @property
+    def shots(self) -> int:
+        """All shots of the fit."""
+        return self.calibration + self.training + self.validation
+
+    @property
+    def seconds(self) -> float | None:
+        """Time on the device for the fit; None where the device states no seconds_per_shot."""
+        return None if self.seconds_per_shot is None else self.shots * self.seconds_per_shot
+
+    @property
+    def joules(self) -> float | None:
+        """Energy in the device for the fit; None where the device states no joules_per_shot."""
+        return None if self.joules_per_shot is None else self.shots * self.joules_per_shot
+
+    def __str__(self) -> str:
+        lines = [
+            f"A fit on {self.device} takes at most {self.shots:,} shots:",
+            f"  calibration {self.calibration:>12,}",
+            f"  training    {self.training:>12,}",
+            f"  validation  {self.validation:>12,}",
+            "  time        " + _amount(self.seconds, "s", "seconds_per_shot"),
+            "  energy      " + _amount(self.joules, "J", "joules_per_shot"),
+            f"A prediction takes {self.prediction_per_row:,} per row. Nothing has been sent.",
+        ]
+        return "\n".join(lines)
+
+
+def _amount(value: float | None, unit: str, attribute: str) -> str:
+    return f"unknown (the device states no {attribute})" if value is None else f"{value:>12.4g} {unit}"

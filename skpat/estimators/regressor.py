@@ -1,0 +1,200 @@
+"""PhysicalNetworkRegressor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+
+from skpat.estimators.base import PhysicalNetwork
+from skpat.estimators.parameters import describe
+from skpat.network.encoders import weighted_mean_and_scale
+
+__all__ = ["PhysicalNetworkRegressor"]
+
+
+@describe
+class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
+    """A physical system trained as a regressor.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    See Also
+    --------
+    PhysicalNetworkClassifier : The same for classes.
+
+    Notes
+    -----
+    The loss is the squared error of standardised targets. {notes}
+
+    References
+    ----------
+    {references}
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from skpat import PhysicalNetworkRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> regressor = PhysicalNetworkRegressor(random_state=0)  # a simulated laser
+    >>> bool(regressor.fit(X, y).score(X, y) > 0.4)
+    True
+    """
+
+    _y_checks = {"multi_output": True, "y_numeric": True}
+
+    def __init__(
+        self,
+        device=None,
+        twin=None,
+        *,
+        control_split="interleaved",
+        n_layers=1,
+        n_units=1,
+        encoder="auto",
+        skip=None,
+        readout="linear",
+        gradient="physics_aware",
+        n_calibration_shots=2000,
+        n_shots=1,
+        batch_size="auto",
+        max_iter=50,
+        learning_rate_init=0.01,
+        alpha=1e-4,
+        tol=1e-4,
+        shuffle=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        torch_device="cpu",
+        random_state=None,
+        verbose=0,
+    ):
+        self.device = device
+        self.twin = twin
+        self.control_split = control_split
+        self.n_layers = n_layers
+        self.n_units = n_units
+        self.encoder = encoder
+        self.skip = skip
+        self.readout = readout
+        self.gradient = gradient
+        self.n_calibration_shots = n_calibration_shots
+        self.n_shots = n_shots
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.learning_rate_init = learning_rate_init
+        self.alpha = alpha
+        self.tol = tol
+        self.shuffle = shuffle
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.torch_device = torch_device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+        """Train the device on rows with targets.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Data. float32 data are trained on in float32, all else in float64.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows. A row of weight zero is never sent.
+        X_val, y_val : array-like of shape (n_val, n_features) and (n_val,) or (n_val, n_targets), default=None
+            Data to validate on after every epoch (this takes shots). The weights of the best score are kept.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or y is not what it must be. Nothing was sent.
+        DeviceContractError
+            If ``device`` is not a device. Nothing was sent.
+        DeviceOutputError
+            If the device returns a wrong shape, NaN or infinity.
+        NonFiniteTrainingError
+            If the loss or a gradient becomes NaN or infinite.
+        """
+        return self._fit(X, y, sample_weight, X_val, y_val)
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """Go through the given rows once. The first call also calibrates, and sets the targets' scale.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Data.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X):
+        """Targets of each row, measured on the device.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets)
+            Like the y of ``fit``.
+        """
+        scores = self._predict_scores(X)
+        targets = scores * self._target_scale.astype(scores.dtype) + self._target_mean.astype(scores.dtype)
+        return targets.ravel() if self._target_ndim == 1 else targets
+
+    def _encode_targets(self, y: Any, classes: Any, first: bool) -> np.ndarray:
+        columns = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
+        if first:
+            self._target_ndim, self.n_targets_ = np.ndim(y), columns.shape[1]
+        elif columns.shape[1] != self.n_targets_:
+            raise ValueError(f"'y' must have {self.n_targets_} columns, like the first y. Got {columns.shape[1]}.")
+        return columns
+
+    def _prepare_targets(self, targets: np.ndarray, sample_weight: np.ndarray | None, dtype: Any) -> np.ndarray:
+        if sample_weight is not None:
+            self._target_mean, self._target_scale = weighted_mean_and_scale(targets, sample_weight.astype(np.float64))
+        return ((targets - self._target_mean) / self._target_scale).astype(dtype)
+
+    def _count_scores(self) -> int:
+        return self.n_targets_
+
+    def _loss(self) -> Any:
+        from skpat.training.loss import squared_error
+
+        return squared_error
+
+    def _score_targets(self, scores: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray) -> float:
+        return float(r2_score(targets, scores, sample_weight=sample_weight))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = True
+        return tags

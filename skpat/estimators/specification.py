@@ -1,0 +1,115 @@
+"""From parameters to the objects of a fit: the device, the split, the twin and the gradient it really uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from skpat.controls import ChannelSplit, ControlSplit
+from skpat.devices.base import check_device_specification, device_name
+from skpat.exceptions import ControlBoundsError, ControlSplitError
+
+__all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "specify"]
+
+GRADIENTS = {"physics_aware": "PhysicsAware", "in_silico": "InSilico", "exact": "ExactGradient"}
+_LARGEST_SEED = np.iinfo(np.int32).max
+
+
+@dataclass
+class Specification:
+    """What one fit works with: its own copies, seeded."""
+
+    device: Any
+    bounds: np.ndarray
+    split: ChannelSplit
+    twin: Any
+    gradient: Any
+
+
+def default_device() -> Any:
+    """The device of ``device=None``: a small simulated laser."""
+    from skpat.devices.second_harmonic_laser import SecondHarmonicLaser
+
+    return SecondHarmonicLaser()
+
+
+def default_twin() -> Any:
+    """The twin of ``twin=None``."""
+    from skpat.twins.neural_twin import NeuralTwin
+
+    return NeuralTwin()
+
+
+def specify(
+    device: Any, control_split: Any, twin: Any, gradient: Any, rng: np.random.RandomState | None
+) -> Specification:
+    """Check the parameters and make a fit's own copies. Nothing is opened.
+
+    Parameters
+    ----------
+    device, control_split, twin, gradient
+        The estimator's parameters.
+    rng : RandomState or None
+        Seeds every ``random_state`` in the copies that is None; None leaves them.
+
+    Raises
+    ------
+    DeviceContractError, ControlSplitError, ControlBoundsError, NoExactGradientError, ValueError
+        If a parameter is not what it must be.
+    """
+    device = default_device() if device is None else device
+    bounds = check_device_specification(device)
+    if not isinstance(control_split, (str, ControlSplit)):
+        raise ControlSplitError(
+            f"'control_split' must be a ControlSplit or the name of a layout. Got {control_split!r}. "
+            "Use control_split=ControlSplit(layout=...)."
+        )
+    split = ControlSplit(control_split) if isinstance(control_split, str) else control_split
+    twin = default_twin() if twin is None else twin
+    if not (hasattr(twin, "fit") and hasattr(type(twin), "module_")):
+        raise ValueError(f"'twin' must be a twin such as skpat.twins.NeuralTwin(), or None. Got {twin!r}.")
+    gradient = make_gradient(gradient)
+    gradient.check_device(device)
+    device, split, twin, gradient = (_own_copy(part, rng) for part in (device, split, twin, gradient))
+    channels = split.resolve(device.n_controls)
+    _check_fixed(device, channels, bounds)
+    return Specification(device, bounds, channels, twin, gradient)
+
+
+def make_gradient(gradient: Any) -> Any:
+    """The gradient estimator of that name; an object passes unchanged."""
+    import skpat.training
+
+    if isinstance(gradient, str) and gradient in GRADIENTS:
+        return getattr(skpat.training, GRADIENTS[gradient])()
+    if isinstance(gradient, skpat.training.GradientEstimator):
+        return gradient
+    names = ", ".join(map(repr, GRADIENTS))
+    raise ValueError(f"'gradient' must be one of {names}, or a skpat.training.GradientEstimator. Got {gradient!r}.")
+
+
+def _own_copy(part: Any, rng: np.random.RandomState | None) -> Any:
+    """A clone, so that a fit never changes what the user passed; seeded like scikit-learn seeds sub-estimators."""
+    copy = clone(part, safe=False)
+    if rng is None or not hasattr(copy, "get_params"):
+        return copy
+    names = sorted(name for name in copy.get_params(deep=True) if name.split("__")[-1] == "random_state")
+    params = copy.get_params(deep=True)
+    seeds = {name: int(rng.randint(_LARGEST_SEED)) for name in names}  # drawn also where not needed: a stable sequence
+    return copy.set_params(**{name: seed for name, seed in seeds.items() if params[name] is None})
+
+
+def _check_fixed(device: Any, split: ChannelSplit, bounds: np.ndarray) -> None:
+    low, high = bounds[split.fixed_index].T
+    wrong = ~((split.fixed_values >= low) & (split.fixed_values <= high))
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise ControlBoundsError(
+            f"'fixed' must lie within the bounds of {device_name(device)}. Got {split.fixed_values[i]:g} for channel "
+            f"{split.fixed_index[i]} (bounds {low[i]:g} to {high[i]:g}). Nothing was sent.",
+            channel=int(split.fixed_index[i]),
+            value=float(split.fixed_values[i]),
+        )

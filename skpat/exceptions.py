@@ -1,0 +1,104 @@
+"""Every error that skpat raises on purpose, with the state needed to resume.
+
+Each class also derives from the builtin exception a caller would expect, so ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "SkpatError",
+    "ControlBoundsError",
+    "ControlSplitError",
+    "DeviceContractError",
+    "DeviceOutputError",
+    "NestedParameterError",
+    "NoExactGradientError",
+    "NonFiniteTrainingError",
+    "TwinError",
+]
+
+
+class SkpatError(Exception):
+    """Base class of every error that skpat raises on purpose."""
+
+
+class ControlBoundsError(SkpatError, ValueError):
+    """A control value lies outside its bounds, or is not a number. Nothing was sent to the device.
+
+    Attributes
+    ----------
+    row, channel : int
+        Where the first offending value stands.
+    value : float
+        The offending value, in the device's units.
+    """
+
+    def __init__(self, message: str, *, row: int = -1, channel: int = -1, value: float = float("nan")):
+        super().__init__(message)
+        self.row = row
+        self.channel = channel
+        self.value = value
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ControlSplitError(SkpatError, ValueError):
+    """The channels cannot be split into inputs, weights and fixed ones as asked."""
+
+
+class DeviceContractError(SkpatError, TypeError):
+    """An object given as a device lacks something that a device must have."""
+
+
+class DeviceOutputError(SkpatError, RuntimeError):
+    """A device returned something unusable: a wrong shape, NaN or infinity.
+
+    Attributes
+    ----------
+    shots_done : dict of str to int
+        Shots measured up to and including the faulty call, by purpose.
+    """
+
+    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None):
+        super().__init__(message)
+        self.shots_done = dict(shots_done or {})
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class NestedParameterError(SkpatError, ValueError):
+    """``outer__inner`` was set while ``outer`` is a plain value that has no parameters."""
+
+
+class NoExactGradientError(SkpatError, TypeError):
+    """The exact gradient was asked of a device that cannot be differentiated."""
+
+
+class NonFiniteTrainingError(SkpatError, ArithmeticError):
+    """The loss or a gradient became NaN or infinite during training.
+
+    Attributes
+    ----------
+    shots_done : dict of str to int
+        Shots measured so far, by purpose.
+    """
+
+    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None):
+        super().__init__(message)
+        self.shots_done = dict(shots_done or {})
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class TwinError(SkpatError, ValueError):
+    """A twin cannot stand for this device."""
+
+
+def _rebuild(cls: type, args: tuple, state: dict) -> SkpatError:
+    """Rebuild a pickled error with its state (joblib sends errors between processes)."""
+    error = cls(*args)
+    error.__dict__.update(state)
+    return error

@@ -1,0 +1,89 @@
+"""From features to the drives of the first layer: one small class per encoder.
+
+An encoder's ``initial_weights`` returns named numpy arrays; ``encode`` works on numpy and torch alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["ENCODERS", "DirectEncoder", "LinearEncoder", "make_encoder", "route", "weighted_mean_and_scale"]
+
+Weights = dict[str, Any]
+
+
+def route(n_slots: int, n_sources: int) -> np.ndarray:
+    """Which source feeds each of ``n_slots`` input channels: sources repeated in turn until every slot is filled.
+
+    Examples
+    --------
+    >>> from skpat.network.encoders import route
+    >>> route(5, 2)
+    array([0, 1, 0, 1, 0])
+    """
+    return np.arange(n_slots) % n_sources
+
+
+def weighted_mean_and_scale(X: np.ndarray, sample_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column; a constant column has scale 1."""
+    total = sample_weight.sum()
+    mean = sample_weight @ X / total
+    variance = sample_weight @ np.square(X - mean) / total
+    constant = variance <= (1e-7 * np.maximum(np.abs(mean), 1e-30)) ** 2
+    return mean, np.sqrt(np.where(constant, 1.0, variance))
+
+
+class LinearEncoder:
+    """A trainable linear map from standardised features to every input channel of every unit."""
+
+    def __init__(self, n_features: int, n_slots: int):
+        self.n_features = n_features
+        self.n_slots = n_slots
+
+    def initial_weights(self, X: np.ndarray, sample_weight: np.ndarray, rng: np.random.RandomState) -> Weights:
+        mean, scale = weighted_mean_and_scale(X, sample_weight)
+        coef = rng.standard_normal((self.n_features, self.n_slots)) / np.sqrt(self.n_features)
+        return {
+            "encoder.mean": mean,
+            "encoder.scale": scale,
+            "encoder.coef": coef,
+            "encoder.intercept": np.zeros(self.n_slots),
+        }
+
+    def encode(self, weights: Weights, X: Any) -> Any:
+        standard = (X - weights["encoder.mean"]) / weights["encoder.scale"]
+        return standard @ weights["encoder.coef"] + weights["encoder.intercept"]
+
+
+class DirectEncoder:
+    """Features scaled to -1 to 1 over the training data and repeated in turn to fill the input channels.
+
+    Nothing is trained: the scale is that of the data, the wiring is fixed.
+    """
+
+    def __init__(self, n_features: int, n_slots: int):
+        if n_features > n_slots:
+            raise ValueError(
+                f"encoder='direct' needs at least one input channel for each of the {n_features} features. Got {n_slots} "
+                "(input channels times n_units). Use more units (n_units), a larger input_fraction in "
+                "control_split=ControlSplit(...), or encoder='linear'."
+            )
+        self.source = route(n_slots, n_features)
+
+    def initial_weights(self, X: np.ndarray, sample_weight: np.ndarray, rng: np.random.RandomState) -> Weights:
+        low, high = X.min(axis=0), X.max(axis=0)
+        half = (high - low) / 2
+        return {"encoder.mean": (low + high) / 2, "encoder.scale": np.where(half > 0, half, 1.0)}
+
+    def encode(self, weights: Weights, X: Any) -> Any:
+        return ((X - weights["encoder.mean"]) / weights["encoder.scale"])[:, self.source]
+
+
+ENCODERS = {"auto": LinearEncoder, "linear": LinearEncoder, "direct": DirectEncoder}
+
+
+def make_encoder(name: str, n_features: int, n_slots: int) -> LinearEncoder | DirectEncoder:
+    """The encoder of that name for ``n_slots`` input channels (all units together)."""
+    return ENCODERS[name](n_features, n_slots)

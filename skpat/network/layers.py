@@ -1,0 +1,78 @@
+"""What stands between two device calls: keeping drives legal, and normalising what was measured."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+__all__ = ["array_module", "OutputStatistics", "squash"]
+
+_LARGEST_DRIVE = 1e9  # its square is finite in float32; beyond it the control sits at its bound anyway
+
+
+def array_module(array: Any) -> Any:
+    """numpy for a numpy array, torch for a tensor, without importing torch."""
+    return np if isinstance(array, np.ndarray) else sys.modules["torch"]
+
+
+def squash(drive: Any) -> Any:
+    r"""Map any drive into [0, 1]: :math:`(1 + z / \sqrt{1 + z^2}) / 2`.
+
+    Only operations that IEEE 754 rounds correctly, so numpy and torch agree to the last bit; the slope is nowhere zero.
+
+    Parameters
+    ----------
+    drive : array, any shape; numpy or torch
+
+    Returns
+    -------
+    array of the same kind, in [0, 1]
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpat.network.layers import squash
+    >>> squash(np.array([-np.inf, 0.0, 0.75]))
+    array([0. , 0.5, 0.8])
+    """
+    xp = array_module(drive)
+    z = xp.clip(drive, -_LARGEST_DRIVE, _LARGEST_DRIVE)
+    return xp.clip(z / xp.sqrt(z * z + 1.0) * 0.5 + 0.5, 0.0, 1.0)
+
+
+class OutputStatistics:
+    """Running mean and scale of one layer's outputs, weighted by sample_weight.
+
+    Parameters
+    ----------
+    n_outputs : int
+        Outputs of all units together.
+    floor : float, default=0.1
+        The scale of an output is sqrt(variance + floor * mean variance of all outputs), so that outputs which
+        carry little but noise are not blown up.
+    """
+
+    def __init__(self, n_outputs: int, floor: float = 0.1):
+        self.floor = floor
+        self.mean = np.zeros(n_outputs)
+        self.variance = np.ones(n_outputs)
+        self.started = False
+
+    def update(self, outputs: np.ndarray, sample_weight: np.ndarray, momentum: float) -> None:
+        """Move towards the statistics of a batch of outputs (n_rows, n_outputs); the first batch sets them."""
+        total = sample_weight.sum()
+        mean = sample_weight @ outputs / total
+        variance = sample_weight @ np.square(outputs - mean) / total
+        if not self.started:
+            momentum, self.started = 1.0, True
+        shift = mean - self.mean
+        self.mean = self.mean + momentum * shift
+        self.variance = (1 - momentum) * (self.variance + momentum * shift**2) + momentum * variance
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What to divide by, shape (n_outputs,)."""
+        scale = np.sqrt(self.variance + self.floor * self.variance.mean())
+        return np.where(scale > 1e-12 * (1e-300 + np.abs(self.mean).max()), scale, 1.0)

@@ -1,0 +1,69 @@
+"""The method: forward through the device, backward through a model of it at the controls the device received."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from skpat.controls import ControlBatch
+from skpat.network.forward import Run
+
+__all__ = ["bridge"]
+
+
+class _PhysicsAwareFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, varying, shared, batch, measure, model):
+        ctx.save_for_backward(varying, shared)
+        ctx.batch, ctx.model = batch, model
+        return torch.as_tensor(measure(batch), dtype=varying.dtype, device=varying.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_outputs):
+        wanted = ctx.needs_input_grad[:2]
+        parts = [part.detach().requires_grad_(need) for part, need in zip(ctx.saved_tensors, wanted, strict=True)]
+        with torch.enable_grad():
+            outputs = ctx.model(replace(ctx.batch, varying=parts[0], shared=parts[1]).dense())
+        leaves = [part for part in parts if part.requires_grad]
+        found = iter(torch.autograd.grad(outputs, leaves, grad_outputs, allow_unused=True))
+        return (*(next(found) if need else None for need in wanted), None, None, None)
+
+
+def bridge(
+    measure: Callable[[ControlBatch, int, int], Any], model: Callable[[torch.Tensor], torch.Tensor]
+) -> Run:
+    """Make a ``run`` whose value is the device's and whose gradient is the model's.
+
+    Parameters
+    ----------
+    measure : callable
+        ``measure(batch, layer, unit)`` -> outputs (n_rows, n_outputs) of the device, numpy or torch.
+    model : callable
+        Differentiable: controls (n_rows, n_controls) to outputs (n_rows, n_outputs), on tensors.
+
+    Returns
+    -------
+    run : callable
+        ``run(batch, layer, unit)`` -> tensor equal to the measurement, cast to the dtype of the controls.
+
+    Notes
+    -----
+    The model is only asked in the backward pass. It must be differentiable once; its value is never used.
+
+    References
+    ----------
+    Wright, Onodera et al., Nature 601, 549 (2022), doi:10.1038/s41586-021-04223-6.
+    """
+
+    def run(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
+        def measure_here(controls: ControlBatch) -> Any:
+            return measure(controls, layer, unit)
+
+        return _PhysicsAwareFunction.apply(batch.varying, batch.shared, batch, measure_here, model)
+
+    return run

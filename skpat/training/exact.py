@@ -1,0 +1,33 @@
+"""The exact gradient of a simulated device: the best that any twin could do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skpat.devices.base import device_name
+from skpat.exceptions import NoExactGradientError
+from skpat.network.forward import Run
+from skpat.training.bridge import bridge
+from skpat.training.gradient import Apparatus, GradientEstimator
+
+__all__ = ["ExactGradient"]
+
+
+class ExactGradient(GradientEstimator):
+    """The forward pass runs on the (noisy) device, the backward pass through its own noise-free equations.
+
+    Needs from the device: ``forward(controls)``, differentiable; simulated devices have it. Costs one shot per row, layer
+    and unit. A reference for other methods, not something a laboratory can do.
+    """
+
+    def check_device(self, device: Any) -> None:
+        """Refuse a device without ``forward``."""
+        if not hasattr(device, "forward"):
+            raise NoExactGradientError(
+                f"gradient='exact' needs a device with a differentiable forward(controls). {device_name(device)} has none. "
+                "Use gradient='physics_aware'."
+            )
+
+    def run(self, apparatus: Apparatus) -> Run:
+        """The bridge between the device's values and the gradients of its own equations."""
+        return bridge(apparatus.measure, apparatus.device.forward)

@@ -1,0 +1,96 @@
+"""The base class of gradient estimators: where the gradient of a batch's loss comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from skpat.controls import ControlBatch
+from skpat.network.forward import Run
+
+if TYPE_CHECKING:
+    import torch
+
+    from skpat.twins.base import Twin
+
+__all__ = ["Apparatus", "GradientEstimator"]
+
+
+@dataclass
+class Apparatus:
+    """What a gradient estimator may use.
+
+    Attributes
+    ----------
+    measure : callable
+        ``measure(batch, layer, unit)`` -> ndarray (n_rows, n_outputs): the device, counted as training shots. Set anew
+        for each batch of data.
+    device : Device
+        The specification; only :class:`skpat.training.ExactGradient` needs more of it than its numbers.
+    twin : Twin or None
+        The fitted twin, where the estimator asked for one.
+    """
+
+    measure: Callable[[ControlBatch, int, int], np.ndarray]
+    device: Any
+    twin: Twin | None
+
+
+class GradientEstimator(BaseEstimator):
+    """Base class: subclass it to add a training method.
+
+    The simplest subclass says how one device call is run during training (:meth:`run`) and leaves the rest to
+    autograd. A method that needs several evaluations of the loss overrides :meth:`loss_and_gradient`.
+
+    Attributes
+    ----------
+    uses_twin : bool
+        Whether a twin is calibrated before the training.
+    trains_on_device : bool
+        Whether the forward pass of the training runs on the device. If not, validation does not either.
+    shots_per_row : int
+        Shots that one row of a batch costs, in each layer and unit; for plans.
+
+    Examples
+    --------
+    >>> from skpat.training import GradientEstimator, bridge
+    >>> class StraightThrough(GradientEstimator):
+    ...     "Pretend that every output is the mean of all controls."
+    ...
+    ...     def run(self, apparatus):
+    ...         n_outputs = apparatus.device.n_outputs
+    ...         return bridge(apparatus.measure, lambda c: c.mean(1, keepdim=True).expand(-1, n_outputs))
+    """
+
+    uses_twin = False
+    trains_on_device = True
+    shots_per_row = 1
+
+    def check_device(self, device: Any) -> None:
+        """Raise a SkpatError if this estimator cannot work with the device. Nothing has been sent yet."""
+
+    def run(self, apparatus: Apparatus) -> Run:
+        """The ``run(batch, layer, unit)`` of the training's forward pass."""
+        raise NotImplementedError(f"{type(self).__name__} must define run(apparatus) or loss_and_gradient(...).")
+
+    def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
+        """Evaluate one batch's loss and leave the gradient in the weights' ``.grad``.
+
+        Parameters
+        ----------
+        loss_of : callable
+            ``loss_of(run)`` -> scalar tensor, the batch's loss with that ``run``.
+        apparatus : Apparatus
+
+        Returns
+        -------
+        scalar tensor
+            The loss.
+        """
+        loss = loss_of(self.run(apparatus))
+        loss.backward()
+        return loss

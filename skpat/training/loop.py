@@ -1,0 +1,278 @@
+"""The training loop: minibatches, Adam, running output statistics, early stopping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from skpat.controls import ControlBatch, as_numpy
+from skpat.exceptions import NonFiniteTrainingError
+from skpat.lab.session import Session
+from skpat.network.forward import Network, Run, forward, is_trainable
+from skpat.network.layers import OutputStatistics
+from skpat.training.gradient import Apparatus, GradientEstimator
+from skpat.training.loss import weighted_mean
+from skpat.twins.base import Twin
+
+__all__ = ["Data", "History", "Settings", "Trainer", "train"]
+
+_STATISTICS_MOMENTUM = 0.1
+_FINAL_STEP_FRACTION = 0.01
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of a training run; the names and meanings are those of the estimators' parameters."""
+
+    batch_size: int
+    max_iter: int
+    learning_rate_init: float
+    alpha: float
+    tol: float
+    n_iter_no_change: int
+    shuffle: bool = True
+    early_stopping: bool = False
+    verbose: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to train on: X (n, n_features), targets (n,) or (n, n_targets), weights (n,) and row keys (n,)."""
+
+    X: np.ndarray
+    targets: np.ndarray
+    sample_weight: np.ndarray
+    row_keys: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+
+@dataclass
+class History:
+    """What a run has recorded, one entry per epoch."""
+
+    loss_curve: list[float] = field(default_factory=list)
+    validation_scores: list[float] = field(default_factory=list)
+    shots_curve: list[int] = field(default_factory=list)
+
+
+class Trainer:
+    """One network being trained: its weights as tensors, its optimiser, its running statistics.
+
+    Parameters
+    ----------
+    network : Network
+    weights : dict of str to ndarray
+        Where to start.
+    statistics : list of OutputStatistics
+        One per layer; updated after every batch.
+    loss : callable
+        ``loss(scores, targets)`` -> one number per row, on tensors.
+    gradient : GradientEstimator
+    session : Session
+        The way to the device.
+    twin : Twin or None
+    settings : Settings
+    torch_device : str
+    optimizer_state : dict, default=None
+        From an earlier trainer's :meth:`optimizer_state`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        weights: dict[str, np.ndarray],
+        statistics: list[OutputStatistics],
+        *,
+        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        gradient: GradientEstimator,
+        session: Session,
+        twin: Twin | None,
+        settings: Settings,
+        torch_device: str = "cpu",
+        optimizer_state: dict[str, Any] | None = None,
+    ):
+        self.network = network
+        self.statistics = statistics
+        self.loss = loss
+        self.gradient = gradient
+        self.session = session
+        self.twin = twin
+        self.settings = settings
+        self.torch_device = torch_device
+        self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
+        self.trainable = [w.requires_grad_() for name, w in self.weights.items() if is_trainable(name)]
+        self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
+        self.optimizer = torch.optim.Adam(self.trainable, lr=settings.learning_rate_init)
+        if optimizer_state is not None:
+            self.optimizer.load_state_dict(_map_arrays(optimizer_state, torch.from_numpy))
+
+    def set_step(self, progress: float) -> None:
+        """Set the step size for a run that has come ``progress`` (0 to 1) of its way: half a cosine, falling."""
+        low = _FINAL_STEP_FRACTION
+        factor = low + (1 - low) * 0.5 * (1 + np.cos(np.pi * progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate_init * factor
+
+    def epoch(self, data: Data, rng: np.random.RandomState, progress: tuple[float, float] | None = None) -> float:
+        """Go through the data once.
+
+        Parameters
+        ----------
+        data : Data
+        rng : RandomState
+            For the order of the rows.
+        progress : (float, float), default=None
+            How far the run is before and after this epoch, for the step size. None: the step stays.
+
+        Returns
+        -------
+        float
+            Mean loss of the batches as they were met.
+        """
+        n_batches = -(-len(data) // self.settings.batch_size)
+        order = rng.permutation(len(data)) if self.settings.shuffle else np.arange(len(data))
+        total = weight = 0.0
+        for number, rows in enumerate(np.array_split(order, n_batches)):
+            if progress is not None:
+                self.set_step(progress[0] + (progress[1] - progress[0]) * number / n_batches)
+            batch_weight = float(data.sample_weight[rows].sum())
+            total += self._batch(data, rows) * batch_weight
+            weight += batch_weight
+        return total / weight
+
+    def _batch(self, data: Data, rows: np.ndarray) -> float:
+        X, targets, sample_weight = (
+            torch.from_numpy(array[rows]).to(self.torch_device) for array in (data.X, data.targets, data.sample_weight)
+        )
+        n_total = data.sample_weight.sum()
+        measured: dict[tuple[int, int], np.ndarray] = {}
+
+        def loss_of(run: Run) -> torch.Tensor:
+            def recorded(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
+                outputs = run(batch, layer, unit)
+                measured[layer, unit] = as_numpy(outputs)
+                return outputs
+
+            scores = forward(self.network, self.weights, X, recorded)
+            loss = weighted_mean(self.loss(scores, targets), sample_weight)
+            for coef in self.penalised if self.settings.alpha else ():
+                loss = loss + (0.5 * self.settings.alpha / float(n_total)) * coef.square().sum()
+            return loss
+
+        apparatus = Apparatus(
+            measure=self.session.run(data.row_keys[rows], "training"),
+            device=self.session.device,
+            twin=self.twin,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            loss = float(self.gradient.loss_and_gradient(loss_of, apparatus).detach())
+        self._check_finite(loss)
+        self.optimizer.step()
+        self._update_statistics(measured, data.sample_weight[rows])
+        return loss
+
+    def _update_statistics(self, measured: dict[tuple[int, int], np.ndarray], sample_weight: np.ndarray) -> None:
+        momentum = _STATISTICS_MOMENTUM * min(1.0, len(sample_weight) / self.settings.batch_size)
+        for layer, statistics in enumerate(self.statistics):
+            outputs = [measured[layer, unit] for unit in range(self.network.n_units)]
+            statistics.update(outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1), sample_weight, momentum)
+            for name, value in (("mean", statistics.mean), ("scale", statistics.scale)):
+                self.weights[f"layers.{layer}.{name}"].copy_(torch.from_numpy(value))
+
+    def _check_finite(self, loss: float) -> None:
+        gradients = [w.grad for w in self.trainable if w.grad is not None]
+        if np.isfinite(loss) and all(bool(torch.isfinite(g).all()) for g in gradients):
+            return
+        raise NonFiniteTrainingError(
+            f"The training must have a finite loss and finite gradients. Got loss {loss:g} after {self.session.ledger.total} "
+            "shots. Use a smaller learning_rate_init, or scale X.",
+            shots_done=self.session.ledger.shots,
+        )
+
+    def weights_now(self) -> dict[str, np.ndarray]:
+        """A copy of the weights as numpy arrays."""
+        return {name: as_numpy(weight).copy() for name, weight in self.weights.items()}
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimiser's state with numpy arrays, for going on later."""
+        return _map_arrays(self.optimizer.state_dict(), lambda tensor: as_numpy(tensor).copy())
+
+
+def train(
+    trainer: Trainer,
+    data: Data,
+    rng: np.random.RandomState,
+    *,
+    validate: Callable[[dict[str, np.ndarray]], float] | None = None,
+    history: History | None = None,
+) -> tuple[dict[str, np.ndarray], History]:
+    """Train for at most ``max_iter`` epochs.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    data : Data
+    rng : RandomState
+    validate : callable, default=None
+        ``validate(weights)`` -> score. With it the weights of the best score are kept.
+    history : History, default=None
+        What to append to.
+
+    Returns
+    -------
+    weights : dict of str to ndarray
+    history : History
+
+    Raises
+    ------
+    NonFiniteTrainingError
+        If the loss or a gradient is NaN or infinite.
+    """
+    settings, history = trainer.settings, history or History()
+    watched = history.validation_scores if settings.early_stopping and validate else history.loss_curve
+    sign = 1.0 if watched is history.validation_scores else -1.0
+    best_watched, since = -np.inf, 0
+    best_score, best_weights = -np.inf, None
+    begun = time.perf_counter()
+    for epoch in range(settings.max_iter):
+        loss = trainer.epoch(data, rng, (epoch / settings.max_iter, (epoch + 1) / settings.max_iter))
+        history.loss_curve.append(loss)
+        if validate is not None:
+            score = validate(trainer.weights_now())
+            history.validation_scores.append(score)
+            if score > best_score:
+                best_score, best_weights = score, trainer.weights_now()
+        history.shots_curve.append(trainer.session.ledger.total)
+        if settings.verbose:
+            _report(epoch, settings, history, validate is not None, time.perf_counter() - begun)
+        since = 0 if sign * watched[-1] > best_watched + settings.tol else since + 1
+        best_watched = max(best_watched, sign * watched[-1])
+        if since >= settings.n_iter_no_change:
+            break
+    return (trainer.weights_now() if best_weights is None else best_weights), history
+
+
+def _report(epoch: int, settings: Settings, history: History, validated: bool, seconds: float) -> None:
+    score = f", validation score {history.validation_scores[-1]:.4f}" if validated else ""
+    print(
+        f"Epoch {epoch + 1}/{settings.max_iter}: loss {history.loss_curve[-1]:.5f}{score}, "
+        f"{history.shots_curve[-1]:,} shots, {seconds:.1f} s",
+        flush=True,
+    )
+
+
+def _map_arrays(state: Any, convert: Callable[[Any], Any]) -> Any:
+    """Apply ``convert`` to every array in a nest of dicts and lists."""
+    if isinstance(state, dict):
+        return {key: _map_arrays(value, convert) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_map_arrays(value, convert) for value in state]
+    return convert(state) if hasattr(state, "shape") else state

@@ -1,0 +1,43 @@
+"""Losses: one number per row from scores and targets; and their weighted mean."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["cross_entropy", "squared_error", "weighted_mean"]
+
+
+def cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of the classes under a softmax of the scores.
+
+    Parameters
+    ----------
+    scores : tensor of shape (n_rows, n_classes)
+    targets : tensor of int64, shape (n_rows,)
+
+    Returns
+    -------
+    tensor of shape (n_rows,)
+    """
+    return torch.nn.functional.cross_entropy(scores, targets, reduction="none")
+
+
+def squared_error(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Half the squared error, averaged over targets.
+
+    Parameters
+    ----------
+    scores, targets : tensor of shape (n_rows, n_targets)
+
+    Returns
+    -------
+    tensor of shape (n_rows,)
+    """
+    if scores.shape != targets.shape:  # (n,) against (n, 1) would broadcast in silence
+        raise ValueError(f"Scores and targets must have one shape. Got {tuple(scores.shape)} and {tuple(targets.shape)}.")
+    return 0.5 * (scores - targets).square().mean(dim=1)
+
+
+def weighted_mean(losses: torch.Tensor, sample_weight: torch.Tensor) -> torch.Tensor:
+    """sum(w * l) / sum(w), so that a row of weight 2 counts exactly like two rows."""
+    return (sample_weight @ losses) / sample_weight.sum()

@@ -1,0 +1,153 @@
+"""The torch side of NeuralTwin: the module, and the loop that trains it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ["NeuralModule", "build_module", "make_optimizer", "module_from_state", "module_state", "step_module", "train_module"]
+
+Shots = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class NeuralModule(nn.Module):
+    """Standardise, add a linear path and a perceptron, and undo the standardisation.
+
+    Parameters
+    ----------
+    widths : list of int
+        Channels, hidden widths, outputs.
+    """
+
+    def __init__(self, widths: list[int]):
+        super().__init__()
+        self.widths = list(widths)
+        self.linear = nn.utils.skip_init(nn.Linear, widths[0], widths[-1])
+        pairs = list(zip(widths, widths[1:], strict=False)) if len(widths) > 2 else []
+        self.hidden = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b, bias=i < len(pairs) - 1) for i, (a, b) in enumerate(pairs))
+        for name, size in (("control", widths[0]), ("output", widths[-1])):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
+
+    def forward(self, controls: torch.Tensor) -> torch.Tensor:
+        """Controls (n_rows, n_controls) to outputs (n_rows, n_outputs), both in the device's units."""
+        return self.standard((controls - self.control_mean) / self.control_scale) * self.output_scale + self.output_mean
+
+    def standard(self, x: torch.Tensor) -> torch.Tensor:
+        """The same between standardised quantities."""
+        out = self.linear(x)
+        if self.hidden:
+            for layer in self.hidden[:-1]:
+                x = nn.functional.silu(layer(x))
+            out = out + self.hidden[-1](x)
+        return out
+
+
+def build_module(
+    widths: list[int], controls: np.ndarray, outputs: np.ndarray, weight: np.ndarray, rng: np.random.RandomState, place: str
+) -> NeuralModule:
+    """A module with the shots' statistics and first weights drawn from ``rng`` (torch's own generator is not touched)."""
+    module = NeuralModule(widths).to(torch.from_numpy(controls).dtype)
+    total = weight.sum()
+    with torch.no_grad():
+        for name, values in (("control", controls), ("output", outputs)):
+            mean = weight @ values / total
+            scale = np.sqrt(weight @ np.square(values - mean) / total)
+            scale = np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, 1.0)
+            getattr(module, f"{name}_mean").copy_(torch.from_numpy(mean))
+            getattr(module, f"{name}_scale").copy_(torch.from_numpy(scale))
+        last = module.hidden[-1] if module.hidden else None
+        for layer in [module.linear, *module.hidden]:
+            spread = 0.1 if layer is module.linear or layer is last else 1.0
+            shape = tuple(layer.weight.shape)
+            layer.weight.copy_(torch.from_numpy(rng.standard_normal(shape) * spread / np.sqrt(shape[1])))
+            if layer.bias is not None:
+                layer.bias.zero_()
+    return module.to(place)
+
+
+def make_optimizer(module: NeuralModule, learning_rate: float, alpha: float) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay on the matrices."""
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": alpha / learning_rate}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate)
+
+
+def train_module(
+    module: NeuralModule,
+    shots: Shots,
+    held_out: Shots | None,
+    *,
+    rng: np.random.RandomState,
+    alpha: float,
+    batch_size: int,
+    learning_rate: float,
+    max_iter: int,
+    n_iter_no_change: int,
+) -> int:
+    """Minibatch Adam with a falling step; keeps the state with the least held-out error. Returns the passes made."""
+    x, y, w = _standard_tensors(module, shots)
+    held = None if held_out is None else _standard_tensors(module, held_out)
+    optimizer = make_optimizer(module, learning_rate, alpha)
+    n = len(x)
+    batch_size = min(batch_size, n)
+    n_batches = -(-n // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, max_iter * n_batches), learning_rate / 100)
+    best, best_state, since = np.inf, None, 0
+    for iteration in range(max_iter):
+        for rows in np.array_split(rng.permutation(n), n_batches):
+            rows = torch.from_numpy(rows).to(x.device)
+            _step(module, optimizer, x[rows], y[rows], w[rows])
+            schedule.step()
+        if held is None:
+            continue
+        with torch.no_grad():
+            error = float(_loss(module, *held))
+        if error < best:
+            best, since, best_state = error, 0, copy.deepcopy(module.state_dict())
+        else:
+            since += 1
+            if since >= n_iter_no_change:
+                break
+    if best_state is not None:
+        module.load_state_dict(best_state)
+    return iteration + 1 if max_iter else 0
+
+
+def step_module(module: NeuralModule, optimizer: torch.optim.Optimizer, *shots: np.ndarray) -> None:
+    """One step on all the given shots (controls, outputs, weights)."""
+    _step(module, optimizer, *_standard_tensors(module, shots))
+
+
+def module_state(module: NeuralModule) -> dict[str, Any]:
+    """Widths and numpy arrays that :func:`module_from_state` takes."""
+    return {"widths": module.widths, "arrays": {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}}
+
+
+def module_from_state(state: dict[str, Any], place: str) -> NeuralModule:
+    """The module whose state :func:`module_state` gave."""
+    module = NeuralModule(state["widths"])
+    arrays = {name: torch.from_numpy(array) for name, array in state["arrays"].items()}
+    module.to(arrays["control_mean"].dtype).load_state_dict(arrays)
+    return module.to(place)
+
+
+def _standard_tensors(module: NeuralModule, shots: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x, y, w = (torch.from_numpy(np.ascontiguousarray(a)).to(module.control_mean) for a in shots)
+    return (x - module.control_mean) / module.control_scale, (y - module.output_mean) / module.output_scale, w
+
+
+def _loss(module: NeuralModule, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return (w @ (module.standard(x) - y).square().mean(dim=1)) / w.sum()
+
+
+def _step(module: NeuralModule, optimizer: torch.optim.Optimizer, *shots: torch.Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        _loss(module, *shots).backward()
+    optimizer.step()

@@ -1,0 +1,228 @@
+"""A twin of any system, learned from measurements alone."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from skpat.controls import ControlBatch
+from skpat.exceptions import TwinError
+from skpat.twins.base import Twin
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["NeuralTwin"]
+
+_LARGEST_WEIGHT_COUNT = 20_000_000
+
+
+class NeuralTwin(Twin):
+    """A linear path plus a multilayer perceptron, fitted to measured shots.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : tuple of int, default=(256,)
+        Widths of the hidden layers. An empty tuple leaves the linear path alone.
+    alpha : float, default=1e-5
+        Strength of the L2 penalty on the weights (not on the intercepts).
+    batch_size : int, default=64
+        Shots per step.
+    learning_rate_init : float, default=3e-3
+        First step size of Adam; it falls along a half cosine.
+    max_iter : int, default=60
+        Passes over the shots.
+    validation_fraction : float, default=0.1
+        Share of the shots held out: for early stopping, and for ``score_``. 0 holds out none.
+    n_iter_no_change : int, default=10
+        Passes without a better held-out error before the fit stops. The best state is kept.
+    torch_device : str, default="cpu"
+        Where the twin's tensors live.
+    random_state : int, RandomState instance or None, default=None
+        For the first weights, the held-out shots and their order.
+
+    Attributes
+    ----------
+    module_ : torch.nn.Module
+        Controls (n_rows, n_controls) to outputs (n_rows, n_outputs), in the device's units.
+    score_ : float
+        R² on the held-out shots.
+    output_scores_ : ndarray of shape (n_outputs,)
+        R² on the held-out shots of each output.
+    n_features_in_ : int
+        Number of control channels.
+    n_iter_ : int
+        Passes made.
+
+    Notes
+    -----
+    Controls and outputs are standardised inside. The precision is that of the controls.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpat.twins import NeuralTwin
+    >>> controls = np.random.default_rng(0).uniform(-1, 1, (400, 3))
+    >>> outputs = np.column_stack([controls[:, 0] * controls[:, 1], controls.sum(axis=1)])
+    >>> twin = NeuralTwin(random_state=0).fit(controls, outputs)
+    >>> bool(twin.score_ > 0.9)
+    True
+    """
+
+    _parameter_constraints = {
+        "hidden_layer_sizes": ["array-like"],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "torch_device": [str],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(256,),
+        *,
+        alpha=1e-5,
+        batch_size=64,
+        learning_rate_init=3e-3,
+        max_iter=60,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        torch_device="cpu",
+        random_state=None,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.torch_device = torch_device
+        self.random_state = random_state
+
+    @property
+    def module_(self) -> torch.nn.Module:
+        check_is_fitted(self, "n_features_in_")
+        if self.__dict__.get("_module") is None:  # unpickled: build it when first used
+            from skpat.twins.neural_module import module_from_state
+
+            self._module = module_from_state(self._module_state, self.torch_device)
+        return self._module
+
+    def fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> NeuralTwin:
+        """Learn from measured shots.
+
+        Parameters
+        ----------
+        controls : ControlBatch or array of shape (n_shots, n_controls)
+            What the device received, in its units.
+        outputs : array of shape (n_shots, n_outputs)
+            What it answered.
+        sample_weight : array of shape (n_shots,), default=None
+            Weight of each shot.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TwinError
+            If the device has more channels than a learned twin can hold.
+        ValueError
+            If the shapes disagree or a number is not finite.
+        """
+        from skpat.twins.neural_module import build_module, train_module
+
+        self._validate_params()
+        controls, outputs, sample_weight = self._check_shots(controls, outputs, sample_weight)
+        widths = [controls.shape[1], *map(int, self.hidden_layer_sizes), outputs.shape[1]]
+        self._refuse_too_many(widths)
+        rng = check_random_state(self.random_state)
+        n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
+        order = rng.permutation(len(controls))
+        held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        self._module = build_module(widths, controls[kept], outputs[kept], sample_weight[kept], rng, self.torch_device)
+        self._optimizer = None
+        self.n_features_in_ = controls.shape[1]
+        self.n_iter_ = train_module(
+            self._module,
+            (controls[kept], outputs[kept], sample_weight[kept]),
+            (controls[held_out], outputs[held_out], sample_weight[held_out]) if n_held_out else None,
+            rng=rng,
+            alpha=self.alpha,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate_init,
+            max_iter=self.max_iter,
+            n_iter_no_change=self.n_iter_no_change,
+        )
+        self.score_, self.output_scores_ = np.nan, np.full(outputs.shape[1], np.nan)
+        if n_held_out and np.ptp(outputs[held_out], axis=0).max() > 0:
+            self.score_ = self.score(controls[held_out], outputs[held_out], sample_weight[held_out])
+            residual = np.square(outputs[held_out] - self.predict(controls[held_out])).mean(axis=0)
+            variance = outputs[held_out].var(axis=0)
+            self.output_scores_ = 1 - residual / np.where(variance > 0, variance, np.inf)
+        return self
+
+    def partial_fit(
+        self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None
+    ) -> NeuralTwin:
+        """One step of Adam on all the given shots together, at a tenth of ``learning_rate_init``.
+
+        Parameters and errors are those of :meth:`fit`; an unfitted twin is fitted.
+        """
+        if not hasattr(self, "n_features_in_"):
+            return self.fit(controls, outputs, sample_weight)
+        from skpat.twins.neural_module import make_optimizer, step_module
+
+        controls, outputs, sample_weight = self._check_shots(controls, outputs, sample_weight)
+        if getattr(self, "_optimizer", None) is None:
+            self._optimizer = make_optimizer(self.module_, self.learning_rate_init / 10, self.alpha)
+        step_module(self.module_, self._optimizer, controls, outputs, sample_weight)
+        return self
+
+    def _check_shots(
+        self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        controls = np.asarray(controls)
+        if controls.dtype not in (np.float32, np.float64):
+            controls = controls.astype(np.float64)
+        outputs = np.asarray(outputs, dtype=controls.dtype)
+        if controls.ndim != 2 or outputs.ndim != 2 or len(controls) != len(outputs) or not len(controls):
+            raise ValueError(
+                "A twin needs controls of shape (n_shots, n_controls) and outputs of shape (n_shots, n_outputs). "
+                f"Got {controls.shape} and {outputs.shape}."
+            )
+        if not (np.isfinite(controls).all() and np.isfinite(outputs).all()):
+            raise ValueError("A twin needs finite controls and outputs. Got NaN or infinity.")
+        if sample_weight is None:
+            return controls, outputs, np.ones(len(controls), dtype=controls.dtype)
+        return controls, outputs, _check_sample_weight(sample_weight, controls, dtype=controls.dtype)
+
+    def _refuse_too_many(self, widths: list[int]) -> None:
+        n_weights = widths[0] * widths[-1] + sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        if n_weights > _LARGEST_WEIGHT_COUNT:
+            raise TwinError(
+                f"NeuralTwin would need {n_weights:,} weights for {widths[0]:,} channels, more than it can learn. "
+                "Use a PhysicsTwin, which fits the constants of a simulated device, or hold channels with "
+                "ControlSplit(fixed=...)."
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if state.get("_module") is not None:  # numpy arrays: a pickle that loads without torch, on any machine
+            from skpat.twins.neural_module import module_state
+
+            state["_module_state"] = module_state(state["_module"])
+        state.pop("_module", None)
+        state.pop("_optimizer", None)
+        return state
