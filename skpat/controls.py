@@ -283,11 +283,11 @@ class ControlSplit(BaseEstimator):
                 f"'fixed' must be a dict of channel number to value. Got {fixed!r}. For example fixed={{3: 0.5}}."
             )
         for channel, value in fixed.items():
-            if not isinstance(channel, numbers.Integral) or not 0 <= channel < n_controls:
+            if not isinstance(channel, (int, np.integer)) or not 0 <= channel < n_controls:
                 raise ControlSplitError(
                     f"'fixed' must name channels from 0 to {n_controls - 1}. Got channel {channel!r}."
                 )
-            if not isinstance(value, numbers.Real) or not np.isfinite(value):
+            if not isinstance(value, numbers.Real) or not np.isfinite(float(value)):
                 raise ControlSplitError(f"'fixed' must hold finite numbers. Got {value!r} for channel {channel}.")
         index = np.array(sorted(fixed), dtype=np.intp)
         return index, np.array([float(fixed[i]) for i in index])
@@ -320,9 +320,9 @@ class ControlSplit(BaseEstimator):
                 )
             return int(self.n_inputs)
         fraction = self.input_fraction
-        if not isinstance(fraction, numbers.Real) or isinstance(fraction, bool) or not 0 < fraction <= 1:
+        if not isinstance(fraction, numbers.Real) or isinstance(fraction, bool) or not 0 < float(fraction) <= 1:
             raise ControlSplitError(f"'input_fraction' must be a float above 0 and at most 1. Got {fraction!r}.")
-        return max(1, round(fraction * n_free))
+        return max(1, round(float(fraction) * n_free))
 
     def _explicit(self, free: np.ndarray, n_controls: int) -> tuple[np.ndarray, np.ndarray]:
         parts = self.layout
@@ -343,7 +343,9 @@ class ControlSplit(BaseEstimator):
                     f"'layout' must say what every free channel is; channel {channel} is neither input nor weight. "
                     "Add it to one of them, or hold it with fixed={channel: value}."
                 )
-            raise ControlSplitError(f"'layout' names channel {channel}, which 'fixed' holds. Remove it from one of them.")
+            raise ControlSplitError(
+                f"'layout' names channel {channel}, which 'fixed' holds. Remove it from one of them."
+            )
         return inputs, weights
 
 
@@ -354,7 +356,7 @@ def _channel_numbers(values: Any, what: str, n_controls: int) -> np.ndarray:
             f"'layout' must be a name ({', '.join(LAYOUTS)}), an array of channel numbers, or a pair of such arrays. "
             f"Got {values!r} for the {what}."
         )
-    if array.size and not (0 <= array.min() and array.max() < n_controls):
+    if array.size and (array.min() < 0 or array.max() >= n_controls):
         raise ControlSplitError(
             f"'layout' must name channels from 0 to {n_controls - 1}. Got {int(array.min())} to {int(array.max())} "
             f"for the {what}."

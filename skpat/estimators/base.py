@@ -27,6 +27,7 @@ __all__ = ["PhysicalNetwork"]
 _PREDICTION_ROWS = 4096  # rows of one device call in prediction: memory stays flat
 _PREDICTION_SHOT = 1 << 32  # predictions number their shots beyond any of a fit: the noise is not met twice
 _SMALL_BATCH, _FULL_BATCH_UP_TO = 32, 64
+_AUTO_CALIBRATION_SHOTS = (200, 4000)
 _FLOATS = (np.float64, np.float32)
 
 
@@ -45,7 +46,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         "encoder": [StrOptions({"auto", "linear", "direct"})],
         "skip": [StrOptions({"input", "previous"}), None],
         "readout": [StrOptions({"linear", "bins"})],
-        "n_calibration_shots": [Interval(Integral, 1, None, closed="left")],
+        "n_calibration_shots": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "n_shots": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -119,7 +120,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
             Shots by purpose, seconds and joules; print it.
         """
         self._validate_params()
-        made = specify(self.device, self.control_split, self.twin, self.gradient, None)
+        made = specify(self.device, self.control_split, self.twin, self.gradient, np.random.RandomState(0))
         n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
         calls = self.n_layers * self.n_units * self.n_shots
         n_validation = int(np.ceil(self.validation_fraction * n_rows)) if self.early_stopping else 0
@@ -138,7 +139,13 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         from skpat.training.calibration import STATISTICS_ROWS
 
         statistics = min(n_rows, STATISTICS_ROWS) * self.n_layers * self.n_units
-        return (statistics + gradient.uses_twin * self.n_calibration_shots) * self.n_shots
+        return (statistics + gradient.uses_twin * self._count_twin_shots(n_rows)) * self.n_shots
+
+    def _count_twin_shots(self, n_rows: int) -> int:
+        if self.n_calibration_shots == "auto":
+            low, high = _AUTO_CALIBRATION_SHOTS
+            return min(max(2 * n_rows * self.n_layers * self.n_units, low), high)
+        return self.n_calibration_shots
 
     def _fit(
         self,
@@ -156,13 +163,9 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         self._validate_params()
         go_on = (incremental or self.warm_start) and hasattr(self, "weights_")
         if not go_on:
-            rng = check_random_state(self.random_state)
-            made = specify(
-                self.device, self.control_split, self.twin, self.gradient, None if self.random_state is None else rng
-            )
-        X, y = validate_data(
-            self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks
-        )
+            rng = _own_random_state(self.random_state)
+            made = specify(self.device, self.control_split, self.twin, self.gradient, rng)
+        X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks)
         if (X_val is None) != (y_val is None):
             raise ValueError("'X_val' and 'y_val' must be given together. Got one of them.")
         sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
@@ -192,9 +195,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         self._record(trainer, weights, history, incremental, held_out is not None)
         return self
 
-    def _begin(
-        self, made: Specification, rng: np.random.RandomState, X: np.ndarray, sample_weight: np.ndarray
-    ) -> None:
+    def _begin(self, made: Specification, rng: np.random.RandomState, X: np.ndarray, sample_weight: np.ndarray) -> None:
         """Build the network and its first weights. Nothing is sent."""
         self._network = Network(
             split=made.split,
@@ -259,7 +260,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         def measure(batch: Any) -> np.ndarray:
             return session.run(np.arange(batch.n_rows, dtype=np.uint64), "calibration")(batch, 0, 0)
 
-        self.twin_.fit(*calibration_shots(*rows, self.n_calibration_shots, rng, measure))
+        self.twin_.fit(*calibration_shots(*rows, self._count_twin_shots(len(data)), rng, measure))
         self.twin_score_ = self.twin_.score_
 
     def _make_trainer(self, session: Session, n_rows: int) -> Any:
@@ -359,6 +360,11 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _own_random_state(random_state: Any) -> np.random.RandomState:
+    """The user's generator or a new one; None never means numpy's global state, which is not ours to move."""
+    return np.random.RandomState() if random_state is None else check_random_state(random_state)
 
 
 def _dense(X: Any) -> np.ndarray:

@@ -32,18 +32,21 @@ readout : {"linear", "bins"}, default="linear"
     outputs, times one common gain.
 gradient : {"physics_aware", "in_silico", "exact"} or GradientEstimator, default="physics_aware"
     Where gradients come from; see :mod:`skpat.training`.
-n_calibration_shots : int, default=2000
-    Rows measured before the training for the twin to learn from, where ``gradient`` uses a twin.
+n_calibration_shots : int or "auto", default="auto"
+    Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": two for each
+    row, layer and unit, at least 200 and at most 4,000. (Some further ones, at most 256 for each layer and unit, set the first
+    output statistics.)
 n_shots : int, default=1
     Shots averaged for each row, in calibration, training and prediction.
 batch_size : int or "auto", default="auto"
     Rows per step. "auto": all up to 64 rows, else 32.
-max_iter : int, default=50
+max_iter : int, default=30
     Most passes over the data. The step size falls over them along half a cosine, to a hundredth.
 learning_rate_init : float, default=0.01
     First step size of Adam.
-alpha : float, default=1e-4
-    Strength of the L2 penalty on the digital matrices (encoder, readout).
+alpha : float, default=1.0
+    Strength of the L2 penalty on the digital matrices (encoder, readout), on the scale of
+    :class:`~sklearn.linear_model.Ridge`: 1 / C of :class:`~sklearn.linear_model.LogisticRegression`.
 tol : float, default=1e-4
     What counts as progress of the loss, or of the validation score with ``early_stopping``.
 shuffle : bool, default=True
@@ -60,8 +63,8 @@ warm_start : bool, default=False
 torch_device : str, default="cpu"
     Where the tensors of the training live, for example "cuda".
 random_state : int, RandomState instance or None, default=None
-    Seeds everything: first weights, order of rows, the twin, and the noise of a simulated device. None: fresh noise
-    at every call, like a real device.
+    Seeds everything: first weights, order of rows, the twin, and the noise of a simulated device that has no seed of its
+    own. None: everything anew in every fit.
 verbose : int, default=0
     1: a line for every epoch.""",
     "attributes": """\
@@ -96,7 +99,7 @@ n_features_in_ : int
 feature_names_in_ : ndarray of shape (n_features_in_,)
     Their names, where X had any.""",
     "notes": """\
-In each layer the inputs are scaled by a trainable gain and offset, squashed smoothly into the device's bounds, and
+In each layer the inputs are scaled by a trainable gain and offset each, squashed smoothly into the device's bounds, and
 measured; outputs are normalised by running statistics. A fit takes n_samples * max_iter * n_layers * n_units *
 n_shots shots at most, and those of the calibration; ``plan(X)`` tells. Prediction uses the device alone: neither
 torch nor the twin.

@@ -43,17 +43,15 @@ def default_twin() -> Any:
     return NeuralTwin()
 
 
-def specify(
-    device: Any, control_split: Any, twin: Any, gradient: Any, rng: np.random.RandomState | None
-) -> Specification:
+def specify(device: Any, control_split: Any, twin: Any, gradient: Any, rng: np.random.RandomState) -> Specification:
     """Check the parameters and make a fit's own copies. Nothing is opened.
 
     Parameters
     ----------
     device, control_split, twin, gradient
         The estimator's parameters.
-    rng : RandomState or None
-        Seeds every ``random_state`` in the copies that is None; None leaves them.
+    rng : RandomState
+        Seeds every ``random_state`` in the copies that is None.
 
     Raises
     ------
@@ -91,10 +89,10 @@ def make_gradient(gradient: Any) -> Any:
     raise ValueError(f"'gradient' must be one of {names}, or a skpat.training.GradientEstimator. Got {gradient!r}.")
 
 
-def _own_copy(part: Any, rng: np.random.RandomState | None) -> Any:
+def _own_copy(part: Any, rng: np.random.RandomState) -> Any:
     """A clone, so that a fit never changes what the user passed; seeded like scikit-learn seeds sub-estimators."""
     copy = clone(part, safe=False)
-    if rng is None or not hasattr(copy, "get_params"):
+    if not hasattr(copy, "get_params"):
         return copy
     names = sorted(name for name in copy.get_params(deep=True) if name.split("__")[-1] == "random_state")
     params = copy.get_params(deep=True)

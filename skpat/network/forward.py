@@ -74,15 +74,15 @@ class Network:
         """Weights to start from: those of the encoder, of each layer (``layers.0.theta``, ...) and of the readout.
 
         ``theta`` (n_units, n_weights) are the device's own weights before squashing; ``gain`` and ``offset``
-        (n_units,) drive its inputs; ``mean`` and ``scale`` (n_units * n_outputs,) normalise its outputs.
+        (n_units * n_inputs,) drive its inputs, one number each; ``mean`` and ``scale`` (n_units * n_outputs,) normalise its outputs.
         """
         weights = self.encoder.initial_weights(X, sample_weight, rng)
         for layer in range(self.n_layers):
             weights[f"layers.{layer}.theta"] = rng.standard_normal((self.n_units, self.split.n_weights)) * 0.5
-            weights[f"layers.{layer}.gain"] = np.ones(self.n_units)
-            weights[f"layers.{layer}.offset"] = np.zeros(self.n_units)
+            weights[f"layers.{layer}.gain"] = np.ones(self.n_slots)
+            weights[f"layers.{layer}.offset"] = np.zeros(self.n_slots)
             if layer and self.skip:
-                weights[f"layers.{layer}.skip"] = np.ones(self.n_units)
+                weights[f"layers.{layer}.skip"] = np.ones(self.n_slots)
             weights[f"layers.{layer}.mean"] = np.zeros(self.n_units * self.n_outputs)
             weights[f"layers.{layer}.scale"] = np.ones(self.n_units * self.n_outputs)
         weights |= self.readout.initial_weights(rng)
@@ -105,7 +105,9 @@ class Network:
 
     def _limits(self, like: Any, index: np.ndarray) -> tuple[Any, Any]:
         bounds = self.bounds[index].T
-        return _inner(bounds, like) if isinstance(like, np.ndarray) else tuple(map(like.new_tensor, _inner(bounds, like)))
+        return (
+            _inner(bounds, like) if isinstance(like, np.ndarray) else tuple(map(like.new_tensor, _inner(bounds, like)))
+        )
 
 
 def _inner(bounds: np.ndarray, like: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -139,13 +141,15 @@ def forward(network: Network, weights: dict[str, Any], X: Any, run: Run) -> Any:
     split, n_inputs = network.split, network.split.n_inputs
     first = drive = network.encoder.encode(weights, X)
     for layer in range(network.n_layers):
-        w = {name: weights.get(f"layers.{layer}.{name}") for name in ("theta", "gain", "offset", "skip", "mean", "scale")}
+        w = {
+            name: weights.get(f"layers.{layer}.{name}") for name in ("theta", "gain", "offset", "skip", "mean", "scale")
+        }
         if layer:
             added = {"input": first, "previous": drive, None: None}[network.skip]
             drive = normal[:, network.wiring]
             if added is not None:
-                drive = drive + added * _per_slot(w["skip"], n_inputs)
-        drive = drive * _per_slot(w["gain"], n_inputs) + _per_slot(w["offset"], n_inputs)
+                drive = drive + added * w["skip"]
+        drive = drive * w["gain"] + w["offset"]
         outputs = []
         for unit in range(network.n_units):
             inputs = network.to_device(squash(drive[:, unit * n_inputs : (unit + 1) * n_inputs]), split.input_index)
@@ -153,8 +157,3 @@ def forward(network: Network, weights: dict[str, Any], X: Any, run: Run) -> Any:
         measured = outputs[0] if network.n_units == 1 else xp.concatenate(outputs, axis=1)
         normal = (measured - w["mean"]) / w["scale"]
     return network.readout.read(weights, normal)
-
-
-def _per_slot(per_unit: Any, n_inputs: int) -> Any:
-    """Spread (n_units,) over the input slots, (n_units * n_inputs,)."""
-    return array_module(per_unit).broadcast_to(per_unit[:, None], (len(per_unit), n_inputs)).reshape(-1)

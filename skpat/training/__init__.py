@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = attach(
         "ExactGradient": "skpat.training.exact",
         "GradientEstimator": "skpat.training.gradient",
         "InSilico": "skpat.training.in_silico",
+        "Measurement": "skpat.training.gradient",
         "PhysicsAware": "skpat.training.physics_aware",
         "bridge": "skpat.training.bridge",
     },

@@ -34,9 +34,7 @@ class _PhysicsAwareFunction(torch.autograd.Function):
         return (*(next(found) if need else None for need in wanted), None, None, None)
 
 
-def bridge(
-    measure: Callable[[ControlBatch, int, int], Any], model: Callable[[torch.Tensor], torch.Tensor]
-) -> Run:
+def bridge(measure: Callable[[ControlBatch, int, int], Any], model: Callable[[torch.Tensor], torch.Tensor]) -> Run:
     """Make a ``run`` whose value is the device's and whose gradient is the model's.
 
     Parameters

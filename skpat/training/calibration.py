@@ -42,7 +42,9 @@ def draw_rows(row_keys: np.ndarray, sample_weight: np.ndarray, n_rows: int, rng:
     """
     order = np.argsort(row_keys, kind="stable")
     cumulative = np.cumsum(sample_weight[order])
-    return order[np.searchsorted(cumulative, rng.uniform(size=n_rows) * cumulative[-1], side="right").clip(max=len(order) - 1)]
+    return order[
+        np.searchsorted(cumulative, rng.uniform(size=n_rows) * cumulative[-1], side="right").clip(max=len(order) - 1)
+    ]
 
 
 def start_statistics(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from skpat.twins.base import Twin
 
-__all__ = ["Apparatus", "GradientEstimator"]
+__all__ = ["Apparatus", "GradientEstimator", "Measurement"]
 
 
 @dataclass
@@ -38,6 +38,29 @@ class Apparatus:
     measure: Callable[[ControlBatch, int, int], np.ndarray]
     device: Any
     twin: Twin | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One device call of a training step.
+
+    Attributes
+    ----------
+    layer, unit : int
+        Where in the network.
+    batch : ControlBatch
+        What was sent.
+    outputs : ndarray of shape (n_rows, n_outputs)
+        What came back.
+    sample_weight : ndarray of shape (n_rows,)
+        Weights of the rows.
+    """
+
+    layer: int
+    unit: int
+    batch: ControlBatch
+    outputs: np.ndarray
+    sample_weight: np.ndarray
 
 
 class GradientEstimator(BaseEstimator):
@@ -76,6 +99,9 @@ class GradientEstimator(BaseEstimator):
     def run(self, apparatus: Apparatus) -> Run:
         """The ``run(batch, layer, unit)`` of the training's forward pass."""
         raise NotImplementedError(f"{type(self).__name__} must define run(apparatus) or loss_and_gradient(...).")
+
+    def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
+        """Called after each step with what the batch sent and got, in order. Default: nothing."""
 
     def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
         """Evaluate one batch's loss and leave the gradient in the weights' ``.grad``.

@@ -15,7 +15,7 @@ from skpat.exceptions import NonFiniteTrainingError
 from skpat.lab.session import Session
 from skpat.network.forward import Network, Run, forward, is_trainable
 from skpat.network.layers import OutputStatistics
-from skpat.training.gradient import Apparatus, GradientEstimator
+from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 from skpat.training.loss import weighted_mean
 from skpat.twins.base import Twin
 
@@ -109,7 +109,7 @@ class Trainer:
         self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
         self.trainable = [w.requires_grad_() for name, w in self.weights.items() if is_trainable(name)]
         self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
-        self.optimizer = torch.optim.Adam(self.trainable, lr=settings.learning_rate_init)
+        self.optimizer = torch.optim.Adam(self.trainable, lr=settings.learning_rate_init, fused=True)
         if optimizer_state is not None:
             self.optimizer.load_state_dict(_map_arrays(optimizer_state, torch.from_numpy))
 
@@ -152,12 +152,12 @@ class Trainer:
             torch.from_numpy(array[rows]).to(self.torch_device) for array in (data.X, data.targets, data.sample_weight)
         )
         n_total = data.sample_weight.sum()
-        measured: dict[tuple[int, int], np.ndarray] = {}
+        measurements: list[Measurement] = []
 
         def loss_of(run: Run) -> torch.Tensor:
             def recorded(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
                 outputs = run(batch, layer, unit)
-                measured[layer, unit] = as_numpy(outputs)
+                measurements.append(Measurement(layer, unit, batch, as_numpy(outputs), data.sample_weight[rows]))
                 return outputs
 
             scores = forward(self.network, self.weights, X, recorded)
@@ -176,14 +176,18 @@ class Trainer:
             loss = float(self.gradient.loss_and_gradient(loss_of, apparatus).detach())
         self._check_finite(loss)
         self.optimizer.step()
-        self._update_statistics(measured, data.sample_weight[rows])
+        self._update_statistics(measurements, data.sample_weight[rows])
+        self.gradient.after_batch(apparatus, measurements)
         return loss
 
-    def _update_statistics(self, measured: dict[tuple[int, int], np.ndarray], sample_weight: np.ndarray) -> None:
+    def _update_statistics(self, measurements: list[Measurement], sample_weight: np.ndarray) -> None:
+        measured = {(made.layer, made.unit): made.outputs for made in measurements}
         momentum = _STATISTICS_MOMENTUM * min(1.0, len(sample_weight) / self.settings.batch_size)
         for layer, statistics in enumerate(self.statistics):
             outputs = [measured[layer, unit] for unit in range(self.network.n_units)]
-            statistics.update(outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1), sample_weight, momentum)
+            statistics.update(
+                outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1), sample_weight, momentum
+            )
             for name, value in (("mean", statistics.mean), ("scale", statistics.scale)):
                 self.weights[f"layers.{layer}.{name}"].copy_(torch.from_numpy(value))
 

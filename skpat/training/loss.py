@@ -34,7 +34,9 @@ def squared_error(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     tensor of shape (n_rows,)
     """
     if scores.shape != targets.shape:  # (n,) against (n, 1) would broadcast in silence
-        raise ValueError(f"Scores and targets must have one shape. Got {tuple(scores.shape)} and {tuple(targets.shape)}.")
+        raise ValueError(
+            f"Scores and targets must have one shape. Got {tuple(scores.shape)} and {tuple(targets.shape)}."
+        )
     return 0.5 * (scores - targets).square().mean(dim=1)
 
 

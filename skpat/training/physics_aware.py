@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from skpat.network.forward import Run
 from skpat.training.bridge import bridge
-from skpat.training.gradient import Apparatus, GradientEstimator
+from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 
 __all__ = ["PhysicsAware"]
 
@@ -14,6 +16,12 @@ class PhysicsAware(GradientEstimator):
 
     Needs from the device: ``measure``. Costs one shot per row, layer and unit, and the twin's calibration.
 
+    Parameters
+    ----------
+    refine : bool, default=True
+        Whether the twin goes on learning from the shots of the training itself, one step for each batch (a twin without
+        ``partial_fit`` stays as it was calibrated). It costs no shots. False: the static twin of the paper.
+
     References
     ----------
     Wright, Onodera et al., Nature 601, 549 (2022), doi:10.1038/s41586-021-04223-6.
@@ -21,6 +29,18 @@ class PhysicsAware(GradientEstimator):
 
     uses_twin = True
 
+    def __init__(self, refine=True):
+        self.refine = refine
+
     def run(self, apparatus: Apparatus) -> Run:
         """The bridge between the device's values and the twin's gradients."""
         return bridge(apparatus.measure, apparatus.twin.module_)
+
+    def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
+        """Let the twin learn from the shots of this batch."""
+        if self.refine and hasattr(apparatus.twin, "partial_fit"):
+            apparatus.twin.partial_fit(
+                np.concatenate([np.asarray(made.batch) for made in measurements]),
+                np.concatenate([made.outputs for made in measurements]),
+                np.concatenate([made.sample_weight for made in measurements]),
+            )

@@ -20,7 +20,8 @@ class Twin(RegressorMixin, BaseEstimator):
     """Base class of digital twins.
 
     A twin is an unfitted specification like any estimator. A subclass defines :meth:`fit`, which must set
-    ``n_features_in_`` (channels), and :attr:`module_`.
+    ``n_features_in_`` (channels), and :attr:`module_`. With ``partial_fit(controls, outputs, sample_weight)`` it can go on
+    learning during the training.
 
     Attributes
     ----------
@@ -49,10 +50,6 @@ class Twin(RegressorMixin, BaseEstimator):
             Weight of each shot.
         """
         raise NotImplementedError(f"{type(self).__name__} must define fit(controls, outputs).")
-
-    def partial_fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> Twin:
-        """Learn a little more from further shots. Optional: a twin without it stays as it was calibrated."""
-        raise NotImplementedError(f"{type(self).__name__} cannot learn from further shots.")
 
     def predict(self, controls: ControlBatch | np.ndarray) -> np.ndarray:
         """What the twin expects the device to answer, shape (n_rows, n_outputs)."""

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["NeuralModule", "build_module", "make_optimizer", "module_from_state", "module_state", "step_module", "train_module"]
+__all__ = [
+    "NeuralModule",
+    "build_module",
+    "make_optimizer",
+    "module_from_state",
+    "module_state",
+    "step_module",
+    "train_module",
+]
 
 Shots = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -28,7 +36,9 @@ class NeuralModule(nn.Module):
         self.widths = list(widths)
         self.linear = nn.utils.skip_init(nn.Linear, widths[0], widths[-1])
         pairs = list(zip(widths, widths[1:], strict=False)) if len(widths) > 2 else []
-        self.hidden = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b, bias=i < len(pairs) - 1) for i, (a, b) in enumerate(pairs))
+        self.hidden = nn.ModuleList(
+            nn.utils.skip_init(nn.Linear, a, b, bias=i < len(pairs) - 1) for i, (a, b) in enumerate(pairs)
+        )
         for name, size in (("control", widths[0]), ("output", widths[-1])):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
@@ -48,7 +58,12 @@ class NeuralModule(nn.Module):
 
 
 def build_module(
-    widths: list[int], controls: np.ndarray, outputs: np.ndarray, weight: np.ndarray, rng: np.random.RandomState, place: str
+    widths: list[int],
+    controls: np.ndarray,
+    outputs: np.ndarray,
+    weight: np.ndarray,
+    rng: np.random.RandomState,
+    place: str,
 ) -> NeuralModule:
     """A module with the shots' statistics and first weights drawn from ``rng`` (torch's own generator is not touched)."""
     module = NeuralModule(widths).to(torch.from_numpy(controls).dtype)
@@ -75,7 +90,7 @@ def make_optimizer(module: NeuralModule, learning_rate: float, alpha: float) -> 
     matrices = [p for p in module.parameters() if p.ndim > 1]
     vectors = [p for p in module.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": alpha / learning_rate}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
 def train_module(

@@ -176,7 +176,7 @@ class NeuralTwin(Twin):
     def partial_fit(
         self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None
     ) -> NeuralTwin:
-        """One step of Adam on all the given shots together, at a tenth of ``learning_rate_init``.
+        """One step of Adam on all the given shots together, at half of ``learning_rate_init``.
 
         Parameters and errors are those of :meth:`fit`; an unfitted twin is fitted.
         """
@@ -186,7 +186,7 @@ class NeuralTwin(Twin):
 
         controls, outputs, sample_weight = self._check_shots(controls, outputs, sample_weight)
         if getattr(self, "_optimizer", None) is None:
-            self._optimizer = make_optimizer(self.module_, self.learning_rate_init / 10, self.alpha)
+            self._optimizer = make_optimizer(self.module_, self.learning_rate_init / 2, self.alpha)
         step_module(self.module_, self._optimizer, controls, outputs, sample_weight)
         return self
 
