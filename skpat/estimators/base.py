@@ -7,7 +7,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -218,7 +217,8 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
             joules_per_shot=getattr(made.device, "joules_per_shot", None),
         )
         self._rng, self._optimizer_state = rng, None
-        self.n_iter_, self.loss_curve_ = 0, []
+        self.n_iter_ = 0
+        self.loss_curve_: list[float] = []
 
     def _hold_out(self, data: Any, X_val: Any, y_val: Any, incremental: bool) -> tuple[Any, Any]:
         """Training and validation data: what the user gave, or a part of the training data."""
@@ -241,10 +241,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
             random_state=self._rng,
             stratify=self._strata(data.targets),
         )
-        return tuple(
-            Data(data.X[r], data.targets[r], data.sample_weight[r], data.row_keys[r])
-            for r in (np.sort(train_rows), np.sort(test_rows))
-        )
+        return data.rows(np.sort(train_rows)), data.rows(np.sort(test_rows))
 
     def _calibrate(self, session: Session, data: Any) -> None:
         """Measure what the output statistics and the twin start from."""
@@ -368,4 +365,4 @@ def _own_random_state(random_state: Any) -> np.random.RandomState:
 
 
 def _dense(X: Any) -> np.ndarray:
-    return np.ascontiguousarray(X.toarray() if sp.issparse(X) else X)
+    return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)

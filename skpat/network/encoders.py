@@ -81,7 +81,11 @@ class DirectEncoder:
         return ((X - weights["encoder.mean"]) / weights["encoder.scale"])[:, self.source]
 
 
-ENCODERS = {"auto": LinearEncoder, "linear": LinearEncoder, "direct": DirectEncoder}
+ENCODERS: dict[str, type[LinearEncoder] | type[DirectEncoder]] = {
+    "auto": LinearEncoder,
+    "linear": LinearEncoder,
+    "direct": DirectEncoder,
+}
 
 
 def make_encoder(name: str, n_features: int, n_slots: int) -> LinearEncoder | DirectEncoder:

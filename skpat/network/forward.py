@@ -74,7 +74,8 @@ class Network:
         """Weights to start from: those of the encoder, of each layer (``layers.0.theta``, ...) and of the readout.
 
         ``theta`` (n_units, n_weights) are the device's own weights before squashing; ``gain`` and ``offset``
-        (n_units * n_inputs,) drive its inputs, one number each; ``mean`` and ``scale`` (n_units * n_outputs,) normalise its outputs.
+        (n_units * n_inputs,) drive its inputs, one number each; ``mean`` and ``scale`` (n_units * n_outputs,) normalise
+        its outputs.
         """
         weights = self.encoder.initial_weights(X, sample_weight, rng)
         for layer in range(self.n_layers):
@@ -93,6 +94,11 @@ class Network:
         """Which of the previous layer's outputs (unit by unit) feeds each input slot: the units are interleaved."""
         interleaved = np.arange(self.n_units * self.n_outputs).reshape(self.n_units, self.n_outputs).T.ravel()
         return interleaved[route(self.n_slots, len(interleaved))]
+
+    def of_layer(self, weights: dict[str, Any], layer: int) -> dict[str, Any]:
+        """One layer's weights by their short names."""
+        names = ["theta", "gain", "offset", "mean", "scale", *(["skip"] if layer and self.skip else [])]
+        return {name: weights[f"layers.{layer}.{name}"] for name in names}
 
     def to_device(self, unit_values: Any, index: np.ndarray) -> Any:
         """From [0, 1] to the device's units, for the channels ``index`` (last axis)."""
@@ -139,11 +145,9 @@ def forward(network: Network, weights: dict[str, Any], X: Any, run: Run) -> Any:
     """
     xp = array_module(X)
     split, n_inputs = network.split, network.split.n_inputs
-    first = drive = network.encoder.encode(weights, X)
+    first = drive = normal = network.encoder.encode(weights, X)
     for layer in range(network.n_layers):
-        w = {
-            name: weights.get(f"layers.{layer}.{name}") for name in ("theta", "gain", "offset", "skip", "mean", "scale")
-        }
+        w = network.of_layer(weights, layer)
         if layer:
             added = {"input": first, "previous": drive, None: None}[network.skip]
             drive = normal[:, network.wiring]

@@ -50,7 +50,7 @@ class BinsReadout:
         return (outputs @ mixing) * weights["readout.gain"] + weights["readout.intercept"]
 
 
-READOUTS = {"linear": LinearReadout, "bins": BinsReadout}
+READOUTS: dict[str, type[LinearReadout] | type[BinsReadout]] = {"linear": LinearReadout, "bins": BinsReadout}
 
 
 def make_readout(name: str, n_sources: int, n_targets: int) -> LinearReadout | BinsReadout:

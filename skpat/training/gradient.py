@@ -15,8 +15,6 @@ from skpat.network.forward import Run
 if TYPE_CHECKING:
     import torch
 
-    from skpat.twins.base import Twin
-
 __all__ = ["Apparatus", "GradientEstimator", "Measurement"]
 
 
@@ -31,13 +29,13 @@ class Apparatus:
         for each batch of data.
     device : Device
         The specification; only :class:`skpat.training.ExactGradient` needs more of it than its numbers.
-    twin : Twin or None
-        The fitted twin, where the estimator asked for one.
+    twin : Twin
+        The fitted twin; None where the estimator asked for none.
     """
 
     measure: Callable[[ControlBatch, int, int], np.ndarray]
     device: Any
-    twin: Twin | None
+    twin: Any
 
 
 @dataclass(frozen=True)

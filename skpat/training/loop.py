@@ -52,6 +52,10 @@ class Data:
     def __len__(self) -> int:
         return len(self.X)
 
+    def rows(self, selection: np.ndarray) -> Data:
+        """The data of some of the rows."""
+        return Data(*(part[selection] for part in (self.X, self.targets, self.sample_weight, self.row_keys)))
+
 
 @dataclass
 class History:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class NeuralModule(nn.Module):
         super().__init__()
         self.widths = list(widths)
         self.linear = nn.utils.skip_init(nn.Linear, widths[0], widths[-1])
-        pairs = list(zip(widths, widths[1:], strict=False)) if len(widths) > 2 else []
+        pairs = list(pairwise(widths)) if len(widths) > 2 else []
         self.hidden = nn.ModuleList(
             nn.utils.skip_init(nn.Linear, a, b, bias=i < len(pairs) - 1) for i, (a, b) in enumerate(pairs)
         )
@@ -114,7 +115,9 @@ def train_module(
     n_batches = -(-n // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, max_iter * n_batches), learning_rate / 100)
     best, best_state, since = np.inf, None, 0
-    for iteration in range(max_iter):
+    n_iter = 0
+    while n_iter < max_iter:
+        n_iter += 1
         for rows in np.array_split(rng.permutation(n), n_batches):
             rows = torch.from_numpy(rows).to(x.device)
             _step(module, optimizer, x[rows], y[rows], w[rows])
@@ -131,7 +134,7 @@ def train_module(
                 break
     if best_state is not None:
         module.load_state_dict(best_state)
-    return iteration + 1 if max_iter else 0
+    return n_iter
 
 
 def step_module(module: NeuralModule, optimizer: torch.optim.Optimizer, *shots: np.ndarray) -> None:

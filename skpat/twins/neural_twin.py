@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -209,7 +210,7 @@ class NeuralTwin(Twin):
         return controls, outputs, _check_sample_weight(sample_weight, controls, dtype=controls.dtype)
 
     def _refuse_too_many(self, widths: list[int]) -> None:
-        n_weights = widths[0] * widths[-1] + sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        n_weights = widths[0] * widths[-1] + sum(a * b for a, b in pairwise(widths))
         if n_weights > _LARGEST_WEIGHT_COUNT:
             raise TwinError(
                 f"NeuralTwin would need {n_weights:,} weights for {widths[0]:,} channels, more than it can learn. "
