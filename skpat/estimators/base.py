@@ -18,12 +18,12 @@ from skpat.estimators.specification import Specification, default_device, specif
 from skpat.exceptions import NestedParameterError
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
-from skpat.network.forward import Network, forward
+from skpat.network.forward import Network, forward, representable
 from skpat.row_keys import hash_rows
 
 __all__ = ["PhysicalNetwork"]
 
-_PREDICTION_ROWS = 4096  # rows of one device call in prediction: memory stays flat
+_PREDICTION_ROWS = 1024  # rows of one device call in prediction: memory stays flat, and arrays in the cache
 _PREDICTION_SHOT = 1 << 32  # predictions number their shots beyond any of a fit: the noise is not met twice
 _SMALL_BATCH, _FULL_BATCH_UP_TO = 32, 64
 _AUTO_CALIBRATION_SHOTS = (200, 4000)
@@ -168,10 +168,10 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         if (X_val is None) != (y_val is None):
             raise ValueError("'X_val' and 'y_val' must be given together. Got one of them.")
         sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
-        if not sample_weight.any():
-            raise ValueError("'sample_weight' must have a positive entry. Got zeros only.")
         targets = self._encode_targets(y, classes, first=not go_on)
         sample_weight = self._reweight(y, sample_weight)
+        if not sample_weight.any():
+            raise ValueError("Weights of the rows, class_weight included, must have a positive entry. Got zeros only.")
         kept = sample_weight > 0  # rows of no weight would cost shots
         X, targets, sample_weight = _dense(X[kept]), targets[kept], sample_weight[kept]
         if not go_on:
@@ -197,7 +197,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
     def _begin(self, made: Specification, rng: np.random.RandomState, X: np.ndarray, sample_weight: np.ndarray) -> None:
         """Build the network and its first weights. Nothing is sent."""
         self._network = Network(
-            split=made.split,
+            split=representable(made.split, made.bounds, X.dtype),
             bounds=made.bounds,
             n_features=X.shape[1],
             n_outputs=int(made.device.n_outputs),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from skpat.network.encoders import make_encoder, route
 from skpat.network.layers import array_module, squash
 from skpat.network.readouts import make_readout
 
-__all__ = ["Network", "Run", "forward", "is_trainable"]
+__all__ = ["Network", "Run", "forward", "is_trainable", "representable"]
 
 Run = Callable[[ControlBatch, int, int], Any]
 """``run(batch, layer, unit)``: the outputs (n_rows, n_outputs) of one device call, of the same kind as the batch."""
@@ -116,9 +117,15 @@ class Network:
         )
 
 
-def _inner(bounds: np.ndarray, like: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds in the precision of ``like``, rounded inwards: a float32 control must be legal in float64 too."""
-    if "float64" in str(like.dtype):
+def representable(split: ChannelSplit, bounds: np.ndarray, dtype: Any) -> ChannelSplit:
+    """The split with its fixed values as numbers of that precision, still within the bounds."""
+    low, high = _inner(bounds[split.fixed_index].T, dtype)
+    return replace(split, fixed_values=np.clip(split.fixed_values.astype(low.dtype), low, high))
+
+
+def _inner(bounds: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds in that precision, rounded inwards: a float32 control must be legal in float64 too."""
+    if dtype.itemsize == 8:
         return bounds[0], bounds[1]
     low, high = bounds.astype(np.float32)
     low = np.where(low < bounds[0], np.nextafter(low, np.float32(np.inf)), low)

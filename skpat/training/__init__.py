@@ -11,6 +11,6 @@ __getattr__, __dir__, __all__ = attach(
         "InSilico": "skpat.training.in_silico",
         "Measurement": "skpat.training.gradient",
         "PhysicsAware": "skpat.training.physics_aware",
-        "bridge": "skpat.training.bridge",
+        "bridge": "skpat.training.autograd_bridge",
     },
 )

@@ -7,7 +7,7 @@ from typing import Any
 from skpat.devices.base import device_name
 from skpat.exceptions import NoExactGradientError
 from skpat.network.forward import Run
-from skpat.training.bridge import bridge
+from skpat.training.autograd_bridge import bridge
 from skpat.training.gradient import Apparatus, GradientEstimator
 
 __all__ = ["ExactGradient"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skpat.network.forward import Run
-from skpat.training.bridge import bridge
+from skpat.training.autograd_bridge import bridge
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 
 __all__ = ["PhysicsAware"]

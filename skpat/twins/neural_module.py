@@ -20,6 +20,8 @@ __all__ = [
     "train_module",
 ]
 
+_RIDGE = 0.1  # penalty of the first linear path per channel, in units of the standardised noise
+
 Shots = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -66,7 +68,8 @@ def build_module(
     rng: np.random.RandomState,
     place: str,
 ) -> NeuralModule:
-    """A module with the shots' statistics and first weights drawn from ``rng`` (torch's own generator is not touched)."""
+    """A module with the shots' statistics, the linear path solved by ridge regression, and the other weights drawn from
+    ``rng`` (torch's own generator is not touched)."""
     module = NeuralModule(widths).to(torch.from_numpy(controls).dtype)
     total = weight.sum()
     with torch.no_grad():
@@ -78,11 +81,14 @@ def build_module(
             getattr(module, f"{name}_scale").copy_(torch.from_numpy(scale))
         last = module.hidden[-1] if module.hidden else None
         for layer in [module.linear, *module.hidden]:
-            spread = 0.1 if layer is module.linear or layer is last else 1.0
+            spread = 0.1 if layer is last else 1.0
             shape = tuple(layer.weight.shape)
             layer.weight.copy_(torch.from_numpy(rng.standard_normal(shape) * spread / np.sqrt(shape[1])))
             if layer.bias is not None:
                 layer.bias.zero_()
+        x, y, w = _standard_tensors(module, (controls, outputs, weight))
+        ridge = _RIDGE * x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
+        module.linear.weight.copy_(torch.linalg.solve((w[:, None] * x).T @ x + ridge, (w[:, None] * x).T @ y).T)
     return module.to(place)
 
 

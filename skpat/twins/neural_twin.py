@@ -149,10 +149,13 @@ class NeuralTwin(Twin):
         widths = [controls.shape[1], *map(int, self.hidden_layer_sizes), outputs.shape[1]]
         self._refuse_too_many(widths)
         rng = check_random_state(self.random_state)
+        weights_rng = np.random.RandomState(rng.randint(2**31))  # first weights must not depend on the number of shots
         n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
         order = rng.permutation(len(controls))
         held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-        self._module = build_module(widths, controls[kept], outputs[kept], sample_weight[kept], rng, self.torch_device)
+        self._module = build_module(
+            widths, controls[kept], outputs[kept], sample_weight[kept], weights_rng, self.torch_device
+        )
         self._optimizer = None
         self.n_features_in_ = controls.shape[1]
         self.n_iter_ = train_module(

@@ -1,0 +1,132 @@
+"""Configuration of the documentation.
+
+Build with ``sphinx-build -W -b html docs docs/_build/html`` and test every example in it with
+``sphinx-build -b doctest docs docs/_build/doctest``. Nothing is fetched from the network.
+
+Environment
+-----------
+SKPAT_DOCS_RUN_EXAMPLES
+    "1": run the examples of the gallery (about a minute each). Default: show their code only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import skpat  # noqa: E402
+
+project = "skpat"
+author = "the skpat developers"
+copyright = author
+version = release = skpat.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+]
+exclude_patterns = ["_build", "**/GALLERY_HEADER.rst"]
+templates_path = ["_templates"]
+default_role = "code"
+nitpicky = False  # scikit-learn's and torch's pages are not linked: that would need the network
+
+autodoc_typehints = "none"  # the docstrings say it, with shapes and units
+autodoc_member_order = "bysource"
+autosummary_generate = True
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+trim_doctest_flags = True
+
+doctest_global_setup = "import warnings; warnings.simplefilter('error')"
+
+# -- gallery ------------------------------------------------------------------------------------------------------------
+
+EXAMPLES = HERE.parent / "examples"
+if (EXAMPLES / "GALLERY_HEADER.rst").exists() and any(EXAMPLES.glob("plot_*.py")):
+    extensions.append("sphinx_gallery.gen_gallery")
+    sphinx_gallery_conf = {
+        "examples_dirs": str(EXAMPLES),
+        "gallery_dirs": "gallery",
+        "filename_pattern": r"/plot_",
+        "plot_gallery": os.environ.get("SKPAT_DOCS_RUN_EXAMPLES", "0") == "1",
+        "download_all_examples": False,
+        "show_memory": False,
+        "remove_config_comments": True,
+    }
+else:
+    suppress_warnings = ["toc.empty_glob"]  # index.rst lists gallery/index* if there is one
+
+# -- HTML ---------------------------------------------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"skpat {release}"
+html_theme_options = {
+    "logo": {"text": "skpat"},
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "navbar_persistent": ["search-button"],
+    "header_links_before_dropdown": 7,
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": ["sphinx-version"],
+}
+html_sidebars = {"**": ["sidebar-nav-bs"], "index": [], "changes": []}
+html_show_sourcelink = False
+pygments_style = "friendly"
+
+
+# -- changelog ----------------------------------------------------------------------------------------------------------
+
+
+def changelog_as_rst(text: str) -> str:
+    """The part of Markdown that a Keep-a-Changelog file uses, as reStructuredText.
+
+    Headings, lists (the same in both), ``code``, [text](address) and bare links in angle brackets.
+    """
+    text = re.sub(r"`([^`\n]+)`", r"``\1``", text)
+    text = re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"`\1 <\2>`__", text)
+    text = re.sub(r"<(https?://[^>\s]+)>(?!`)", r"\1", text)
+    lines = []
+    for line in text.splitlines():
+        heading = re.match(r"(#{1,3}) +(.*)", line)
+        if heading:
+            title = heading[2].strip("[]")
+            lines += [title, "=-~"[len(heading[1]) - 1] * len(title), ""]
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def read_changelog(app, docname: str, source: list[str]) -> None:
+    """Fill the page ``changes`` with changelog.md."""
+    if docname == "changes":
+        app.env.note_dependency(str(HERE / "changelog.md"))
+        source[0] = changelog_as_rst((HERE / "changelog.md").read_text(encoding="utf-8"))
+
+
+def skip_member(app, what, name, obj, skip, options) -> bool | None:
+    """Leave out what scikit-learn generates for metadata routing, the same on every estimator."""
+    return True if re.fullmatch(r"set_\w+_request|get_metadata_routing", name) else None
+
+
+def mend_docstring(app, what, name, obj, options, lines: list[str]) -> None:
+    """What docutils cannot read: links into scikit-learn's own pages, and a fitted name (``n_features_in_``) in a shape."""
+    for i, line in enumerate(lines):
+        line = re.sub(r":ref:`([^<`]+?)(?: <[^`]+>)?`", r"\1", line)
+        lines[i] = re.sub(r"\((\w+_),\)", r"(``\1``,)", line)
+
+
+def setup(app) -> None:
+    app.connect("autodoc-process-docstring", mend_docstring, priority=100)  # before numpydoc
+    app.connect("source-read", read_changelog)
+    app.connect("autodoc-skip-member", skip_member)

@@ -1,0 +1,402 @@
+"""What a scikit-learn user expects of the two estimators, and what a user of a device is promised."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_iris, load_linnerud
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skpat import ControlSplit, Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
+from skpat.devices import SecondHarmonicLaser
+from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError, NestedParameterError
+from skpat.training import PhysicsAware
+from skpat.twins import NeuralTwin
+from tests.estimators.noisy_bank import NoisyBank
+
+IRIS = load_iris(return_X_y=True)
+
+
+def small(kind: type = PhysicalNetworkClassifier, device: Any = None, **params: Any) -> Any:
+    defaults: dict[str, Any] = {"max_iter": 3, "n_calibration_shots": 60, "random_state": 0}
+    return kind(NoisyBank() if device is None else device, **(defaults | params))
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(a[name], b[name]) for name in a)
+
+
+class Watched(NoisyBank):
+    """Counts what reaches it; the count survives clones."""
+
+    sent: list[int] = []
+    opened: list[str] = []
+
+    def open(self) -> None:
+        self.opened.append("open")
+
+    def close(self) -> None:
+        self.opened.append("close")
+
+    def measure(self, batch: Any) -> np.ndarray:
+        self.sent.append(len(batch))
+        return super().measure(batch)
+
+
+@pytest.fixture
+def watched() -> Watched:
+    Watched.sent.clear()
+    Watched.opened.clear()
+    return Watched()
+
+
+def test_learns_iris_with_its_defaults() -> None:
+    X, y = IRIS
+    assert cross_val_score(PhysicalNetworkClassifier(random_state=0), X, y, cv=3).min() > 0.85
+
+
+def test_same_random_state_same_result_and_global_states_untouched() -> None:
+    X, y = IRIS
+    numpy_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    default_dtype, grad_mode, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    a, b, c = small().fit(X, y), small().fit(X, y), small(random_state=1).fit(X, y)
+    small(random_state=None).fit(X, y)
+    assert same(a.weights_, b.weights_)
+    np.testing.assert_array_equal(a.decision_function(X), b.decision_function(X))
+    assert not same(a.weights_, c.weights_)
+    assert (np.random.get_state()[1] == numpy_before).all()
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()) == (
+        default_dtype,
+        grad_mode,
+        threads,
+    )
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_same_scores_in_parallel_as_alone(backend: str) -> None:
+    X, y = IRIS
+    network = make_pipeline(StandardScaler(), small(device=SecondHarmonicLaser(16, 12, n_steps=2)))
+    alone = cross_val_score(network, X, y, cv=3, n_jobs=1)
+    with joblib.parallel_backend(backend, n_jobs=2):
+        together = cross_val_score(network, X, y, cv=3)
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_none_is_another_noise_in_every_fit_and_one_noise_in_one_fit() -> None:
+    X, y = IRIS
+    a, b = (small(random_state=None).fit(X, y) for _ in range(2))
+    np.testing.assert_array_equal(a.decision_function(X), a.decision_function(X))
+    assert a.device_.random_state != b.device_.random_state
+    assert small(device=NoisyBank(random_state=7)).fit(X, y).device_.random_state == 7
+
+
+def test_a_prediction_does_not_depend_on_its_company() -> None:
+    X, y = IRIS
+    network = small().fit(X, y)
+    together = network.decision_function(X)
+    np.testing.assert_allclose(
+        np.concatenate([network.decision_function(X[i : i + 1]) for i in range(20)]), together[:20]
+    )
+    order = np.random.RandomState(0).permutation(len(X))
+    np.testing.assert_allclose(network.decision_function(X[order]), together[order], rtol=1e-9)
+    other = NoisyBank(noise=0.0)
+    network.device_ = other
+    assert np.abs(network.decision_function(X) - together).max() > 1e-4  # the noise is on
+
+
+def test_prediction_repeats_none_of_the_trainings_noise() -> None:
+    X, y = IRIS
+    network = small().fit(X, y)
+    shots: list[int] = []
+
+    class Recording(NoisyBank):
+        def measure(self, batch: Any) -> np.ndarray:
+            shots.append(batch.shot)
+            return super().measure(batch)
+
+    network.device_ = Recording(random_state=0)
+    network.predict(X)
+    assert min(shots) >= 2**32
+
+
+def test_probabilities_are_consistent() -> None:
+    X, y = IRIS
+    network = small().fit(X, y)
+    np.testing.assert_allclose(network.predict_proba(X).sum(axis=1), 1)
+    np.testing.assert_allclose(np.exp(network.predict_log_proba(X)), network.predict_proba(X))
+    np.testing.assert_array_equal(network.classes_[network.predict_proba(X).argmax(axis=1)], network.predict(X))
+    binary = small().fit(X[:100], np.array(["b", "a"])[y[:100]])
+    assert binary.decision_function(X).shape == (150,)
+    np.testing.assert_array_equal(binary.predict(X), np.where(binary.decision_function(X) > 0, "b", "a"))
+
+
+def test_sparse_pandas_and_dense_input_are_one() -> None:
+    X, y = IRIS
+    frame = pd.DataFrame(X, columns=["a", "b", "c", "d"])
+    dense, sparse_fit, named = small().fit(X, y), small().fit(sparse.csr_matrix(X), y), small().fit(frame, y)
+    assert same(dense.weights_, sparse_fit.weights_)
+    assert same(dense.weights_, named.weights_)
+    assert named.feature_names_in_.tolist() == ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(dense.predict(X), sparse_fit.predict(sparse.csr_matrix(X)))
+    with pytest.raises(ValueError, match="feature names"):
+        named.predict(frame[["b", "a", "c", "d"]])
+
+
+def test_single_precision_is_the_users_choice() -> None:
+    X, y = IRIS
+    network = small(device=SecondHarmonicLaser(16, 12, n_steps=2)).fit(X.astype(np.float32), y)
+    assert {w.dtype for w in network.weights_.values()} == {np.dtype(np.float32)}
+    assert network.predict_proba(X).dtype == np.float32
+    assert small().fit(X, y).weights_["readout.coef"].dtype == np.float64
+
+
+def test_single_precision_controls_stay_within_double_precision_bounds() -> None:
+    bounds = np.tile([0.7, 0.8], (8, 1))  # rounded to single precision, both leave the interval
+    device = as_device(lambda c: c * 2, n_controls=8, n_outputs=8, bounds=bounds)
+    X, y = IRIS
+    split = ControlSplit(fixed={0: 0.7, 7: 0.8})
+    network = small(device=device, control_split=split).fit(1e6 * X.astype(np.float32), y)  # the Session would refuse
+    assert network.score(1e6 * X.astype(np.float32), y) > 0
+
+
+@pytest.mark.parametrize("parameter", ["class_weight", "sample_weight"])
+def test_weights_move_the_decision(parameter: str) -> None:
+    rng = np.random.RandomState(0)
+    X, y = rng.standard_normal((120, 2)), rng.randint(0, 2, 120)
+    heavy = {"class_weight": {0: 1, 1: 20}} if parameter == "class_weight" else {}
+    weight = np.where(y == 1, 20.0, 1.0) if parameter == "sample_weight" else None
+    even = small(max_iter=10).fit(X, y)
+    weighted = small(max_iter=10, **heavy).fit(X, y, sample_weight=weight)
+    assert weighted.predict(X).mean() > even.predict(X).mean() + 0.2
+
+
+def test_rows_without_weight_are_never_sent(watched: Watched) -> None:
+    X, y = IRIS
+    weight = np.zeros(len(X))
+    weight[::3] = 1
+    network = small(device=watched).fit(X, y, sample_weight=weight)
+    assert network.shots_["training"] == 3 * 50
+
+
+def test_multi_output_regression_and_single_output_shapes() -> None:
+    X, Y = load_linnerud(return_X_y=True)
+    network = small(PhysicalNetworkRegressor, max_iter=10).fit(X, Y)
+    assert network.predict(X).shape == Y.shape
+    assert small(PhysicalNetworkRegressor).fit(X, Y[:, 0]).predict(X).shape == (20,)
+    assert small(PhysicalNetworkRegressor).fit(X, Y[:, :1]).predict(X).shape == (20, 1)
+
+
+def test_regression_learns_diabetes() -> None:
+    X, y = load_diabetes(return_X_y=True)
+    assert PhysicalNetworkRegressor(NoisyBank(), random_state=0).fit(X, y).score(X, y) > 0.4
+
+
+def test_warm_start_goes_on() -> None:
+    X, y = IRIS
+    network = small(warm_start=True).fit(X, y)
+    first, twin = network.shots_, network.twin_
+    network.fit(X, y)
+    assert network.twin_ is twin
+    assert network.shots_["calibration"] == first["calibration"]
+    assert network.shots_["training"] == 2 * first["training"]
+    fresh = small().fit(X, y).fit(X, y)
+    assert fresh.shots_ == first
+
+
+def test_partial_fit_learns_and_survives_pickling() -> None:
+    X, y = IRIS
+    network = small().partial_fit(X[:20], y[:20], classes=[0, 1, 2])
+    assert network.classes_.tolist() == [0, 1, 2]
+    for _ in range(3):
+        network.partial_fit(X, y)
+    twice = pickle.loads(pickle.dumps(network))
+    network.partial_fit(X, y)
+    twice.partial_fit(X, y)
+    np.testing.assert_allclose(twice.weights_["readout.coef"], network.weights_["readout.coef"], rtol=0.05, atol=0.02)
+    assert network.n_iter_ == 5
+    assert len(network.loss_curve_) == 5
+    with pytest.raises(ValueError, match=r"'y' must have the labels \[0, 1, 2\] only. Got also \[9\]"):
+        network.partial_fit(X[:2], [0, 9])
+    regressor = small(PhysicalNetworkRegressor).partial_fit(X, y.astype(float))
+    with pytest.raises(ValueError, match=r"'y' must have 1 columns, like the first y. Got 2"):
+        regressor.partial_fit(X, np.column_stack([y, y]))
+
+
+def test_pickles_predict_the_same() -> None:
+    X, y = IRIS
+    for device in (NoisyBank(), SecondHarmonicLaser(16, 12, n_steps=2)):
+        network = small(device=device).fit(X, y)
+        copy = pickle.loads(pickle.dumps(network))
+        np.testing.assert_array_equal(network.decision_function(X), copy.decision_function(X))
+        assert copy.shots_["prediction"] == 2 * 150 - 150
+
+
+def test_fit_changes_nothing_that_the_user_passed() -> None:
+    X, y = IRIS
+    device, twin, split, gradient = NoisyBank(), NeuralTwin((8,)), ControlSplit("random"), PhysicsAware()
+    before = [str(part.get_params()) for part in (device, twin, split, gradient)]
+    network = small(device=device, twin=twin, control_split=split, gradient=gradient).fit(X, y)
+    assert [str(part.get_params()) for part in (device, twin, split, gradient)] == before
+    assert not hasattr(twin, "n_features_in_")
+    assert network.device_ is not device
+
+
+def test_searches_over_splits_devices_and_depth() -> None:
+    X, y = IRIS
+    network = small(control_split=ControlSplit(), twin=NeuralTwin((8,), max_iter=2), max_iter=1)
+    grid = {
+        "physicalnetworkclassifier__control_split__layout": ["interleaved", "contiguous"],
+        "physicalnetworkclassifier__device__noise": [0.0, 0.5],
+        "physicalnetworkclassifier__twin__hidden_layer_sizes": [(8,), (4, 4)],
+        "physicalnetworkclassifier__n_layers": [1, 2],
+    }
+    search = GridSearchCV(make_pipeline(StandardScaler(), network), grid, cv=2).fit(X, y)
+    best = search.best_estimator_[-1]
+    assert best.device_.noise == search.best_params_["physicalnetworkclassifier__device__noise"]
+    assert len(search.cv_results_["params"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("control_split__layout", r"control_split=ControlSplit\(\)"),
+        ("device__noise", "device=SecondHarmonicLaser"),
+        ("twin__max_iter", r"twin=NeuralTwin\(\)"),
+        ("gradient__refine", r"gradient=PhysicsAware\(\)"),
+    ],
+)
+def test_nested_parameters_of_plain_values_tell_the_fix(name: str, fix: str) -> None:
+    with pytest.raises(NestedParameterError, match=f"{name!r} cannot be set.*{fix}"):
+        PhysicalNetworkClassifier().set_params(**{name: 1})
+
+
+class Unattached(Device):
+    """A device whose line is dead."""
+
+    n_controls, n_outputs, bounds = 4, 4, [[0, 1]] * 4
+
+    def open(self) -> None:
+        raise OSError("no instrument answers at GPIB0::7")
+
+    def measure(self, batch: Any) -> np.ndarray:
+        raise AssertionError("nothing may be sent")
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"device": "cuda"}, DeviceContractError, r"Got 'cuda'.*use torch_device='cuda'"),
+        ({"device": NoisyBank}, DeviceContractError, r"not a class. .*Use NoisyBank\(\)"),
+        ({"device": np.tanh}, DeviceContractError, r"Wrap a plain function with skpat.as_device"),
+        ({"device": Unattached()}, OSError, r"no instrument answers"),
+        ({"twin": 3}, ValueError, r"'twin' must be a twin such as skpat.twins.NeuralTwin\(\)"),
+        ({"gradient": "magic"}, ValueError, r"'gradient' must be one of 'physics_aware', 'in_silico', 'exact'"),
+        ({"control_split": 0.5}, ControlSplitError, r"'control_split' must be a ControlSplit or the name"),
+        ({"control_split": "diagonal"}, ControlSplitError, r"'layout' must be one of"),
+        ({"control_split": ControlSplit(fixed={0: 3.0})}, ControlBoundsError, r"'fixed' must lie within the bounds"),
+        ({"max_iter": 0}, ValueError, r"'max_iter' parameter of PhysicalNetworkClassifier"),
+        ({"n_layers": 1.5}, ValueError, r"'n_layers' parameter"),
+        ({"encoder": "quadratic"}, ValueError, r"'encoder' parameter"),
+        ({"readout": "none"}, ValueError, r"'readout' parameter"),
+        ({"skip": "all"}, ValueError, r"'skip' parameter"),
+        ({"n_calibration_shots": 0}, ValueError, r"'n_calibration_shots' parameter"),
+        ({"class_weight": "even"}, ValueError, r"class_weight"),
+        ({"class_weight": {0: 0, 1: 0, 2: 0}}, ValueError, r"Weights of the rows, .* must have a positive entry"),
+        ({"encoder": "direct", "control_split": ControlSplit(n_inputs=2)}, ValueError, r"encoder='direct' needs"),
+        ({"readout": "bins", "device": SecondHarmonicLaser(8, 2)}, ValueError, r"readout='bins' needs"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else None,
+)
+def test_bad_parameters_give_one_clear_error_in_fit_and_nothing_is_sent(
+    params: dict[str, Any], error: type, message: str, watched: Watched
+) -> None:
+    network = small(**({"device": watched} | params))
+    with pytest.raises(error, match=message):
+        network.fit(*IRIS)
+    assert not watched.sent
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "kwargs", "message"),
+    [
+        (np.full((10, 3), np.nan), np.arange(10) % 2, {}, "contains NaN"),
+        (np.zeros((10, 3)), np.arange(9) % 2, {}, "inconsistent numbers of samples"),
+        (np.zeros(10), np.arange(10) % 2, {}, "Expected 2D array"),
+        (np.zeros((10, 3)), np.linspace(0, 1, 10), {}, "Unknown label type"),
+        (np.zeros((10, 3)), np.arange(10) % 2, {"sample_weight": -np.ones(10)}, "[Nn]egative values"),
+        (np.zeros((10, 3)), np.arange(10) % 2, {"sample_weight": np.zeros(10)}, "at least one non-zero number"),
+        (np.zeros((10, 3)), np.arange(10) % 2, {"X_val": np.zeros((2, 3))}, "must be given together"),
+    ],
+)
+def test_bad_data_give_one_clear_error_and_nothing_is_sent(
+    X: np.ndarray, y: np.ndarray, kwargs: dict[str, Any], message: str, watched: Watched
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(device=watched).fit(X, y, **kwargs)
+    assert not watched.sent
+
+
+def test_nothing_but_fit_and_predict_opens_the_device(watched: Watched) -> None:
+    network = small(device=watched)
+    clone(network)
+    pickle.dumps(network)
+    repr(network)
+    network._repr_html_()
+    print(network.plan(IRIS[0]))
+    assert not watched.sent
+    assert not watched.opened
+    network.fit(*IRIS)
+    network.predict(IRIS[0])
+    assert watched.opened == ["open", "close", "open", "close"]
+    network._repr_html_()
+    pickle.dumps(network)
+    assert watched.opened == ["open", "close", "open", "close"]
+
+
+def test_the_device_is_closed_after_a_fault(watched: Watched) -> None:
+    network = small(device=watched).fit(*IRIS)
+
+    class Broken(Watched):
+        def measure(self, batch: Any) -> np.ndarray:
+            raise TimeoutError("no answer")
+
+    network.device_ = Broken()
+    with pytest.raises(TimeoutError, match="no answer"):
+        network.predict(IRIS[0])
+    assert watched.opened[-1] == "close"
+
+
+def test_the_html_representation_names_the_device_and_the_twin() -> None:
+    assert "device: SecondHarmonicLaser (default)" in PhysicalNetworkClassifier()._repr_html_()
+    html = small(twin=NeuralTwin()).fit(*IRIS)._repr_html_()
+    assert "device: NoisyBank" in html
+    assert "twin: NeuralTwin" in html
+
+
+def test_the_plan_tells_shots_seconds_and_joules() -> None:
+    device = as_device(np.tanh, n_controls=8, n_outputs=8, bounds=(0, 1), seconds_per_shot=0.5, joules_per_shot=2.0)
+    text = str(small(device=device).plan(np.zeros((100, 4))))
+    assert "460 shots" in text
+    assert "230 s" in text
+    assert "920 J" in text
+    assert "unknown" in str(small().plan([[0.0], [1.0]]))
+
+
+def test_large_predictions_go_out_in_pieces(watched: Watched) -> None:
+    X, y = IRIS
+    network = small(device=watched).fit(X, y)
+    watched.sent.clear()
+    assert len(network.predict(np.tile(X, (20, 1)))) == 3000
+    assert max(watched.sent) <= 1024
+    assert sum(watched.sent) == 3000

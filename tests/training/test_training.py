@@ -1,0 +1,202 @@
+"""Calibration, loop and gradient estimators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skpat import PhysicalNetworkClassifier, as_device
+from skpat.devices import SecondHarmonicLaser
+from skpat.exceptions import NoExactGradientError, NonFiniteTrainingError
+from skpat.row_keys import hash_rows
+from skpat.training import ExactGradient, GradientEstimator, InSilico, PhysicsAware, bridge
+from skpat.training.calibration import draw_rows
+from skpat.training.loss import cross_entropy, squared_error, weighted_mean
+
+LASER = SecondHarmonicLaser(16, 12, n_steps=3)
+
+
+def data(n: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.RandomState(0)
+    X = rng.uniform(-1, 1, (n, 3))
+    return X, (X[:, 0] + 0.3 * X[:, 1] > 0).astype(int)
+
+
+def small(**params: Any) -> PhysicalNetworkClassifier:
+    defaults: dict[str, Any] = {"max_iter": 3, "n_calibration_shots": 60, "random_state": 0}
+    return PhysicalNetworkClassifier(params.pop("device", LASER), **(defaults | params))
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_drawn_rows_do_not_depend_on_order_and_weigh_like_repetitions(seed: int) -> None:
+    rng = np.random.RandomState(seed)
+    X, weight = rng.standard_normal((12, 2)), rng.randint(1, 4, 12)
+    repeated = np.repeat(X, weight, axis=0)
+    shuffled = rng.permutation(12)
+    draw = {
+        name: values[draw_rows(hash_rows(values), w.astype(float), 40, np.random.RandomState(1))]
+        for name, values, w in (
+            ("weighted", X, weight),
+            ("shuffled", X[shuffled], weight[shuffled]),
+            ("repeated", repeated, np.ones(len(repeated))),
+        )
+    }
+    np.testing.assert_array_equal(draw["weighted"], draw["shuffled"])
+    np.testing.assert_array_equal(draw["weighted"], draw["repeated"])
+
+
+def test_a_row_of_weight_two_counts_like_two_rows() -> None:
+    losses, weight = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 1.0])
+    assert float(weighted_mean(losses, weight)) == float(torch.tensor([1.0, 2.0, 2.0, 4.0]).mean())
+
+
+def test_losses_match_their_definitions() -> None:
+    scores = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.tensor([0, 2, 1, 1, 0])
+    expected = -torch.log_softmax(scores, 1)[torch.arange(5), targets]
+    torch.testing.assert_close(cross_entropy(scores, targets), expected)
+    torch.testing.assert_close(squared_error(scores, scores + 2), torch.full((5,), 2.0, dtype=torch.float64))
+
+
+def test_targets_never_broadcast_in_silence() -> None:
+    with pytest.raises(ValueError, match=r"must have one shape. Got \(5, 1\) and \(5,\)"):
+        squared_error(torch.zeros(5, 1), torch.zeros(5))
+
+
+@pytest.mark.parametrize(
+    ("gradient", "training", "twin"),
+    [("physics_aware", 180, True), ("in_silico", 0, True), ("exact", 180, False)],
+)
+def test_each_method_spends_what_it_says(gradient: str, training: int, twin: bool) -> None:
+    X, y = data()
+    network = small(gradient=gradient)
+    plan = network.plan(X)
+    network.fit(X, y)
+    assert network.shots_ == {
+        "calibration": 60 + 60 * twin,
+        "training": training,
+        "validation": 0,
+        "prediction": 0,
+    }
+    assert (plan.calibration, plan.training, plan.validation) == (60 + 60 * twin, training, 0)
+    assert (network.twin_ is not None) == twin
+
+
+@pytest.mark.parametrize("gradient", ["physics_aware", "in_silico", "exact"])
+@pytest.mark.parametrize("shape", [{}, {"n_layers": 2, "n_units": 2, "n_shots": 2, "early_stopping": True}])
+def test_plan_is_what_a_full_fit_takes(gradient: str, shape: dict[str, Any]) -> None:
+    X, y = data()
+    network = small(gradient=gradient, tol=0.0, n_iter_no_change=100, **shape)
+    plan = network.plan(X)
+    network.fit(X, y)
+    assert {k: v for k, v in network.shots_.items() if k != "prediction"} == {
+        "calibration": plan.calibration,
+        "training": plan.training,
+        "validation": plan.validation,
+    }
+    network.predict(X[:5])
+    assert network.shots_["prediction"] == 5 * plan.prediction_per_row
+
+
+@pytest.mark.parametrize("gradient", ["physics_aware", "in_silico", "exact"])
+def test_training_lowers_the_loss_for_every_method(gradient: str) -> None:
+    X, y = data(200)
+    network = small(gradient=gradient, max_iter=15, n_calibration_shots=400).fit(X, y)
+    assert network.loss_curve_[-1] < 0.7 * network.loss_curve_[0]
+    assert network.score(X, y) > 0.85
+
+
+def test_a_perfect_twin_gives_the_exact_gradients_training() -> None:
+    class Perfect(PhysicsAware):
+        """The device's own equations in place of the twin; calibrated like the exact gradient."""
+
+        uses_twin = False
+
+        def run(self, apparatus: Any) -> Any:
+            return bridge(apparatus.measure, apparatus.device.forward)
+
+    X, y = data()
+    a = small(gradient=Perfect(refine=False)).fit(X, y)
+    b = small(gradient=ExactGradient()).fit(X, y)
+    for name in a.weights_:
+        np.testing.assert_array_equal(a.weights_[name], b.weights_[name])
+
+
+def test_refinement_changes_the_twin_and_costs_no_shots() -> None:
+    X, y = data()
+    fits = {refine: small(gradient=PhysicsAware(refine=refine)).fit(X, y) for refine in (True, False)}
+    assert fits[True].shots_ == fits[False].shots_
+    before, after = fits[False].twin_.predict(np.full((1, 16), 0.5)), fits[True].twin_.predict(np.full((1, 16), 0.5))
+    assert np.abs(before - after).max() > 1e-6
+
+
+def test_a_users_own_gradient_estimator() -> None:
+    class Still(GradientEstimator):
+        """Measures, and gives no gradient to the device's channels."""
+
+        def run(self, apparatus: Any) -> Any:
+            return lambda batch, layer, unit: torch.from_numpy(apparatus.measure(batch, layer, unit))
+
+    X, y = data()
+    network = small(gradient=Still()).fit(X, y)
+    first = small(gradient=Still(), max_iter=1, learning_rate_init=1e-30).fit(X, y)
+    np.testing.assert_array_equal(network.weights_["layers.0.theta"], first.weights_["layers.0.theta"])
+    assert np.abs(network.weights_["readout.coef"] - first.weights_["readout.coef"]).max() > 1e-3
+
+
+def test_the_exact_gradient_needs_a_differentiable_device() -> None:
+    X, y = data()
+    calls = []
+
+    def function(controls: np.ndarray) -> np.ndarray:
+        calls.append(len(controls))
+        return controls
+
+    device = as_device(function, n_controls=8, n_outputs=8, bounds=(0, 1))
+    with pytest.raises(NoExactGradientError, match=r"needs a device with a differentiable forward.* function has none"):
+        small(device=device, gradient="exact").fit(X, y)
+    assert not calls
+
+
+def test_a_diverging_training_stops_with_a_named_error() -> None:
+    class Broken(InSilico):
+        """A twin whose values are finite and whose gradients are not."""
+
+        def run(self, apparatus: Any) -> Any:
+            return lambda batch, layer, unit: (batch.dense()[:, :12] * 0).sqrt()
+
+    X, y = data()
+    with pytest.raises(NonFiniteTrainingError, match="finite loss and finite gradients") as caught:
+        small(gradient=Broken()).fit(X, y)
+    assert caught.value.shots_done["calibration"] == 120
+
+
+def test_early_stopping_keeps_the_best_weights() -> None:
+    X, y = data(200)
+    network = small(early_stopping=True, max_iter=12, n_iter_no_change=3, tol=1e-3).fit(X, y)
+    assert network.best_validation_score_ == max(network.validation_scores_)
+    assert len(network.validation_scores_) == network.n_iter_ <= 12
+    assert network.shots_["validation"] == 20 * network.n_iter_
+
+
+def test_validation_data_of_the_user_are_used_and_counted() -> None:
+    X, y = data(80)
+    network = small().fit(X, y, X_val=X[:10], y_val=y[:10])
+    assert len(network.validation_scores_) == 3
+    assert network.shots_["validation"] == 30
+    assert network.shots_["training"] == 240
+
+
+def test_verbose_prints_a_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    X, y = data()
+    small(verbose=1).fit(X, y)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[-1].startswith("Epoch 3/3: loss ")
+    assert "300 shots" in lines[-1]

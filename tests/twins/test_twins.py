@@ -1,0 +1,165 @@
+"""The twin contract, NeuralTwin, and how far to trust a twin."""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.metrics import r2_score
+
+from skpat import ControlBatch
+from skpat.exceptions import TwinError
+from skpat.twins import NeuralTwin, gradient_cosine
+
+BOUNDS = np.array([[-1.0, 1.0]] * 4)
+
+
+def device(controls: Any) -> np.ndarray:
+    c = np.asarray(controls)
+    return np.column_stack([c[:, 0] * c[:, 1], np.sin(2 * c[:, 2]), 100 + c.sum(axis=1)])
+
+
+def shots(n: int = 600, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    controls = np.random.default_rng(seed).uniform(-1, 1, (n, 4))
+    return controls, device(controls)
+
+
+@pytest.fixture(scope="module")
+def twin() -> NeuralTwin:
+    return NeuralTwin((64,), random_state=0).fit(*shots())
+
+
+def test_learns_and_reports_an_honest_score(twin: NeuralTwin) -> None:
+    fresh = shots(500, seed=1)
+    assert twin.score(*fresh) > 0.97
+    assert abs(twin.score_ - twin.score(*fresh)) < 0.03
+    assert twin.output_scores_.shape == (3,)
+    assert twin.score(*fresh) == pytest.approx(
+        r2_score(fresh[1], twin.predict(fresh[0]), multioutput="variance_weighted")
+    )
+
+
+def test_a_linear_device_is_learned_by_the_linear_path_alone() -> None:
+    controls, _ = shots()
+    outputs = controls @ np.arange(12.0).reshape(4, 3)
+    assert NeuralTwin((), random_state=0).fit(controls, outputs).score(controls, outputs) > 0.9999
+
+
+def test_pure_noise_scores_nothing() -> None:
+    controls, outputs = shots()
+    noise = np.random.default_rng(5).standard_normal(outputs.shape)
+    assert NeuralTwin((32,), random_state=0).fit(controls, noise).score_ < 0.1
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=5, deadline=None)
+def test_the_module_passes_gradcheck(seed: int) -> None:
+    twin = NeuralTwin((8,), max_iter=2, random_state=seed).fit(*shots(30))
+    controls = torch.from_numpy(shots(3, seed)[0]).requires_grad_()
+    assert torch.autograd.gradcheck(twin.module_, (controls,))
+
+
+def test_batches_and_arrays_are_the_same(twin: NeuralTwin) -> None:
+    controls, _ = shots(5)
+    split = ControlBatch(controls[:, [0, 1]], np.array([0, 1]), controls[0, [2, 3]], np.array([2, 3]))
+    np.testing.assert_array_equal(twin.predict(split), twin.predict(split.dense()))
+
+
+def test_seeded_fits_repeat_and_leave_the_global_states_alone() -> None:
+    before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    a, b = (NeuralTwin((8,), max_iter=3, random_state=3).fit(*shots(50)) for _ in range(2))
+    np.testing.assert_array_equal(a.predict(shots(9)[0]), b.predict(shots(9)[0]))
+    assert (np.random.get_state()[1] == before).all()
+    assert torch.equal(torch.get_rng_state(), torch_before)
+
+
+def test_shots_may_be_weighted_like_repetitions() -> None:
+    controls, outputs = shots(40)
+    weight = np.random.RandomState(0).randint(1, 4, 40)
+    full: dict[str, Any] = {"batch_size": 1000, "validation_fraction": 0.0, "max_iter": 5, "random_state": 0}
+    a = NeuralTwin((8,), **full).fit(controls, outputs, sample_weight=weight)
+    b = NeuralTwin((8,), **full).fit(np.repeat(controls, weight, 0), np.repeat(outputs, weight, 0))
+    np.testing.assert_allclose(a.predict(controls), b.predict(controls), rtol=1e-7)
+
+
+def test_partial_fit_follows_a_drifted_device(twin: NeuralTwin) -> None:
+    moved = pickle.loads(pickle.dumps(twin))
+    controls, outputs = shots(200, seed=2)
+    drifted = outputs + 0.5 * controls[:, :1]
+    before = moved.score(controls, drifted)
+    for _ in range(60):
+        moved.partial_fit(controls, drifted)
+    assert moved.score(controls, drifted) > max(before, 0.9)
+
+
+def test_pickles_hold_no_tensors_and_predict_the_same(twin: NeuralTwin) -> None:
+    blob = pickle.dumps(twin)
+    modules = {
+        argument.split()[0].split(".")[0]
+        for code, argument, _ in pickletools.genops(pickle.dumps(twin, 0))
+        if code.name == "GLOBAL"
+    }
+    assert "torch" not in modules
+    assert "skpat" in modules
+    copy = pickle.loads(blob)
+    np.testing.assert_array_equal(copy.predict(shots(5)[0]), twin.predict(shots(5)[0]))
+    assert not hasattr(clone(twin), "n_features_in_")
+
+
+def test_single_precision_stays_single() -> None:
+    controls, outputs = shots(50)
+    twin = NeuralTwin((8,), max_iter=2, random_state=0).fit(controls.astype(np.float32), outputs)
+    assert twin.predict(controls.astype(np.float32)).dtype == np.float32
+    assert next(twin.module_.parameters()).dtype == torch.float32
+
+
+def test_refuses_more_channels_than_it_can_hold_before_allocating() -> None:
+    many = np.zeros((2, 200_000), dtype=np.float32)
+    with pytest.raises(TwinError, match=r"200,000 channels.* Use a PhysicsTwin"):
+        NeuralTwin().fit(many, np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("controls", "outputs", "message"),
+    [
+        (np.zeros((3, 2)), np.zeros((4, 2)), r"Got \(3, 2\) and \(4, 2\)"),
+        (np.zeros((3, 2)), np.zeros(3), r"Got \(3, 2\) and \(3,\)"),
+        (np.full((3, 2), np.nan), np.zeros((3, 2)), "Got NaN or infinity"),
+    ],
+)
+def test_bad_shots_are_refused(controls: np.ndarray, outputs: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NeuralTwin().fit(controls, outputs)
+
+
+def test_bad_parameters_are_refused_in_fit() -> None:
+    with pytest.raises(ValueError, match="'max_iter' parameter of NeuralTwin"):
+        NeuralTwin(max_iter=-1).fit(*shots(5))
+
+
+def test_gradient_cosine_tells_a_good_twin_from_a_useless_one(twin: NeuralTwin) -> None:
+    controls, _ = shots(50, seed=3)
+    shuffled = NeuralTwin((64,), random_state=0).fit(shots()[0], np.random.RandomState(0).permutation(shots()[1]))
+    assert gradient_cosine(twin, device, controls, BOUNDS) > 0.95
+    assert abs(gradient_cosine(shuffled, device, controls, BOUNDS)) < 0.5
+
+
+def test_gradient_cosine_measures_within_the_bounds_and_counts_as_it_says(twin: NeuralTwin) -> None:
+    sent = []
+
+    def measure(batch: Any) -> np.ndarray:
+        sent.append(np.asarray(batch))
+        return device(batch)
+
+    corners = np.sign(shots(6)[0])  # on the bounds
+    gradient_cosine(twin, measure, corners, BOUNDS, n_directions=3, step=0.2)
+    assert len(sent[0]) == 2 * 6 * 3
+    assert np.abs(sent[0]).max() <= 1
+    assert gradient_cosine(twin, lambda b: np.zeros((len(b), 3)), corners, BOUNDS) == 0
