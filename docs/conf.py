@@ -16,6 +16,9 @@ import re
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
@@ -30,7 +33,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
 ]
@@ -45,13 +47,15 @@ autosummary_generate = True
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 trim_doctest_flags = True
+toc_object_entries_show_parents = "hide"
 
 doctest_global_setup = "import warnings; warnings.simplefilter('error')"
 
 # -- gallery ------------------------------------------------------------------------------------------------------------
 
 EXAMPLES = HERE.parent / "examples"
-if (EXAMPLES / "GALLERY_HEADER.rst").exists() and any(EXAMPLES.glob("plot_*.py")):
+HAS_GALLERY = (EXAMPLES / "GALLERY_HEADER.rst").exists() and any(EXAMPLES.glob("plot_*.py"))
+if HAS_GALLERY:
     extensions.append("sphinx_gallery.gen_gallery")
     sphinx_gallery_conf = {
         "examples_dirs": str(EXAMPLES),
@@ -62,8 +66,6 @@ if (EXAMPLES / "GALLERY_HEADER.rst").exists() and any(EXAMPLES.glob("plot_*.py")
         "show_memory": False,
         "remove_config_comments": True,
     }
-else:
-    suppress_warnings = ["toc.empty_glob"]  # index.rst lists gallery/index* if there is one
 
 # -- HTML ---------------------------------------------------------------------------------------------------------------
 
@@ -80,9 +82,35 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
 }
-html_sidebars = {"**": ["sidebar-nav-bs"], "index": [], "changes": []}
+# only the reference and the gallery have pages below them
+html_sidebars = {"**": ["sidebar-nav-bs"]} | {page.stem: [] for page in HERE.glob("*.rst") if page.stem != "reference"}
+html_static_path = ["_static"]
+html_css_files = ["skpat.css"]
+html_math_renderer = "mathml"  # see below
 html_show_sourcelink = False
 pygments_style = "friendly"
+
+
+# -- mathematics --------------------------------------------------------------------------------------------------------
+
+
+def mathml(node, block: bool) -> str:
+    """An equation as MathML, which browsers draw themselves: MathJax would be fetched from the network."""
+    tex = node.astext().strip()
+    if block and r"\\" in tex:
+        tex = rf"\begin{{aligned}} {tex} \end{{aligned}}"
+    element = tex2mathml(tex)
+    return element.replace("<math", '<math display="block"', 1) if block else element
+
+
+def visit_math(writer, node) -> None:
+    writer.body.append(mathml(node, block=False))
+    raise nodes.SkipNode
+
+
+def visit_math_block(writer, node) -> None:
+    writer.body.append(mathml(node, block=True))
+    raise nodes.SkipNode
 
 
 # -- changelog ----------------------------------------------------------------------------------------------------------
@@ -107,11 +135,13 @@ def changelog_as_rst(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_changelog(app, docname: str, source: list[str]) -> None:
-    """Fill the page ``changes`` with changelog.md."""
+def read_source(app, docname: str, source: list[str]) -> None:
+    """Fill the page ``changes`` with changelog.md; take the gallery out of the contents where there is none."""
     if docname == "changes":
         app.env.note_dependency(str(HERE / "changelog.md"))
         source[0] = changelog_as_rst((HERE / "changelog.md").read_text(encoding="utf-8"))
+    if docname == "index" and not HAS_GALLERY:
+        source[0] = source[0].replace("   gallery/index\n", "")
 
 
 def skip_member(app, what, name, obj, skip, options) -> bool | None:
@@ -127,6 +157,7 @@ def mend_docstring(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def setup(app) -> None:
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     app.connect("autodoc-process-docstring", mend_docstring, priority=100)  # before numpydoc
-    app.connect("source-read", read_changelog)
+    app.connect("source-read", read_source)
     app.connect("autodoc-skip-member", skip_member)

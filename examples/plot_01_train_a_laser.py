@@ -120,7 +120,12 @@ controls, spectrum = calls[0]
 ax = axes[0, 1]
 ax.bar(split.input_index, controls[split.input_index], width=1.0, color="C0", label="pixels")
 ax.bar(split.weight_index, controls[split.weight_index], width=1.0, color="C1", label="trained weights")
-ax.set(xlabel="spectral channel of the pulse", ylabel="amplitude (of full)", title=f"A pulse going in (a {y_test[0]})")
+ax.set(
+    xlabel="spectral channel of the pulse",
+    ylabel="amplitude (of full)",
+    ylim=(0, 1.4),
+    title=f"A pulse going in (a {y_test[0]})",
+)
 ax.legend(loc="upper right", fontsize="small")
 inset = ax.inset_axes([0.02, 0.74, 0.2, 0.24])
 inset.imshow(row.reshape(8, 8), cmap="gray_r")

@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores: more threads only wait for each other
 
-from hypothesis import HealthCheck, settings  # noqa: E402 (the variable must be set before torch is imported)
+from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "skpat", max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

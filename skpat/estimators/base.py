@@ -157,7 +157,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         incremental: bool = False,
         classes: Any = None,
     ) -> PhysicalNetwork:
-        from skpat.training.loop import Data, History, train
+        from skpat.training.loop import Data, History, threads_for, train
 
         self._validate_params()
         go_on = (incremental or self.warm_start) and hasattr(self, "weights_")
@@ -181,7 +181,10 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         data = Data(X.astype(dtype, copy=False), targets, sample_weight.astype(dtype, copy=False), hash_rows(X))
         data, held_out = self._hold_out(data, X_val, y_val, incremental)
 
-        with Session(self.device_, n_shots=self.n_shots, ledger=self.ledger_) as session:
+        with (
+            Session(self.device_, n_shots=self.n_shots, ledger=self.ledger_) as session,
+            threads_for(self._count_batch(len(data)) * int(self.device_.n_controls)),
+        ):
             if not go_on:
                 self._calibrate(session, data)
             trainer = self._make_trainer(session, len(data))

@@ -111,10 +111,8 @@ class Network:
         return self.to_device(squash(theta), self.split.weight_index)
 
     def _limits(self, like: Any, index: np.ndarray) -> tuple[Any, Any]:
-        bounds = self.bounds[index].T
-        return (
-            _inner(bounds, like) if isinstance(like, np.ndarray) else tuple(map(like.new_tensor, _inner(bounds, like)))
-        )
+        inner = _inner(self.bounds[index].T, like.dtype)
+        return inner if isinstance(like, np.ndarray) else tuple(map(like.new_tensor, inner))
 
 
 def representable(split: ChannelSplit, bounds: np.ndarray, dtype: Any) -> ChannelSplit:

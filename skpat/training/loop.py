@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from skpat.controls import ControlBatch, as_numpy
 from skpat.exceptions import NonFiniteTrainingError
@@ -19,10 +21,25 @@ from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 from skpat.training.loss import weighted_mean
 from skpat.twins.base import Twin
 
-__all__ = ["Data", "History", "Settings", "Trainer", "train"]
+__all__ = ["Data", "History", "Settings", "Trainer", "threads_for", "train"]
 
 _STATISTICS_MOMENTUM = 0.1
 _FINAL_STEP_FRACTION = 0.01
+_ONE_THREAD_UP_TO = 1 << 15
+
+
+def threads_for(batch_values: int) -> AbstractContextManager[Any]:
+    """One thread for training on small batches, within this context and the calling thread only.
+
+    A second thread gains nothing on arrays this small, and on a processor that has anything else to do (another fit of a
+    grid search, say) the threads wait for each other at every operation: ten times slower was measured.
+
+    Parameters
+    ----------
+    batch_values : int
+        Numbers in one batch of controls.
+    """
+    return threadpool_limits(1, user_api="openmp") if batch_values <= _ONE_THREAD_UP_TO else nullcontext()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from typing import Any
 import joblib
 import numpy as np
 import sklearn
-import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -49,7 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def run(network: str, method: str, seed: int) -> dict[str, Any]:
     """One training and its test accuracy."""
-    torch.set_num_threads(1)  # this script's own worker processes: two of them, two cores
+
     X_train, X_test, y_train, y_test = train_test_split(
         *load_digits(return_X_y=True), test_size=0.25, random_state=seed
     )
@@ -84,7 +83,7 @@ def main() -> None:
     for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator")(joblib.delayed(run)(*c) for c in cases):
         print(json.dumps(result), flush=True)
         results.append(result)
-    print(f"\nscikit-learn {sklearn.__version__}, torch {torch.__version__}, {platform.machine()}")
+    print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}")
     print(f"{'network':<14}{'method':<22}{'accuracy':>18}{'calibration':>13}{'training':>10}   (shots)")
     for network in NETWORKS:
         for method in METHODS:
