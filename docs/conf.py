@@ -61,6 +61,7 @@ if HAS_GALLERY:
         "examples_dirs": str(EXAMPLES),
         "gallery_dirs": "gallery",
         "filename_pattern": r"/plot_",
+        "within_subsection_order": "FileNameSortKey",
         "plot_gallery": os.environ.get("SKPAT_DOCS_RUN_EXAMPLES", "0") == "1",
         "download_all_examples": False,
         "show_memory": False,

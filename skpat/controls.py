@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,8 +74,10 @@ class ControlBatch:
         """
         if isinstance(controls, ControlBatch):
             return controls
-        if not hasattr(controls, "shape"):
-            controls = np.asarray(controls, dtype=float)
+        if not hasattr(controls, "detach"):
+            controls = np.asarray(controls)
+            if controls.dtype.kind in "iub":
+                controls = controls.astype(np.float64)
         if len(controls.shape) != 2:
             raise ValueError(
                 f"'controls' must be an array of shape (n_rows, n_controls). Got shape {tuple(controls.shape)}. "
@@ -99,22 +102,32 @@ class ControlBatch:
 
         A tensor keeps its graph.
         """
-        if not len(self.shared_index) and _is_identity(self.varying_index):
+        if self._is_dense:
             return self.varying
+        shape = (self.n_rows, self.n_controls)
         if isinstance(self.varying, np.ndarray):
-            out = np.empty((self.n_rows, self.n_controls), dtype=self.varying.dtype)
+            out = np.empty(shape, dtype=np.result_type(self.varying.dtype, as_numpy(self.shared).dtype))
         else:
-            out = self.varying.new_empty((self.n_rows, self.n_controls))
+            kind = sys.modules["torch"].promote_types(self.varying.dtype, self.shared.dtype)
+            out = self.varying.new_empty(shape, dtype=kind)
         out[:, self.varying_index] = self.varying
         if len(self.shared_index):
             out[:, self.shared_index] = self.shared
         return out
 
+    @property
+    def _is_dense(self) -> bool:
+        return not len(self.shared_index) and _is_identity(self.varying_index)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """A fresh array, which a driver may change as it likes; ``copy=False`` gives the batch's own or raises."""
         out = self.numpy().dense()
-        if dtype is not None and out.dtype != dtype:
-            return out.astype(dtype)
-        return out.copy() if copy and np.shares_memory(out, self.varying) else out
+        converted = out if dtype is None else out.astype(dtype, copy=False)
+        if copy is False:
+            if not self._is_dense or converted is not out:
+                raise ValueError("This ControlBatch has no such array without a copy. Use np.asarray(batch).")
+            return out
+        return converted.copy() if self._is_dense and converted is out else converted
 
     def numpy(self) -> ControlBatch:
         """The same batch with numpy parts: tensors are detached and brought to the CPU (no copy where possible)."""
@@ -139,11 +152,9 @@ class ControlBatch:
 
 def as_numpy(array: Any) -> np.ndarray:
     """A numpy array of a numpy array, tensor (detached, brought to the CPU) or sequence, copied only if it must be."""
-    if isinstance(array, np.ndarray):
-        return array
     if hasattr(array, "detach"):
         return array.detach().cpu().numpy()
-    return np.asarray(array)
+    return np.asarray(array)  # masks and other subclasses are dropped: what is sent is what is checked
 
 
 def _is_identity(index: np.ndarray) -> bool:
@@ -283,7 +294,7 @@ class ControlSplit(BaseEstimator):
                 f"'fixed' must be a dict of channel number to value. Got {fixed!r}. For example fixed={{3: 0.5}}."
             )
         for channel, value in fixed.items():
-            if not isinstance(channel, (int, np.integer)) or not 0 <= channel < n_controls:
+            if isinstance(channel, bool) or not isinstance(channel, (int, np.integer)) or not 0 <= channel < n_controls:
                 raise ControlSplitError(
                     f"'fixed' must name channels from 0 to {n_controls - 1}. Got channel {channel!r}."
                 )
@@ -341,7 +352,7 @@ class ControlSplit(BaseEstimator):
             if channel in free:
                 raise ControlSplitError(
                     f"'layout' must say what every free channel is; channel {channel} is neither input nor weight. "
-                    "Add it to one of them, or hold it with fixed={channel: value}."
+                    f"Add it to one of them, or hold it with fixed={{{channel}: value}}."
                 )
             raise ControlSplitError(
                 f"'layout' names channel {channel}, which 'fixed' holds. Remove it from one of them."
@@ -350,7 +361,10 @@ class ControlSplit(BaseEstimator):
 
 
 def _channel_numbers(values: Any, what: str, n_controls: int) -> np.ndarray:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # ragged
+        array = np.empty((0, 0))
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise ControlSplitError(
             f"'layout' must be a name ({', '.join(LAYOUTS)}), an array of channel numbers, or a pair of such arrays. "

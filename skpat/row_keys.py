@@ -59,8 +59,8 @@ def hash_rows(X: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    A multilinear hash: every 64-bit pattern, its high half folded onto its low half, times an odd constant of its
-    column, summed modulo 2**64 and scrambled. Negative zero counts as zero.
+    Every 64-bit pattern is combined with a constant of its column and scrambled; the sum over columns, modulo 2**64, is
+    scrambled once more. Negative zero counts as zero.
 
     Examples
     --------
@@ -71,11 +71,13 @@ def hash_rows(X: np.ndarray) -> np.ndarray:
     True
     """
     values = np.ascontiguousarray(X, dtype=np.float64) + 0.0  # -0.0 + 0.0 is 0.0
-    columns = splitmix64(np.arange(values.shape[1], dtype=np.uint64)) | np.uint64(1)
-    bits = values.view(np.uint64)
+    bits = values.view(np.uint64) ^ splitmix64(np.arange(values.shape[1], dtype=np.uint64))
     with np.errstate(over="ignore"):
-        bits = bits ^ (bits >> _S32)
-        bits *= columns
+        bits ^= bits >> _S32
+        bits *= _MIX_1
+        bits ^= bits >> _S30  # without it few bits tell two values apart, and sums over columns collide
+        bits *= _MIX_2
+        bits ^= bits >> _S31
         return splitmix64(bits.sum(axis=1, dtype=np.uint64))
 
 
@@ -94,5 +96,5 @@ def combine_keys(keys: np.ndarray, *parts: int) -> np.ndarray:
     """
     salt = np.zeros(1, dtype=np.uint64)
     for part in parts:
-        salt = splitmix64(salt ^ np.uint64(part & 0xFFFFFFFFFFFFFFFF))
+        salt = splitmix64(salt ^ np.uint64(int(part) & 0xFFFFFFFFFFFFFFFF))
     return splitmix64(np.asarray(keys, dtype=np.uint64) ^ salt)

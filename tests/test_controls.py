@@ -146,7 +146,6 @@ def test_a_split_that_is_none_says_why(split: ControlSplit, message: str) -> Non
         split.resolve(4)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a ragged layout escapes as numpy's ValueError", raises=ValueError)
 def test_a_ragged_layout_is_refused_by_name() -> None:
     with pytest.raises(ControlSplitError, match="'layout' must be a name"):
         ControlSplit([[0, 1], [2], [3]]).resolve(4)
@@ -210,7 +209,6 @@ def test_dense_keeps_the_graph(drawn: tuple[ControlSplit, int], n_rows: int, see
     )
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: dense() takes its dtype from varying alone: 0.5 becomes 0")
 def test_dense_does_not_truncate_a_shared_value() -> None:
     batch = ControlBatch(np.array([[0, 1]]), np.array([0, 2]), np.array([0.5]), np.array([1]))
     np.testing.assert_array_equal(np.asarray(batch), [[0, 0.5, 1]])
@@ -284,7 +282,7 @@ def test_naming_changes_the_names_alone() -> None:
 def test_asarray_honours_dtype_and_copy() -> None:
     controls = np.random.default_rng(0).random((4, 3))
     batch = ControlBatch.from_dense(controls)
-    assert np.asarray(batch) is controls
+    assert not np.shares_memory(np.asarray(batch), controls)  # a driver may change it as it likes
     assert np.asarray(batch, dtype=np.float32).dtype == np.float32
     copied = np.array(batch)
     np.testing.assert_array_equal(copied, controls)
@@ -297,12 +295,10 @@ def test_asarray_detaches_a_tensor() -> None:
     np.testing.assert_array_equal(np.asarray(ControlBatch.from_dense(tensor)), tensor.detach().numpy())
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: np.shares_memory is asked of the tensor itself", raises=RuntimeError)
 def test_a_copy_of_a_batch_that_wants_a_gradient() -> None:
     np.testing.assert_array_equal(np.array(ControlBatch.from_dense(torch.ones((4, 3), requires_grad=True))), 1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: copy=False copies in silence; numpy's protocol wants a ValueError")
 def test_asarray_refuses_a_copy_that_was_forbidden() -> None:
     batch = ControlBatch(np.zeros((2, 1)), np.array([1]), np.array([0.5]), np.array([0]))
     with pytest.raises(ValueError, match="copy"):

@@ -95,7 +95,6 @@ class NumpyBank(Device):
 '''
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the pickle names PhysicsAware, whose module imports the bridge and torch")
 def test_predicting_with_a_numpy_device_imports_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "numpy_bank_for_a_test.py").write_text(NUMPY_DEVICE)
     monkeypatch.syspath_prepend(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, permutations, product
+from itertools import combinations, islice, permutations, product
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def few_hot() -> np.ndarray:
 
 
 def permuted() -> np.ndarray:
-    return np.array(list(permutations([0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.1, 3.4])))
+    return np.array(list(islice(permutations([0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.3, 2.1, 3.4]), 200_000)))
 
 
 def near_equal() -> np.ndarray:
@@ -121,9 +121,7 @@ def grey_levels() -> np.ndarray:
     [
         small_integers,
         binary,
-        pytest.param(
-            signs, marks=pytest.mark.xfail(strict=True, reason="BUG: only 33 bits of the sum tell signs apart")
-        ),
+        signs,
         few_hot,
         permuted,
         near_equal,
@@ -163,7 +161,6 @@ def test_combining_works_row_by_row(keys: np.ndarray, parts: list[int], data: st
     assert combine_keys(keys[row : row + 1], *parts)[0] == combine_keys(keys, *parts)[row]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: numpy integers overflow in the mask", raises=OverflowError)
 def test_parts_may_be_numpy_integers() -> None:
     keys = np.arange(5, dtype=np.uint64)
     np.testing.assert_array_equal(combine_keys(keys, np.int64(3)), combine_keys(keys, 3))

@@ -110,10 +110,9 @@ class Device(BaseEstimator):
         """
         seed = getattr(self, "random_state", None)
         if batch.row_keys is None:
-            stream = self.__dict__.get("_stream")
-            if stream is None:
-                stream = self._stream = np.random.default_rng(_as_seed(seed))
-            return stream.standard_normal((batch.n_rows, n_values))
+            if getattr(self, "_stream", (object(),))[0] != seed:
+                self._stream = seed, np.random.default_rng(_as_seed(seed))
+            return self._stream[1].standard_normal((batch.n_rows, n_values))
         return standard_normal(_as_seed(seed), batch.row_keys, batch.shot, n_values)
 
 
@@ -167,6 +166,9 @@ def check_device_specification(device: Any) -> np.ndarray:
         value = getattr(device, attribute)
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise DeviceContractError(f"'{attribute}' of {name} must be an int of at least 1. Got {value!r}.")
+    limit = getattr(device, "max_batch", None)
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit < 1):
+        raise DeviceContractError(f"'max_batch' of {name} must be an int of at least 1, or None. Got {limit!r}.")
     try:
         bounds = np.asarray(device.bounds, dtype=np.float64)
     except (TypeError, ValueError) as error:

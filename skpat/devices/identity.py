@@ -60,7 +60,7 @@ class IdentityDevice(Device):
 
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
         """The controls, averaged or repeated; shape (n_rows, n_outputs)."""
-        controls = np.asarray(batch)
+        controls = ControlBatch.from_dense(batch).numpy().dense()
         return controls @ self._mixing().astype(controls.dtype)
 
     def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:

@@ -173,7 +173,8 @@ class SecondHarmonicLaser(Device):
         controls : tensor of shape (n_rows, n_controls)
             Spectral amplitudes.
         constants : dict of str to tensor, default=None
-            Values in place of ``length``, ``walk_off``, ``phase_mismatch`` or ``coupling`` (scalar tensors, same units).
+            Values in place of ``length``, ``walk_off``, ``phase_mismatch``, ``chirp`` or ``coupling`` (scalar
+            tensors, same units).
 
         Returns
         -------
@@ -241,7 +242,10 @@ class SecondHarmonicLaser(Device):
         unknown = sorted(set(given) - set(names))
         if unknown:
             raise ValueError(f"'constants' of SecondHarmonicLaser must be among {', '.join(names)}. Got {unknown}.")
-        return {name: torch.as_tensor(given.get(name, getattr(self, name))).to(like) for name in names}
+        return {
+            name: torch.as_tensor(given.get(name, getattr(self, name)), dtype=like.dtype, device=like.device)
+            for name in names
+        }
 
     def _grid(self) -> tuple[np.ndarray, np.ndarray, float]:
         """Frequencies (n_grid,) in THz, the source's amplitudes (n_controls,), and its peak in time."""

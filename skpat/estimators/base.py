@@ -215,10 +215,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         self.weights_ = {name: value.astype(X.dtype) for name, value in first.items()}
         self.device_, self.twin_, self._gradient = made.device, made.twin, made.gradient
         self.control_split_ = made.split
-        self.ledger_ = Ledger(
-            seconds_per_shot=getattr(made.device, "seconds_per_shot", None),
-            joules_per_shot=getattr(made.device, "joules_per_shot", None),
-        )
+        self.ledger_ = Ledger.of(made.device)
         self._rng, self._optimizer_state = rng, None
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []

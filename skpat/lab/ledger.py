@@ -5,9 +5,15 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-__all__ = ["PURPOSES", "Ledger"]
+__all__ = ["PURPOSES", "Ledger", "check_purpose"]
 
 PURPOSES = ("calibration", "training", "validation", "prediction")
+
+
+def check_purpose(purpose: str) -> None:
+    """Raise ValueError if ``purpose`` is not one of the four."""
+    if purpose not in PURPOSES:
+        raise ValueError(f"'purpose' must be one of {', '.join(PURPOSES)}. Got {purpose!r}.")
 
 
 class Ledger:
@@ -33,6 +39,12 @@ class Ledger:
         self._shots = dict.fromkeys(PURPOSES, 0)
         self._lock = threading.Lock()
 
+    @classmethod
+    def of(cls, device: Any) -> Ledger:
+        """An empty ledger with the costs that a device states."""
+        costs = {name: getattr(device, name, None) for name in ("seconds_per_shot", "joules_per_shot")}
+        return cls(**costs)
+
     def add(self, purpose: str, n_shots: int) -> None:
         """Count shots.
 
@@ -41,8 +53,7 @@ class Ledger:
         ValueError
             If ``purpose`` is not one of the four.
         """
-        if purpose not in PURPOSES:
-            raise ValueError(f"'purpose' must be one of {', '.join(PURPOSES)}. Got {purpose!r}.")
+        check_purpose(purpose)
         with self._lock:
             self._shots[purpose] += n_shots
 

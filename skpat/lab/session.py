@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from skpat.controls import ControlBatch, as_numpy
 from skpat.devices.base import check_device_specification, device_name
 from skpat.exceptions import ControlBoundsError, DeviceOutputError
-from skpat.lab.ledger import Ledger
+from skpat.lab.ledger import Ledger, check_purpose
 from skpat.row_keys import combine_keys
 
 __all__ = ["Session"]
@@ -61,10 +62,12 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     """
 
     def __init__(self, device: Any, *, n_shots: int = 1, ledger: Ledger | None = None):
-        self._bounds = check_device_specification(device)
+        check_device_specification(device)
+        if isinstance(n_shots, bool) or not isinstance(n_shots, (int, np.integer)) or n_shots < 1:
+            raise ValueError(f"'n_shots' of a Session must be an int of at least 1. Got {n_shots!r}.")
         self.device = device
-        self.n_shots = n_shots
-        self.ledger = Ledger() if ledger is None else ledger
+        self.n_shots = int(n_shots)
+        self.ledger = Ledger.of(device) if ledger is None else ledger
         self._lock = threading.RLock()
         self._open = False
         self._next_shot = 0
@@ -112,8 +115,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         DeviceOutputError
             If the device returns a wrong shape, NaN or infinity.
         """
-        batch = ControlBatch.from_dense(batch).numpy()
-        self._check(batch)
+        check_purpose(purpose)
+        batch = self._check(ControlBatch.from_dense(batch).numpy())
         with self._lock:
             if not self._open:
                 getattr(self.device, "open", _nothing)()
@@ -153,16 +156,16 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     def _measure_once(self, batch: ControlBatch, shot: int, purpose: str) -> np.ndarray:
         limit = getattr(self.device, "max_batch", None) or max(batch.n_rows, 1)
         pieces = [
-            self._measure_piece(batch.rows(slice(start, start + limit)).named_shot(shot), purpose)
+            self._measure_piece(batch.rows(slice(start, start + limit)).named_shot(shot), purpose, start)
             for start in range(0, batch.n_rows, limit)
         ]
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate(pieces) if pieces else np.empty((0, self.device.n_outputs))
 
-    def _measure_piece(self, piece: ControlBatch, purpose: str) -> np.ndarray:
+    def _measure_piece(self, piece: ControlBatch, purpose: str, first_row: int) -> np.ndarray:
         self.ledger.add(purpose, piece.n_rows)
-        outputs = as_numpy(self.device.measure(piece))
+        outputs = np.array(as_numpy(self.device.measure(piece)))  # a copy: a driver may fill one buffer again and again
         expected = (piece.n_rows, self.device.n_outputs)
         name = device_name(self.device)
         if outputs.shape != expected:
@@ -170,19 +173,27 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 f"{name}.measure must return an array of shape (n_rows, n_outputs) = {expected}. Got {outputs.shape}.",
                 shots_done=self.ledger.shots,
             )
+        if outputs.dtype.kind not in "fiub":
+            raise DeviceOutputError(
+                f"{name}.measure must return real numbers. Got dtype {outputs.dtype}. Return the real part, the "
+                "magnitude, or both as outputs of their own.",
+                shots_done=self.ledger.shots,
+            )
         if outputs.dtype not in (np.float32, np.float64):
             outputs = outputs.astype(np.float64)
         if not np.isfinite(outputs).all():
             row, output = (int(i) for i in np.argwhere(~np.isfinite(outputs))[0])
             raise DeviceOutputError(
-                f"{name}.measure must return finite numbers. Got {outputs[row, output]} in output {output}, row {row}. "
+                f"{name}.measure must return finite numbers. Got {outputs[row, output]} in output {output}, row "
+                f"{first_row + row}. "
                 "Check the detector and its range.",
                 shots_done=self.ledger.shots,
             )
         return outputs
 
-    def _check(self, batch: ControlBatch) -> None:
-        """Refuse a batch that is not legal as a whole, before anything is sent."""
+    def _check(self, batch: ControlBatch) -> ControlBatch:
+        """The batch as floats, or an error if it is not legal as a whole; nothing has been sent."""
+        bounds = check_device_specification(self.device)
         name = device_name(self.device)
         n_controls = self.device.n_controls
         if batch.n_controls != n_controls:
@@ -190,8 +201,22 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 f"The 'controls' passed to {name}.measure must have {n_controls} channels. Got {batch.n_controls}. "
                 "Nothing was sent."
             )
+        channels = np.concatenate([batch.varying_index, batch.shared_index])
+        if (np.bincount(channels, minlength=n_controls) != 1).any():
+            raise ValueError(
+                f"The 'controls' passed to {name}.measure must set every channel once. Got channels {channels.tolist()}. "
+                "Nothing was sent."
+            )
+        for part in (batch.varying, batch.shared):
+            if part.dtype.kind not in "fiub":
+                raise ControlBoundsError(
+                    f"The 'controls' passed to {name}.measure must be real numbers. Got dtype {part.dtype}. "
+                    "Nothing was sent."
+                )
+        if batch.varying.dtype.kind != "f" or batch.shared.dtype.kind != "f":
+            batch = replace(batch, varying=batch.varying.astype(float), shared=batch.shared.astype(float))
         for values, index in ((batch.varying, batch.varying_index), (batch.shared[None, :], batch.shared_index)):
-            low, high = self._bounds[index, 0], self._bounds[index, 1]
+            low, high = bounds[index, 0], bounds[index, 1]
             if not values.size or (np.all(values >= low) and np.all(values <= high)):
                 continue  # NaN fails both comparisons
             row, column = (int(i) for i in np.argwhere(~((values >= low) & (values <= high)))[0])
@@ -205,6 +230,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 value=value,
             )
         getattr(self.device, "check_controls", _accept)(batch)
+        return batch
 
 
 def _nothing() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 from skpat.devices.base import device_name
 from skpat.exceptions import NoExactGradientError
 from skpat.network.forward import Run
-from skpat.training.autograd_bridge import bridge
 from skpat.training.gradient import Apparatus, GradientEstimator
 
 __all__ = ["ExactGradient"]
@@ -30,4 +29,6 @@ class ExactGradient(GradientEstimator):
 
     def run(self, apparatus: Apparatus) -> Run:
         """The bridge between the device's values and the gradients of its own equations."""
+        from skpat.training.autograd_bridge import bridge  # here: a trained network is unpickled without torch
+
         return bridge(apparatus.measure, apparatus.device.forward)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from skpat.network.forward import Run
-from skpat.training.autograd_bridge import bridge
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 
 __all__ = ["PhysicsAware"]
@@ -34,6 +33,8 @@ class PhysicsAware(GradientEstimator):
 
     def run(self, apparatus: Apparatus) -> Run:
         """The bridge between the device's values and the twin's gradients."""
+        from skpat.training.autograd_bridge import bridge  # here: a trained network is unpickled without torch
+
         return bridge(apparatus.measure, apparatus.twin.module_)
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:

@@ -218,7 +218,6 @@ def test_as_device_refuses_what_is_no_device() -> None:
         as_device(double, n_controls=3, n_outputs=1, bounds=[[0, 1]] * 2)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the bounds are broadcast before the numbers are checked")
 @pytest.mark.parametrize("wrong", [{"n_controls": -1}, {"bounds": ("low", "high")}])
 def test_as_device_names_what_is_wrong_before_it_uses_it(wrong: dict) -> None:
     with pytest.raises(DeviceContractError, match="of double must be"):
@@ -279,6 +278,5 @@ def test_the_identity_like_another_device() -> None:
         IdentityDevice.like(SecondHarmonicLaser)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the averages are cast to the integers of the controls")
 def test_the_identity_averages_whole_numbers() -> None:
     np.testing.assert_array_equal(IdentityDevice(2, 1, [[0, 9]] * 2).measure(np.array([[1, 2]])), [[1.5]])

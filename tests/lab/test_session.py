@@ -163,7 +163,6 @@ def test_a_class_is_not_a_device() -> None:
         Session(Recorder)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: only the number of channels is checked; channel 1 gets stray memory")
 def test_a_batch_must_name_every_channel_once() -> None:
     device = Recorder()
     with pytest.raises(ValueError, match="channel"):
@@ -171,7 +170,6 @@ def test_a_batch_must_name_every_channel_once() -> None:
     assert device.sent == []
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: checked in float64, then rounded outwards to float32 by dense()")
 def test_parts_of_different_precision_stay_within_the_bounds() -> None:
     device = Recorder(bounds=((0.0, 0.1),) * 3)
     batch = ControlBatch(np.zeros((1, 2), dtype=np.float32), np.array([0, 1]), np.array([0.1]), np.array([2]))
@@ -179,21 +177,18 @@ def test_parts_of_different_precision_stay_within_the_bounds() -> None:
     assert float(device.sent[0].max()) <= 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: numpy compares complex numbers by their real part first")
 def test_complex_controls_are_refused() -> None:
     device = Recorder()
     with pytest.raises((TypeError, ValueError), match="complex"):
         Session(device).measure(np.full((1, 3), 0.5 + 9j))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a comparison leaves masked values out, asarray does not")
 def test_values_under_a_mask_are_checked_too() -> None:
     device = Recorder()
     with pytest.raises(ValueError, match="Nothing was sent"):
         Session(device).measure(np.ma.masked_array([[0.5, 0.5, 99.0]], mask=[[False, False, True]]))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a dense batch is handed to the device uncopied and writable")
 def test_a_device_that_works_in_place_cannot_change_the_next_shot() -> None:
     sent = []
 
@@ -251,7 +246,6 @@ def test_shots_are_averaged(n_shots: int, n_rows: int, max_batch: int) -> None:
     np.testing.assert_allclose(outputs, controls_of(n_rows) + 100 * (n_shots - 1) / 2)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a piece's answer is kept without a copy")
 @pytest.mark.parametrize("how", [{"max_batch": 1}, {"n_shots": 2}, {"calls": 2}])
 def test_a_device_may_use_its_buffer_again(how: dict[str, int]) -> None:
     buffer = np.empty((how.get("max_batch", 3), 3))
@@ -335,14 +329,12 @@ def test_a_useless_answer_is_an_error_that_knows_the_shots(answer, message: str)
     assert caught.value.shots_done == {"calibration": 4, "training": 2, "validation": 0, "prediction": 0}
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the row is counted from the start of the piece")
 def test_a_useless_answer_is_found_in_its_row() -> None:
     device = Recorder(max_batch=1, answer=lambda batch, call: np.full((1, 3), np.nan if call == 3 else 0.0))
     with pytest.raises(DeviceOutputError, match="row 2"):
         Session(device).measure(controls_of(4))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: complex answers lose their imaginary part, text escapes as ValueError")
 @pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
 @pytest.mark.parametrize("answer", [np.full((1, 3), 1j), np.full((1, 3), "overload")], ids=["complex", "text"])
 def test_an_answer_that_is_no_real_number_is_an_error(answer: np.ndarray) -> None:
