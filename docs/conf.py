@@ -114,21 +114,29 @@ def visit_math_block(writer, node) -> None:
     raise nodes.SkipNode
 
 
-# -- changelog ----------------------------------------------------------------------------------------------------------
+# -- Markdown pages ----------------------------------------------------------------------------------------------------------
 
 
-def changelog_as_rst(text: str) -> str:
-    """The part of Markdown that a Keep-a-Changelog file uses, as reStructuredText.
+MARKDOWN = {"changes": "changelog.md", "figures": "benchmarks.md"}
 
-    Headings, lists (the same in both), ``code``, [text](address) and bare links in angle brackets.
+
+def markdown_as_rst(text: str) -> str:
+    """The part of Markdown that these files use, as reStructuredText.
+
+    Headings, lists (the same in both), ``code``, blocks between ~~~, [text](address) and bare links in angle brackets.
     """
     text = re.sub(r"`([^`\n]+)`", r"``\1``", text)
     text = re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"`\1 <\2>`__", text)
     text = re.sub(r"<(https?://[^>\s]+)>(?!`)", r"\1", text)
-    lines = []
+    lines, fenced = [], False
     for line in text.splitlines():
         heading = re.match(r"(#{1,3}) +(.*)", line)
-        if heading:
+        if line.startswith("~~~"):
+            fenced = not fenced
+            lines += ["", "::", ""] if fenced else [""]
+        elif fenced:
+            lines.append("   " + line)
+        elif heading:
             title = heading[2].strip("[]")
             lines += [title, "=-~"[len(heading[1]) - 1] * len(title), ""]
         else:
@@ -137,10 +145,11 @@ def changelog_as_rst(text: str) -> str:
 
 
 def read_source(app, docname: str, source: list[str]) -> None:
-    """Fill the page ``changes`` with changelog.md; take the gallery out of the contents where there is none."""
-    if docname == "changes":
-        app.env.note_dependency(str(HERE / "changelog.md"))
-        source[0] = changelog_as_rst((HERE / "changelog.md").read_text(encoding="utf-8"))
+    """Fill the pages that are Markdown files; take the gallery out of the contents where there is none."""
+    if docname in MARKDOWN:
+        page = HERE / MARKDOWN[docname]
+        app.env.note_dependency(str(page))
+        source[0] = markdown_as_rst(page.read_text(encoding="utf-8"))
     if docname == "index" and not HAS_GALLERY:
         source[0] = source[0].replace("   gallery/index\n", "")
 

@@ -31,8 +31,6 @@ class Device(BaseEstimator):
         Lowest and highest legal value of each channel, in the device's units. Nothing outside is ever sent.
     control_units, output_units : str
         Units for messages and plots, for example "V".
-    address : str or None
-        What two scripts must not use at once (a VISA address, a serial port). None: private to this process.
     max_batch : int or None
         Most rows that one call of :meth:`measure` may carry. None: no limit.
     seconds_per_shot, joules_per_shot : float or None
@@ -64,7 +62,6 @@ class Device(BaseEstimator):
     bounds: Any
     control_units: str = ""
     output_units: str = ""
-    address: str | None = None
     max_batch: int | None = None
     seconds_per_shot: float | None = None
     joules_per_shot: float | None = None

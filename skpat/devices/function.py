@@ -60,6 +60,10 @@ class FunctionDevice(Device):
         self.joules_per_shot = joules_per_shot
         self.name = name
 
+    def __sklearn_clone__(self) -> FunctionDevice:
+        """A device of its own around the same function: a live instrument behind it is shared, never copied."""
+        return type(self)(**self.get_params(deep=False))
+
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
         """Call the function with the plain array of shape (n_rows, n_controls)."""
         return as_numpy(self.function(np.asarray(batch)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -26,7 +27,7 @@ __all__ = ["PhysicalNetwork"]
 _PREDICTION_ROWS = 1024  # rows of one device call in prediction: memory stays flat, and arrays in the cache
 _PREDICTION_SHOT = 1 << 32  # predictions number their shots beyond any of a fit: the noise is not met twice
 _SMALL_BATCH, _FULL_BATCH_UP_TO = 32, 64
-_AUTO_CALIBRATION_SHOTS = (200, 4000)
+_AUTO_CALIBRATION_SHOTS = (200, 10_000)
 _FLOATS = (np.float64, np.float32)
 
 
@@ -106,12 +107,14 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
                 )
         return super().set_params(**params)
 
-    def plan(self, X: Any) -> Plan:
+    def plan(self, X: Any, X_val: Any = None) -> Plan:
         """What a fit on X would cost. Nothing is sent.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
+        X_val : array-like or sparse matrix of shape (n_val, n_features), default=None
+            What ``fit`` will be given as ``X_val``.
 
         Returns
         -------
@@ -120,10 +123,12 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         """
         self._validate_params()
         made = specify(self.device, self.control_split, self.twin, self.gradient, np.random.RandomState(0))
-        n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
+        n_rows = _count_rows(X)
         calls = self.n_layers * self.n_units * self.n_shots
         n_validation = int(np.ceil(self.validation_fraction * n_rows)) if self.early_stopping else 0
         n_training = n_rows - n_validation
+        if X_val is not None:
+            n_training, n_validation = n_rows, _count_rows(X_val)
         return Plan(
             device=device_name(made.device),
             calibration=self._count_calibration(made.gradient, n_training),
@@ -160,9 +165,9 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         from skpat.training.loop import Data, History, threads_for, train
 
         self._validate_params()
-        go_on = (incremental or self.warm_start) and hasattr(self, "weights_")
+        go_on = (incremental or self.warm_start) and hasattr(self, "loss_")
+        rng = self._rng if go_on else _own_random_state(self.random_state)
         if not go_on:
-            rng = _own_random_state(self.random_state)
             made = specify(self.device, self.control_split, self.twin, self.gradient, rng)
         X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks)
         if (X_val is None) != (y_val is None):
@@ -174,12 +179,12 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
             raise ValueError("Weights of the rows, class_weight included, must have a positive entry. Got zeros only.")
         kept = sample_weight > 0  # rows of no weight would cost shots
         X, targets, sample_weight = _dense(X[kept]), targets[kept], sample_weight[kept]
+        data = Data(X, targets, sample_weight, hash_rows(X))
+        data, held_out = self._hold_out(data, X_val, y_val, incremental, rng)
         if not go_on:
-            self._begin(made, rng, X, sample_weight)
-        dtype = self.weights_["layers.0.gain"].dtype
-        targets = self._prepare_targets(targets, None if go_on else sample_weight, dtype)
-        data = Data(X.astype(dtype, copy=False), targets, sample_weight.astype(dtype, copy=False), hash_rows(X))
-        data, held_out = self._hold_out(data, X_val, y_val, incremental)
+            self._begin(made, rng, data.X, data.sample_weight)
+        data = self._ready(data, set_scale=not go_on)
+        held_out = None if held_out is None else self._ready(held_out, set_scale=False)
 
         with (
             Session(self.device_, n_shots=self.n_shots, ledger=self.ledger_) as session,
@@ -199,6 +204,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
 
     def _begin(self, made: Specification, rng: np.random.RandomState, X: np.ndarray, sample_weight: np.ndarray) -> None:
         """Build the network and its first weights. Nothing is sent."""
+        self.__dict__.pop("loss_", None)  # until the training has ended, there is nothing to predict with or to go on from
         self._network = Network(
             split=representable(made.split, made.bounds, X.dtype),
             bounds=made.bounds,
@@ -220,7 +226,16 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
 
-    def _hold_out(self, data: Any, X_val: Any, y_val: Any, incremental: bool) -> tuple[Any, Any]:
+    def _ready(self, data: Any, set_scale: bool) -> Any:
+        """The data in the weights' dtype, the targets on the scale of the scores."""
+        dtype = self.weights_["layers.0.gain"].dtype
+        targets = self._prepare_targets(data.targets, data.sample_weight if set_scale else None, dtype)
+        X, sample_weight = (part.astype(dtype, copy=False) for part in (data.X, data.sample_weight))
+        return replace(data, X=X, targets=targets, sample_weight=sample_weight)
+
+    def _hold_out(
+        self, data: Any, X_val: Any, y_val: Any, incremental: bool, rng: np.random.RandomState
+    ) -> tuple[Any, Any]:
         """Training and validation data: what the user gave, or a part of the training data."""
         from sklearn.model_selection import train_test_split
 
@@ -230,15 +245,14 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
             X_val, y_val = validate_data(
                 self, X_val, y_val, reset=False, accept_sparse="csr", dtype=data.X.dtype, **self._y_checks
             )
-            X_val = _dense(X_val)
-            targets = self._prepare_targets(self._encode_targets(y_val, None, first=False), None, X_val.dtype)
+            X_val, targets = _dense(X_val), self._encode_targets(y_val, None, first=False)
             return data, Data(X_val, targets, np.ones(len(X_val), dtype=data.X.dtype), hash_rows(X_val))
         if not self.early_stopping or incremental:
             return data, None
         train_rows, test_rows = train_test_split(
             np.arange(len(data)),
             test_size=self.validation_fraction,
-            random_state=self._rng,
+            random_state=rng,
             stratify=self._strata(data.targets),
         )
         return data.rows(np.sort(train_rows)), data.rows(np.sort(test_rows))
@@ -362,6 +376,10 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
 def _own_random_state(random_state: Any) -> np.random.RandomState:
     """The user's generator or a new one; None never means numpy's global state, which is not ours to move."""
     return np.random.RandomState() if random_state is None else check_random_state(random_state)
+
+
+def _count_rows(X: Any) -> int:
+    return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
 def _dense(X: Any) -> np.ndarray:

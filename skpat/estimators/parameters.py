@@ -34,7 +34,7 @@ gradient : {"physics_aware", "in_silico", "exact"} or GradientEstimator, default
     Where gradients come from; see :mod:`skpat.training`.
 n_calibration_shots : int or "auto", default="auto"
     Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": two for each
-    row, layer and unit, at least 200 and at most 4,000. (Some further ones, at most 256 for each layer and unit, set the first
+    row, layer and unit, at least 200 and at most 10,000. (Some further ones, at most 256 for each layer and unit, set the first
     output statistics.)
 n_shots : int, default=1
     Shots averaged for each row, in calibration, training and prediction.
@@ -96,7 +96,7 @@ ledger_ : Ledger
     The same with seconds and joules.
 n_features_in_ : int
     Number of features.
-feature_names_in_ : ndarray of shape (n_features_in_,)
+feature_names_in_ : ndarray of shape (``n_features_in_``,)
     Their names, where X had any.""",
     "notes": """\
 In each layer the inputs are scaled by a trainable gain and offset each, squashed smoothly into the device's bounds, and

@@ -217,8 +217,7 @@ class NeuralTwin(Twin):
         if n_weights > _LARGEST_WEIGHT_COUNT:
             raise TwinError(
                 f"NeuralTwin would need {n_weights:,} weights for {widths[0]:,} channels, more than it can learn. "
-                "Use a PhysicsTwin, which fits the constants of a simulated device, or hold channels with "
-                "ControlSplit(fixed=...)."
+                "Hold channels with ControlSplit(fixed=...), or write a skpat.twins.Twin of the system's own equations."
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from typing import Any
 
 import joblib
@@ -13,6 +14,7 @@ import torch
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris, load_linnerud
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -400,3 +402,76 @@ def test_large_predictions_go_out_in_pieces(watched: Watched) -> None:
     assert len(network.predict(np.tile(X, (20, 1)))) == 3000
     assert max(watched.sent) <= 1024
     assert sum(watched.sent) == 3000
+
+
+def test_a_live_instruments_method_is_shared_and_never_copied() -> None:
+    class Instrument:
+        """Holds a lock, like every driver, and counts."""
+
+        def __init__(self) -> None:
+            self.lock, self.rows = threading.Lock(), 0
+
+        def read(self, voltages: np.ndarray) -> np.ndarray:
+            self.rows += len(voltages)
+            return voltages[:, :6] * voltages[:, 6:]
+
+    instrument = Instrument()
+    device = as_device(instrument.read, n_controls=12, n_outputs=6, bounds=(-1, 1))
+    network = small(device=device).fit(*IRIS)
+    assert instrument.rows == sum(network.shots_.values())
+    network.set_params(device__max_batch=7)
+    assert network.device_.max_batch is None
+
+
+def test_held_out_rows_do_not_enter_the_scaling() -> None:
+    X, y = IRIS
+    rng = np.random.RandomState(0)
+    for seed in range(3):
+        network = small(early_stopping=True, encoder="direct", max_iter=1, random_state=seed)
+        far = X.copy()
+        outlier = rng.randint(len(X))
+        far[outlier] = 1e3
+        scale = network.fit(far, y).weights_["encoder.scale"].max()
+        held_out = small(early_stopping=True, encoder="direct", max_iter=1, random_state=seed)
+        held_out.fit(far, y)
+        assert scale == held_out.weights_["encoder.scale"].max()
+        assert (scale > 100) == (outlier in _training_rows(network, far, y))
+
+
+def _training_rows(network: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which rows the training sent, found by watching the keys of its data."""
+    from skpat.row_keys import hash_rows
+    from skpat.training import loop
+
+    seen: list[np.ndarray] = []
+    original = loop.Trainer.epoch
+
+    def watching(self: Any, data: Any, *args: Any) -> float:
+        seen.append(data.row_keys)
+        return original(self, data, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "epoch", watching)
+        clone(network).fit(X, y)
+    return np.flatnonzero(np.isin(hash_rows(X), seen[0]))
+
+
+def test_a_failed_fit_leaves_nothing_to_predict_with_or_to_go_on_from() -> None:
+    class Flaky(NoisyBank):
+        """Fails while it is being trained on."""
+
+        broken = False
+
+        def measure(self, batch: Any) -> np.ndarray:
+            if Flaky.broken:
+                raise TimeoutError("no answer")
+            return super().measure(batch)
+
+    network = small(device=Flaky()).fit(*IRIS)
+    Flaky.broken = True
+    with pytest.raises(TimeoutError, match="no answer"):
+        network.fit(*IRIS)
+    Flaky.broken = False
+    with pytest.raises(NotFittedError):
+        network.predict(IRIS[0])
+    network.set_params(warm_start=True).fit(*IRIS).predict(IRIS[0])
