@@ -204,7 +204,9 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
 
     def _begin(self, made: Specification, rng: np.random.RandomState, X: np.ndarray, sample_weight: np.ndarray) -> None:
         """Build the network and its first weights. Nothing is sent."""
-        self.__dict__.pop("loss_", None)  # until the training has ended, there is nothing to predict with or to go on from
+        self.__dict__.pop(
+            "loss_", None
+        )  # until the training has ended, there is nothing to predict with or to go on from
         self._network = Network(
             split=representable(made.split, made.bounds, X.dtype),
             bounds=made.bounds,
