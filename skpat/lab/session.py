@@ -62,7 +62,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     """
 
     def __init__(self, device: Any, *, n_shots: int = 1, ledger: Ledger | None = None):
-        check_device_specification(device)
+        self._bounds = check_device_specification(device)
         if isinstance(n_shots, bool) or not isinstance(n_shots, (int, np.integer)) or n_shots < 1:
             raise ValueError(f"'n_shots' of a Session must be an int of at least 1. Got {n_shots!r}.")
         self.device = device
@@ -193,7 +193,9 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
 
     def _check(self, batch: ControlBatch) -> ControlBatch:
         """The batch as floats, or an error if it is not legal as a whole; nothing has been sent."""
-        bounds = check_device_specification(self.device)
+        bounds = np.asarray(self.device.bounds, dtype=np.float64)
+        if not np.array_equal(bounds, self._bounds):  # changed since they were checked
+            bounds = self._bounds = check_device_specification(self.device)
         name = device_name(self.device)
         n_controls = self.device.n_controls
         if batch.n_controls != n_controls:

@@ -214,7 +214,7 @@ class Trainer:
 
     def _check_finite(self, loss: float) -> None:
         gradients = [w.grad for w in self.trainable if w.grad is not None]
-        if np.isfinite(loss) and all(bool(torch.isfinite(g).all()) for g in gradients):
+        if np.isfinite(loss) and np.isfinite(float(torch.nn.utils.get_total_norm(gradients, norm_type=float("inf")))):
             return
         raise NonFiniteTrainingError(
             f"The training must have a finite loss and finite gradients. Got loss {loss:g} after {self.session.ledger.total} "

@@ -157,10 +157,10 @@ def fit(pairs: int) -> None:
         ratios = []
         for seed in range(pairs):
             network = PhysicalNetworkClassifier(
-                gradient=PhysicsAware(refine=refine), max_iter=4, n_calibration_shots=200, random_state=seed, tol=0
+                gradient=PhysicsAware(refine=refine), max_iter=10, n_calibration_shots=200, random_state=seed, tol=0
             )
             calibrated = clone(network).set_params(max_iter=1).partial_fit(X[:64], y[:64], classes=np.unique(y))
-            calibrated.set_params(max_iter=4, warm_start=True)
+            calibrated.set_params(max_iter=10, warm_start=True)
             bare = clone(network).partial_fit(X[:64], y[:64], classes=np.unique(y))
             pair = (lambda: calibrated.fit(X, y), lambda: bare_fit(bare, X, y, refine))  # noqa: B023 (called at once)
             order = (0, 1) if seed % 2 else (1, 0)

@@ -83,7 +83,7 @@ def test_the_defaults_of_a_device() -> None:
         n_controls, n_outputs, bounds = 1, 1, [[0, 1]]
 
     device = Bare()
-    assert (device.address, device.max_batch, device.seconds_per_shot, device.joules_per_shot) == (None,) * 4
+    assert (device.max_batch, device.seconds_per_shot, device.joules_per_shot) == (None,) * 3
     assert (device.control_units, device.output_units) == ("", "")
     assert device.check_controls(ControlBatch.from_dense(np.zeros((1, 1)))) is None
     assert device.open() is None
