@@ -71,6 +71,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self._lock = threading.RLock()
         self._open = False
         self._next_shot = 0
+        self._limits: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...] | None = None
 
     def __enter__(self) -> Session:
         return self
@@ -195,18 +196,12 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         """The batch as floats, or an error if it is not legal as a whole; nothing has been sent."""
         bounds = np.asarray(self.device.bounds, dtype=np.float64)
         if not np.array_equal(bounds, self._bounds):  # changed since they were checked
-            bounds = self._bounds = check_device_specification(self.device)
+            self._bounds, self._limits = check_device_specification(self.device), None
         name = device_name(self.device)
         n_controls = self.device.n_controls
         if batch.n_controls != n_controls:
             raise ValueError(
                 f"The 'controls' passed to {name}.measure must have {n_controls} channels. Got {batch.n_controls}. "
-                "Nothing was sent."
-            )
-        channels = np.concatenate([batch.varying_index, batch.shared_index])
-        if (np.bincount(channels, minlength=n_controls) != 1).any():
-            raise ValueError(
-                f"The 'controls' passed to {name}.measure must set every channel once. Got channels {channels.tolist()}. "
                 "Nothing was sent."
             )
         for part in (batch.varying, batch.shared):
@@ -217,8 +212,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 )
         if batch.varying.dtype.kind != "f" or batch.shared.dtype.kind != "f":
             batch = replace(batch, varying=batch.varying.astype(float), shared=batch.shared.astype(float))
-        for values, index in ((batch.varying, batch.varying_index), (batch.shared[None, :], batch.shared_index)):
-            low, high = bounds[index, 0], bounds[index, 1]
+        limits = self._limits_of(batch.varying_index, batch.shared_index)
+        for values, (index, low, high) in zip((batch.varying, batch.shared[None, :]), limits, strict=True):
             if not values.size or (np.all(values >= low) and np.all(values <= high)):
                 continue  # NaN fails both comparisons
             row, column = (int(i) for i in np.argwhere(~((values >= low) & (values <= high)))[0])
@@ -233,6 +228,20 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             )
         getattr(self.device, "check_controls", _accept)(batch)
         return batch
+
+    def _limits_of(self, *indices: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
+        """(channels, low, high) of both parts, worked out once for the same two index arrays."""
+        known = self._limits
+        if known is not None and all(index is part[0] for index, part in zip(indices, known, strict=True)):
+            return known
+        channels = np.concatenate(indices)
+        if (np.bincount(channels, minlength=self.device.n_controls) != 1).any():
+            raise ValueError(
+                f"The 'controls' passed to {device_name(self.device)}.measure must set every channel once. "
+                f"Got channels {channels.tolist()}. Nothing was sent."
+            )
+        self._limits = tuple((index, self._bounds[index, 0], self._bounds[index, 1]) for index in indices)
+        return self._limits
 
 
 def _nothing() -> None:
