@@ -66,6 +66,7 @@ class Network:
         self.n_units = n_units
         self.skip = skip
         self.n_slots = n_units * split.n_inputs
+        self._known_limits: list[tuple[np.ndarray, Any, Any]] = []  # bounds as arrays of each kind that came by
         self.encoder = make_encoder(encoder, n_features, self.n_slots)
         self.readout = make_readout(readout, n_units * n_outputs, n_targets)
 
@@ -111,8 +112,19 @@ class Network:
         return self.to_device(squash(theta), self.split.weight_index)
 
     def _limits(self, like: Any, index: np.ndarray) -> tuple[Any, Any]:
-        inner = _inner(self.bounds[index].T, like.dtype)
-        return inner if isinstance(like, np.ndarray) else tuple(map(like.new_tensor, inner))
+        kind = like.dtype, getattr(like, "device", None)
+        for known, of_kind, limits in self._known_limits:
+            if known is index and of_kind == kind:
+                return limits
+        limits = _inner(self.bounds[index].T, like.dtype)
+        if not isinstance(like, np.ndarray):
+            limits = tuple(map(like.new_tensor, limits))
+        if index is self.split.input_index or index is self.split.weight_index:
+            self._known_limits = [*self._known_limits[-7:], (index, kind, limits)]
+        return limits
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_known_limits": []}  # tensors do not belong in a pickle
 
 
 def representable(split: ChannelSplit, bounds: np.ndarray, dtype: Any) -> ChannelSplit:
