@@ -35,7 +35,7 @@ grid = {
     "network__n_layers": [1, 2],
 }
 X, y = load_iris(return_X_y=True)
-search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(X, y)
+search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2).fit(X, y)
 
 # %%
 # The best combinations, and what each parameter does on average.

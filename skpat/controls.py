@@ -136,7 +136,13 @@ class ControlBatch:
             return self
         return replace(self, varying=varying, shared=shared)
 
-    def rows(self, selection: slice) -> ControlBatch:
+    def read_only(self) -> ControlBatch:
+        """The same batch of views that cannot be written to: a driver that works in place fails, and is not obeyed twice."""
+        varying, shared = self.varying.view(), self.shared.view()
+        varying.flags.writeable = shared.flags.writeable = False
+        return replace(self, varying=varying, shared=shared)
+
+    def rows(self, selection: slice | np.ndarray) -> ControlBatch:
         """The batch of some of the rows. The shared part is handed on, not copied."""
         keys = None if self.row_keys is None else self.row_keys[selection]
         return replace(self, varying=self.varying[selection], row_keys=keys)

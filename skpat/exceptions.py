@@ -9,8 +9,12 @@ __all__ = [
     "SkpatError",
     "ControlBoundsError",
     "ControlSplitError",
+    "DeviceBusyError",
+    "DeviceConnectionError",
     "DeviceContractError",
+    "DeviceIdentityError",
     "DeviceOutputError",
+    "JournalError",
     "NestedParameterError",
     "NoExactGradientError",
     "NonFiniteTrainingError",
@@ -47,25 +51,92 @@ class ControlSplitError(SkpatError, ValueError):
     """The channels cannot be split into inputs, weights and fixed ones as asked."""
 
 
+class DeviceBusyError(SkpatError, TimeoutError):
+    """The instrument at an address is held by somebody else, and the time to wait for it is over. Nothing was sent.
+
+    Attributes
+    ----------
+    holder : int or None
+        Process id of who holds it, where known.
+    """
+
+    def __init__(self, message: str, *, holder: int | None = None):
+        super().__init__(message)
+        self.holder = holder
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class DeviceConnectionError(SkpatError, ConnectionError):
+    """A device did not answer, or the line to it broke.
+
+    Drivers raise it (any ``OSError`` will do too); the session then opens the line anew and repeats the batch. It reaches
+    the user when that has failed ``max_retries`` times.
+
+    Attributes
+    ----------
+    shots_done : dict of str to int
+        Shots measured so far, by purpose.
+    journal : str or None
+        Path of the journal that holds them: the same ``fit`` again goes on from there.
+    """
+
+    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None, journal: str | None = None):
+        super().__init__(message)
+        self.shots_done = dict(shots_done or {})
+        self.journal = journal
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class DeviceIdentityError(SkpatError, RuntimeError):
+    """The instrument that answers is not the one that answered before, or cannot be reached from this process.
+
+    Attributes
+    ----------
+    shots_done : dict of str to int
+        Shots measured so far, by purpose.
+    journal : str or None
+        Path of the journal that holds them: the same ``fit`` again goes on from there.
+    """
+
+    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None, journal: str | None = None):
+        super().__init__(message)
+        self.shots_done = dict(shots_done or {})
+        self.journal = journal
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
 class DeviceContractError(SkpatError, TypeError):
     """An object given as a device lacks something that a device must have."""
 
 
 class DeviceOutputError(SkpatError, RuntimeError):
-    """A device returned something unusable: a wrong shape, NaN or infinity.
+    """A device returned something unusable: a wrong shape, NaN, infinity, or a saturated reading.
 
     Attributes
     ----------
     shots_done : dict of str to int
         Shots measured up to and including the faulty call, by purpose.
+    journal : str or None
+        Path of the journal that holds them: the same ``fit`` again goes on from there.
     """
 
-    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None):
+    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None, journal: str | None = None):
         super().__init__(message)
         self.shots_done = dict(shots_done or {})
+        self.journal = journal
 
     def __reduce__(self):
         return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class JournalError(SkpatError, ValueError):
+    """A journal belongs to another device, or is no journal."""
 
 
 class NestedParameterError(SkpatError, ValueError):

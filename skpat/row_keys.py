@@ -6,9 +6,11 @@ same whether a row is measured alone or among a thousand others, which is what s
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-__all__ = ["combine_keys", "hash_rows", "splitmix64"]
+__all__ = ["combine_keys", "hash_rows", "splitmix64", "sum_of_columns"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -70,15 +72,31 @@ def hash_rows(X: np.ndarray) -> np.ndarray:
     >>> bool((hash_rows(X)[1:2] == hash_rows(X[1:2])).all())
     True
     """
+    return splitmix64(sum_of_columns(X, np.arange(X.shape[1])))
+
+
+def sum_of_columns(X: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """What :func:`hash_rows` scrambles last: sums of parts of the columns add up to that of all of them.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, k)
+    columns : ndarray of int, shape (k,)
+        Which columns of the whole these are.
+
+    Returns
+    -------
+    ndarray of uint64, shape (n_rows,)
+    """
     values = np.ascontiguousarray(X, dtype=np.float64) + 0.0  # -0.0 + 0.0 is 0.0
-    bits = values.view(np.uint64) ^ splitmix64(np.arange(values.shape[1], dtype=np.uint64))
+    bits = values.view(np.uint64) ^ splitmix64(columns.astype(np.uint64))
     with np.errstate(over="ignore"):
         bits ^= bits >> _S32
         bits *= _MIX_1
         bits ^= bits >> _S30  # without it few bits tell two values apart, and sums over columns collide
         bits *= _MIX_2
         bits ^= bits >> _S31
-        return splitmix64(bits.sum(axis=1, dtype=np.uint64))
+        return bits.sum(axis=1, dtype=np.uint64)
 
 
 def combine_keys(keys: np.ndarray, *parts: int) -> np.ndarray:
@@ -94,7 +112,12 @@ def combine_keys(keys: np.ndarray, *parts: int) -> np.ndarray:
     -------
     ndarray of uint64, shape (n_rows,)
     """
+    return splitmix64(np.asarray(keys, dtype=np.uint64) ^ _salt(*map(int, parts)))
+
+
+@lru_cache(maxsize=1024)
+def _salt(*parts: int) -> np.uint64:
     salt = np.zeros(1, dtype=np.uint64)
     for part in parts:
-        salt = splitmix64(salt ^ np.uint64(int(part) & 0xFFFFFFFFFFFFFFFF))
-    return splitmix64(np.asarray(keys, dtype=np.uint64) ^ salt)
+        salt = splitmix64(salt ^ np.uint64(part & 0xFFFFFFFFFFFFFFFF))
+    return salt[0]

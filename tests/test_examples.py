@@ -19,7 +19,11 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
             "plot_01_train_a_laser", "identity in place of the laser", marks=pytest.mark.slow
         ),  # two minutes: the README's first command runs it
         ("plot_02_bring_your_own_device", "the bank, physics-aware"),
-        ("plot_03_search_over_splits", "Best: {'network__control_split__input_fraction'"),
+        pytest.param(
+            "plot_03_search_over_splits",
+            "Best: {'network__control_split__input_fraction'",
+            marks=pytest.mark.slow,  # a minute of both cores
+        ),
     ],
 )
 def test_example(name: str, printed: str, tmp_path: Path) -> None:

@@ -14,14 +14,25 @@ from skpat.exceptions import SkpatError
 BUILTIN = {
     "ControlBoundsError": ValueError,
     "ControlSplitError": ValueError,
+    "DeviceBusyError": TimeoutError,
+    "DeviceConnectionError": ConnectionError,
     "DeviceContractError": TypeError,
+    "DeviceIdentityError": RuntimeError,
     "DeviceOutputError": RuntimeError,
+    "JournalError": ValueError,
     "NestedParameterError": ValueError,
     "NoExactGradientError": TypeError,
     "NonFiniteTrainingError": ArithmeticError,
     "TwinError": ValueError,
 }
-STATE = {"row": 3, "channel": 14, "value": 1.27, "shots_done": {"training": 500}}
+STATE = {
+    "row": 3,
+    "channel": 14,
+    "value": 1.27,
+    "shots_done": {"training": 500},
+    "journal": "run.db",
+    "holder": 4711,
+}
 CLASSES = [getattr(exceptions, name) for name in exceptions.__all__ if name != "SkpatError"]
 
 
@@ -58,7 +69,10 @@ def test_an_error_arrives_with_its_state(error_class: type[SkpatError], send) ->
 def test_the_errors_that_carry_state_are_the_documented_ones() -> None:
     assert {c.__name__: set(make(c)[1]) for c in CLASSES if make(c)[1]} == {
         "ControlBoundsError": {"row", "channel", "value"},
-        "DeviceOutputError": {"shots_done"},
+        "DeviceBusyError": {"holder"},
+        "DeviceConnectionError": {"shots_done", "journal"},
+        "DeviceIdentityError": {"shots_done", "journal"},
+        "DeviceOutputError": {"shots_done", "journal"},
         "NonFiniteTrainingError": {"shots_done"},
     }
 

@@ -22,7 +22,7 @@ ROOT = Path(skpat.__file__).parent
 PUBLIC = {
     "skpat": "ControlBatch ControlSplit Device PhysicalNetworkClassifier PhysicalNetworkRegressor as_device",
     "skpat.devices": "Device SecondHarmonicLaser as_device",
-    "skpat.lab": "Ledger Session",
+    "skpat.lab": "EpicsDevice Journal Ledger QcodesDevice Session VisaDevice adopt",
     "skpat.twins": "NeuralTwin",
     "skpat.training": "ExactGradient GradientEstimator InSilico PhysicsAware",
     "skpat.estimators": "PhysicalNetworkClassifier PhysicalNetworkRegressor",

@@ -10,9 +10,8 @@ from sklearn.base import BaseEstimator
 
 from skpat.controls import ControlBatch
 from skpat.devices.noise import standard_normal
-from skpat.exceptions import DeviceContractError
 
-__all__ = ["Device", "check_device_specification", "device_name"]
+__all__ = ["Device"]
 
 
 class Device(BaseEstimator):
@@ -27,14 +26,32 @@ class Device(BaseEstimator):
         Number of control channels.
     n_outputs : int
         Number of measured outputs.
-    bounds : array-like of shape (n_controls, 2)
-        Lowest and highest legal value of each channel, in the device's units. Nothing outside is ever sent.
+    bounds : (low, high) or array-like of shape (n_controls, 2)
+        Lowest and highest legal value, of all channels alike or of each, in the device's units. Nothing outside is ever
+        sent.
     control_units, output_units : str
         Units for messages and plots, for example "V".
     max_batch : int or None
         Most rows that one call of :meth:`measure` may carry. None: no limit.
     seconds_per_shot, joules_per_shot : float or None
         Cost of one shot, for plans and reports. None: unknown.
+    address : str or None
+        Where the instrument is, for example "TCPIP::192.168.0.7::5025::SOCKET". Only one session at a time, of all threads
+        and processes of this computer, holds an address. None: private to this object.
+    control_steps : array-like of shape (n_controls,) or None
+        Step of each channel: legal values are the lower bound plus whole multiples of it. 0: continuous.
+    max_change : float, array-like of shape (n_controls,) or None
+        Largest legal change of a channel from one row to the next, in the device's units, repeats after a fault included.
+        The first row after opening is not held against anything. None: any.
+    output_range : (low, high) or None
+        Readings at or beyond are saturated. None: not checked.
+    on_bad_output : {"retry", "mask", "raise"}
+        What the session does about NaN, infinite or saturated readings: measure the rows again (up to ``max_retries``
+        times), put the mean of the batch's good readings of that output in their place, or raise at once.
+    max_retries : int
+        How often a batch is repeated after a fault before the session gives up.
+    settling_seconds : float
+        Wait after :meth:`set_shared`, before the measurement.
     random_state : int or None
         Only where the device makes its own noise (simulated devices): an estimator with a ``random_state`` seeds
         its own copy.
@@ -65,6 +82,13 @@ class Device(BaseEstimator):
     max_batch: int | None = None
     seconds_per_shot: float | None = None
     joules_per_shot: float | None = None
+    address: str | None = None
+    control_steps: Any = None
+    max_change: Any = None
+    output_range: tuple[float, float] | None = None
+    on_bad_output: str = "retry"
+    max_retries: int = 5
+    settling_seconds: float = 0.0
 
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
         """Set the controls, measure once each.
@@ -84,10 +108,27 @@ class Device(BaseEstimator):
         """Veto a setting as a whole (total power, charge) by raising ControlBoundsError. Default: accept."""
 
     def open(self) -> None:
-        """Connect to the hardware. Called by the session before the first measurement. Default: nothing to open."""
+        """Connect to the hardware. Called by the session before the first measurement, and again after a fault.
+
+        Default: nothing to open.
+        """
 
     def close(self) -> None:
-        """Disconnect. Called by the session after the last measurement. Default: nothing to close."""
+        """Disconnect, whatever state the line is in. Called by the session when it lets go. Default: nothing to close."""
+
+    def identify(self) -> str:
+        """Who answers: maker, model and serial number, say. Another answer after a fault stops the run. Default: ""."""
+        return ""
+
+    def safe_state(self) -> None:
+        """Bring the hardware into a state it can be left in. Called before every :meth:`close`. Default: nothing."""
+
+    def set_shared(self, batch: ControlBatch) -> None:
+        """Send the channels that all rows share, ``batch.shared`` at ``batch.shared_index``.
+
+        Called before :meth:`measure` when they differ from the last ones sent, and always after :meth:`open`.
+        Default: nothing; ``measure`` sends every channel.
+        """
 
     def standard_normal(self, batch: ControlBatch, n_values: int) -> np.ndarray:
         """Standard normal numbers for a simulated device's noise.
@@ -123,62 +164,3 @@ def _as_seed(random_state: Any) -> int:
             f"Got {random_state!r}. Use random_state=0."
         )
     return int(random_state)
-
-
-def device_name(device: Any) -> str:
-    """What to call a device in messages: the name it gives itself, else its class."""
-    return getattr(device, "name", None) or type(device).__name__
-
-
-def check_device_specification(device: Any) -> np.ndarray:
-    """Check, without touching the hardware, that an object states what a device must state.
-
-    Returns
-    -------
-    ndarray of float, shape (n_controls, 2)
-        The bounds.
-
-    Raises
-    ------
-    DeviceContractError
-        Naming what is missing or wrong.
-    """
-    name = device_name(device)
-    if isinstance(device, type):
-        raise DeviceContractError(
-            f"'device' must be an object, not a class. Got the class {device.__name__}. Use {device.__name__}()."
-        )
-    needed = ("measure", "n_controls", "n_outputs", "bounds")
-    missing = [attribute for attribute in needed if not hasattr(device, attribute)]
-    if len(missing) == len(needed):
-        fix = (
-            "To give the torch device where tensors live, use torch_device=" + repr(device)
-            if isinstance(device, str)
-            else "Wrap a plain function with skpat.as_device(function, n_controls=..., n_outputs=..., bounds=...)"
-        )
-        raise DeviceContractError(f"'device' must be a skpat.Device (the apparatus to train). Got {device!r}. {fix}.")
-    if missing:
-        raise DeviceContractError(f"The device {name} must define {', '.join(missing)}. See skpat.Device.")
-    for attribute in ("n_controls", "n_outputs"):
-        value = getattr(device, attribute)
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise DeviceContractError(f"'{attribute}' of {name} must be an int of at least 1. Got {value!r}.")
-    limit = getattr(device, "max_batch", None)
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit < 1):
-        raise DeviceContractError(f"'max_batch' of {name} must be an int of at least 1, or None. Got {limit!r}.")
-    try:
-        bounds = np.asarray(device.bounds, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DeviceContractError(f"'bounds' of {name} must be numbers. Got {device.bounds!r}.") from error
-    if bounds.shape != (device.n_controls, 2):
-        raise DeviceContractError(
-            f"'bounds' of {name} must have shape (n_controls, 2) = ({device.n_controls}, 2). Got {bounds.shape}."
-        )
-    wrong = ~(np.isfinite(bounds).all(axis=1) & (bounds[:, 0] < bounds[:, 1]))
-    if wrong.any():
-        channel = int(np.argmax(wrong))
-        raise DeviceContractError(
-            f"'bounds' of {name} must be finite, the lower below the upper. Got {bounds[channel].tolist()} in channel "
-            f"{channel}. Hold a channel that must not move with ControlSplit(fixed={{{channel}: value}})."
-        )
-    return bounds

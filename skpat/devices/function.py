@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ControlBatch, as_numpy
-from skpat.devices.base import Device, check_device_specification
+from skpat.devices.base import Device
+from skpat.devices.specification import check_device_specification
 
 __all__ = ["FunctionDevice", "as_device"]
 

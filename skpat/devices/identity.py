@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skpat.controls import ControlBatch
-from skpat.devices.base import Device, check_device_specification
+from skpat.devices.base import Device
+from skpat.devices.specification import check_device_specification
 
 if TYPE_CHECKING:
     import torch

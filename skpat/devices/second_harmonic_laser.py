@@ -151,7 +151,7 @@ class SecondHarmonicLaser(Device):
         return np.concatenate(chunks) if chunks else np.empty((0, self.n_outputs))
 
     def _measure_chunk(self, batch: ControlBatch) -> np.ndarray:
-        controls = torch.from_numpy(batch.dense()).to(self.torch_device)
+        controls = torch.from_numpy(np.array(batch)).to(self.torch_device)
         normal = None
         if self.noise or self.noise_floor or self.energy_jitter:
             normal = self.standard_normal(batch, 1 + 2 * self.n_outputs).astype(batch.varying.dtype, copy=False)

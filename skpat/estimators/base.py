@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import secrets
 from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -13,10 +18,12 @@ from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from skpat.devices.base import device_name
+from skpat.devices.specification import device_name
 from skpat.estimators.plan import Plan
 from skpat.estimators.specification import Specification, default_device, specify
 from skpat.exceptions import NestedParameterError
+from skpat.lab.fingerprint import fingerprint
+from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
 from skpat.network.forward import Network, forward, representable
@@ -58,6 +65,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
+        "journal": [str, os.PathLike, Journal, None],
         "torch_device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -162,11 +170,30 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         incremental: bool = False,
         classes: Any = None,
     ) -> PhysicalNetwork:
-        from skpat.training.loop import Data, History, threads_for, train
-
         self._validate_params()
         go_on = (incremental or self.warm_start) and hasattr(self, "loss_")
-        rng = self._rng if go_on else _own_random_state(self.random_state)
+        record = self._find_run(X, y, sample_weight, X_val, y_val, classes, go_on, incremental)
+        rng = self._rng if go_on else _own_random_state(self.random_state, record)
+        with self._taken_back_on_error(record, rng, go_on):
+            self._fit_from(rng, record, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
+        return self
+
+    def _fit_from(
+        self,
+        rng: np.random.RandomState,
+        record: JournalRun | None,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        X_val: Any,
+        y_val: Any,
+        go_on: bool,
+        incremental: bool,
+        classes: Any,
+    ) -> None:
+        from skpat.training.loop import Data, History, threads_for, train
+        from skpat.training.progress import Progress
+
         if not go_on:
             made = specify(self.device, self.control_split, self.twin, self.gradient, rng)
         X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks)
@@ -187,7 +214,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         held_out = None if held_out is None else self._ready(held_out, set_scale=False)
 
         with (
-            Session(self.device_, n_shots=self.n_shots, ledger=self.ledger_) as session,
+            Session(self.device_, n_shots=self.n_shots, ledger=self.ledger_, journal=record) as session,
             threads_for(self._count_batch(len(data)) * int(self.device_.n_controls)),
         ):
             if not go_on:
@@ -195,12 +222,51 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
             trainer = self._make_trainer(session, len(data))
             if incremental:
                 loss_curve = [trainer.epoch(data, self._rng)]
-                weights, history = trainer.weights_now(), History(loss_curve, [], [self.ledger_.total])
+                weights, history = trainer.weights_now(), History(loss_curve, [], [self.ledger_.answered])
             else:
                 validate = None if held_out is None else self._validation(session, held_out)
-                weights, history = train(trainer, data, self._rng, validate=validate)
+                note = Progress(session, trainer.settings)
+                weights, history = train(trainer, data, self._rng, validate=validate, note=note)
         self._record(trainer, weights, history, incremental, held_out is not None)
-        return self
+
+    @contextmanager
+    def _taken_back_on_error(
+        self, record: JournalRun | None, rng: np.random.RandomState, go_on: bool
+    ) -> Iterator[None]:
+        """With a journal an error leaves everything a fit starts from as it was: the same call again is the same fit."""
+        if record is None:
+            yield
+            return
+        own = ("_statistics", "_optimizer_state")
+        saved = copy.deepcopy(
+            (rng.get_state(), {name: vars(self)[name] for name in own if go_on}, vars(self._gradient) if go_on else {},
+             vars(self.twin_) if go_on and self.twin_ is not None else {})
+        )  # fmt: skip
+        try:
+            yield
+        except BaseException:
+            state, attributes, of_gradient, of_twin = saved
+            rng.set_state(state)
+            if go_on:
+                self.__dict__.update(attributes)
+                self._gradient.__dict__.update(of_gradient)
+                if self.twin_ is not None:
+                    self.twin_.__dict__.update(of_twin)
+            raise
+
+    def _find_run(self, X: Any, y: Any, *more: Any) -> JournalRun | None:
+        """This fit's record in the journal, found by all that the fit depends on. Nothing is sent."""
+        if self.journal is None:
+            return None
+        asked = {k: v for k, v in self.get_params(deep=False).items() if k not in ("device", "journal", "verbose")}
+        *arrays, go_on, _ = (X, y, *more)
+        state = [self.weights_, self._rng, self.n_iter_] if go_on else []
+        data = [part if part is None or hasattr(part, "tocsr") else np.asarray(part) for part in arrays]
+        device = self.device_ if go_on else default_device() if self.device is None else self.device
+        seeds = {name: value for name, value in _parameters_of(device).items() if name.endswith("random_state")}
+        signature = fingerprint(type(self).__name__, asked, data, more[-2:], state, seeds)
+        journal = self.journal if isinstance(self.journal, Journal) else Journal(self.journal)
+        return journal.run(device, signature, f"{type(self).__name__}, {_count_rows(X)} rows")
 
     def _begin(self, made: Specification, rng: np.random.RandomState, X: np.ndarray, sample_weight: np.ndarray) -> None:
         """Build the network and its first weights. Nothing is sent."""
@@ -210,6 +276,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         self._network = Network(
             split=representable(made.split, made.bounds, X.dtype),
             bounds=made.bounds,
+            control_steps=getattr(made.device, "control_steps", None),
             n_features=X.shape[1],
             n_outputs=int(made.device.n_outputs),
             n_targets=self._count_scores(),
@@ -275,6 +342,8 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
 
         self.twin_.fit(*calibration_shots(*rows, self._count_twin_shots(len(data)), rng, measure))
         self.twin_score_ = self.twin_.score_
+        if self.verbose:
+            print(f"Calibration: {session.ledger.total:,} shots, R² of the twin {self.twin_score_:.3f}", flush=True)
 
     def _make_trainer(self, session: Session, n_rows: int) -> Any:
         from skpat.training.loop import Settings, Trainer
@@ -330,7 +399,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         self.loss_ = self.loss_curve_[-1]
         self.shots_curve_ = history.shots_curve
         self.validation_scores_ = history.validation_scores if validated else None
-        self.best_validation_score_ = max(history.validation_scores) if validated else None
+        self.best_validation_score_ = max(history.validation_scores, default=None) if validated else None
 
     @property
     def shots_(self) -> dict[str, int]:
@@ -375,9 +444,15 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         return tags
 
 
-def _own_random_state(random_state: Any) -> np.random.RandomState:
+def _own_random_state(random_state: Any, record: JournalRun | None) -> np.random.RandomState:
     """The user's generator or a new one; None never means numpy's global state, which is not ours to move."""
-    return np.random.RandomState() if random_state is None else check_random_state(random_state)
+    if random_state is not None:
+        return check_random_state(random_state)
+    return np.random.RandomState(None if record is None else record.seed(lambda: secrets.randbits(32)))
+
+
+def _parameters_of(part: Any) -> dict[str, Any]:
+    return part.get_params(deep=True) if hasattr(part, "get_params") else {}
 
 
 def _count_rows(X: Any) -> int:

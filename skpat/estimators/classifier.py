@@ -82,6 +82,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         n_iter_no_change=10,
         class_weight=None,
         warm_start=False,
+        journal=None,
         torch_device="cpu",
         random_state=None,
         verbose=0,
@@ -108,6 +109,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         self.n_iter_no_change = n_iter_no_change
         self.class_weight = class_weight
         self.warm_start = warm_start
+        self.journal = journal
         self.torch_device = torch_device
         self.random_state = random_state
         self.verbose = verbose
@@ -137,7 +139,9 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         DeviceContractError
             If ``device`` is not a device. Nothing was sent.
         DeviceOutputError
-            If the device returns a wrong shape, NaN or infinity.
+            If the device goes on returning a wrong shape, NaN, infinity or saturated readings.
+        DeviceConnectionError
+            If the line to the device breaks and cannot be opened again. What was measured is in the journal.
         NonFiniteTrainingError
             If the loss or a gradient becomes NaN or infinite.
         """

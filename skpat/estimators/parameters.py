@@ -60,13 +60,17 @@ n_iter_no_change : int, default=10
     Epochs without progress before the training stops.
 warm_start : bool, default=False
     Whether ``fit`` goes on from where the last one ended (twin, weights and shot counts included).
+journal : str, path or Journal, default=None
+    File that every answer of the device is written to in ``fit``, before it is used. The same ``fit`` again (same data,
+    parameters and seeds), after a crash or a Ctrl-C, takes what is there without a shot and goes on from the next one, to
+    the very weights of an uninterrupted run. See :class:`skpat.lab.Journal`.
 torch_device : str, default="cpu"
     Where the tensors of the training live, for example "cuda".
 random_state : int, RandomState instance or None, default=None
     Seeds everything: first weights, order of rows, the twin, and the noise of a simulated device that has no seed of its
-    own. None: everything anew in every fit.
+    own. None: everything anew in every fit (with a ``journal``: the seed that the same fit was begun with).
 verbose : int, default=0
-    1: a line for every epoch.""",
+    1: a line for every epoch, with shots, their rate, the time left and the faults survived.""",
     "attributes": """\
 device_ : Device
     The estimator's own copy of the device.
@@ -89,11 +93,11 @@ validation_scores_ : list of float or None
 best_validation_score_ : float or None
     The best of them.
 shots_curve_ : list of int
-    Shots spent, calibration included, after each epoch.
+    Shots spent, calibration included, after each epoch (answers from the journal count as shots here).
 shots_ : dict of str to int
     Shots so far by purpose: calibration, training, validation, prediction.
 ledger_ : Ledger
-    The same with seconds and joules.
+    The same with seconds and joules, what the journal answered, and the faults.
 n_features_in_ : int
     Number of features.
 feature_names_in_ : ndarray of shape (``n_features_in_``,)

@@ -75,6 +75,7 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         validation_fraction=0.1,
         n_iter_no_change=10,
         warm_start=False,
+        journal=None,
         torch_device="cpu",
         random_state=None,
         verbose=0,
@@ -100,6 +101,7 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
+        self.journal = journal
         self.torch_device = torch_device
         self.random_state = random_state
         self.verbose = verbose
@@ -129,7 +131,9 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         DeviceContractError
             If ``device`` is not a device. Nothing was sent.
         DeviceOutputError
-            If the device returns a wrong shape, NaN or infinity.
+            If the device goes on returning a wrong shape, NaN, infinity or saturated readings.
+        DeviceConnectionError
+            If the line to the device breaks and cannot be opened again. What was measured is in the journal.
         NonFiniteTrainingError
             If the loss or a gradient becomes NaN or infinite.
         """

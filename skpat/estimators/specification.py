@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import clone
 
 from skpat.controls import ChannelSplit, ControlSplit
-from skpat.devices.base import check_device_specification, device_name
+from skpat.devices.specification import check_device_specification, device_name
 from skpat.exceptions import ControlBoundsError, ControlSplitError
 
 __all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "specify"]

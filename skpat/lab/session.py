@@ -1,22 +1,32 @@
-"""The one way to a device: everything sent is checked, batched, averaged and counted here."""
+"""The one way to a device: everything sent is checked, batched, repeated after a fault, recorded and counted here."""
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from skpat.controls import ControlBatch, as_numpy
-from skpat.devices.base import check_device_specification, device_name
-from skpat.exceptions import ControlBoundsError, DeviceOutputError
-from skpat.lab.ledger import Ledger, check_purpose
+from skpat.controls import ControlBatch
+from skpat.devices.specification import device_name
+from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, DeviceOutputError, SkpatError
+from skpat.lab.address_lock import is_of_one_process
+from skpat.lab.answers import inspect, mask
+from skpat.lab.connection import Connection, attach, detach
+from skpat.lab.journal import Journal, JournalRun
+from skpat.lab.ledger import AddressTotals, Ledger, check_purpose
+from skpat.lab.limits import Limits
 from skpat.row_keys import combine_keys
 
 __all__ = ["Session"]
+
+_log = logging.getLogger("skpat.lab")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 10.0  # seconds before a line is opened once more, growing fourfold
 
 
 class Session:
@@ -25,11 +35,18 @@ class Session:
     Parameters
     ----------
     device : Device
-        What to measure on. It is opened at the first measurement and closed with the session.
+        What to measure on. It is opened at the first measurement and closed with the session, in its safe state.
     n_shots : int, default=1
         Measurements of each row, averaged.
     ledger : Ledger, default=None
         Where shots are counted. None: a new one.
+    journal : str, path, Journal or JournalRun, default=None
+        Where every answer is written before it is handed on, and where answers are taken from that it holds already. None:
+        nowhere.
+    bounds : (low, high) or array-like of shape (n_controls, 2), default=None
+        Stricter bounds than the device's, in its units.
+    wait : float, default=None
+        Seconds to wait for an address that somebody else holds. None: until it is free. Who holds it is logged.
 
     Attributes
     ----------
@@ -40,6 +57,13 @@ class Session:
     The whole batch is checked before its first row is sent, so an illegal value means that nothing was sent. Rows are
     then sent in pieces of at most the device's ``max_batch``. A shot is counted when it has been asked for, whether or
     not its answer is usable.
+
+    Where the device has an ``address``, one thread of one process holds it, from the first measurement to
+    :meth:`close`; sessions opened inside another one in the same thread share its line. Everybody else waits.
+
+    When the line breaks or an answer does not come in time, the line is closed, opened anew, asked who it is, given the
+    shared controls again, and the piece is repeated, at most ``max_retries`` times with growing pauses. Bad
+    readings are treated as the device's ``on_bad_output`` says.
 
     Shots are numbered so that a simulated device draws new noise for each: a batch measured without a number gets
     the session's next one.
@@ -61,17 +85,31 @@ class Session:
 in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     """
 
-    def __init__(self, device: Any, *, n_shots: int = 1, ledger: Ledger | None = None):
-        self._bounds = check_device_specification(device)
+    def __init__(
+        self,
+        device: Any,
+        *,
+        n_shots: int = 1,
+        ledger: Ledger | None = None,
+        journal: Any = None,
+        bounds: Any = None,
+        wait: float | None = None,
+    ):
+        self._limits = Limits(device, bounds)
         if isinstance(n_shots, bool) or not isinstance(n_shots, (int, np.integer)) or n_shots < 1:
             raise ValueError(f"'n_shots' of a Session must be an int of at least 1. Got {n_shots!r}.")
         self.device = device
         self.n_shots = int(n_shots)
         self.ledger = Ledger.of(device) if ledger is None else ledger
+        if isinstance(journal, (str, os.PathLike)):
+            journal = Journal(journal)
+        self.journal: JournalRun | None = journal.run(device) if isinstance(journal, Journal) else journal
+        self.wait = wait
+        self._totals: AddressTotals | None = None
         self._lock = threading.RLock()
-        self._open = False
+        self._pid = os.getpid()
+        self._connection: Connection | None = None
         self._next_shot = 0
-        self._limits: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...] | None = None
 
     def __enter__(self) -> Session:
         return self
@@ -82,11 +120,19 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self.close()
 
     def close(self) -> None:
-        """Close the device if this session opened it. The session may be used again."""
+        """Bring the device into its safe state, close it, and free its address. The session may be used again."""
         with self._lock:
-            if self._open:
-                self._open = False
-                getattr(self.device, "close", _nothing)()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                try:
+                    detach(id(self), connection)
+                finally:
+                    if self.journal is not None:
+                        self.journal.end_writing()
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_connection") is not None and self._pid == os.getpid():
+            self.close()
 
     def measure(
         self, batch: ControlBatch | np.ndarray, *, purpose: str = "prediction", shot: int | None = None
@@ -114,14 +160,25 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         ValueError
             If the batch has the wrong number of channels. Nothing was sent.
         DeviceOutputError
-            If the device returns a wrong shape, NaN or infinity.
+            If the device returns a wrong shape, NaN, infinity or a saturated reading, and goes on doing so.
+        DeviceConnectionError
+            If the line broke, and opening it anew did not help.
+        DeviceBusyError
+            If somebody else holds the address when ``wait`` is over. Nothing was sent.
+        DeviceIdentityError
+            If another instrument answers than before.
+        JournalError
+            If the journal was made with another instrument.
         """
         check_purpose(purpose)
-        batch = self._check(ControlBatch.from_dense(batch).numpy())
+        batch = self._limits.check(ControlBatch.from_dense(batch).numpy()).read_only()
+        if (
+            self._limits.limits_changes and self.n_shots > 1 and batch.n_rows
+        ):  # the second shot starts from the last row
+            self._limits.check_changes(batch, np.asarray(batch.rows(slice(-1, None)))[0])
+        if self._pid != os.getpid():  # forked: the line and whoever held the lock are the parent's
+            self._lock, self._pid, self._connection = threading.RLock(), os.getpid(), None
         with self._lock:
-            if not self._open:
-                getattr(self.device, "open", _nothing)()
-                self._open = True
             first = self._next_shot if shot is None else shot
             if shot is None:
                 self._next_shot += self.n_shots
@@ -155,98 +212,117 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         return run
 
     def _measure_once(self, batch: ControlBatch, shot: int, purpose: str) -> np.ndarray:
-        limit = getattr(self.device, "max_batch", None) or max(batch.n_rows, 1)
-        pieces = [
-            self._measure_piece(batch.rows(slice(start, start + limit)).named_shot(shot), purpose, start)
-            for start in range(0, batch.n_rows, limit)
-        ]
-        if len(pieces) == 1:
-            return pieces[0]
-        return np.concatenate(pieces) if pieces else np.empty((0, self.device.n_outputs))
-
-    def _measure_piece(self, piece: ControlBatch, purpose: str, first_row: int) -> np.ndarray:
-        self.ledger.add(purpose, piece.n_rows)
-        outputs = np.array(as_numpy(self.device.measure(piece)))  # a copy: a driver may fill one buffer again and again
-        expected = (piece.n_rows, self.device.n_outputs)
-        name = device_name(self.device)
-        if outputs.shape != expected:
-            raise DeviceOutputError(
-                f"{name}.measure must return an array of shape (n_rows, n_outputs) = {expected}. Got {outputs.shape}.",
-                shots_done=self.ledger.shots,
-            )
-        if outputs.dtype.kind not in "fiub":
-            raise DeviceOutputError(
-                f"{name}.measure must return real numbers. Got dtype {outputs.dtype}. Return the real part, the "
-                "magnitude, or both as outputs of their own.",
-                shots_done=self.ledger.shots,
-            )
-        if outputs.dtype not in (np.float32, np.float64):
-            outputs = outputs.astype(np.float64)
-        if not np.isfinite(outputs).all():
-            row, output = (int(i) for i in np.argwhere(~np.isfinite(outputs))[0])
-            raise DeviceOutputError(
-                f"{name}.measure must return finite numbers. Got {outputs[row, output]} in output {output}, row "
-                f"{first_row + row}. "
-                "Check the detector and its range.",
-                shots_done=self.ledger.shots,
-            )
+        """One shot of each row: from the journal where it has the answer, else from the device."""
+        if self.journal is None:
+            return self._measure_rows(batch.named_shot(shot), purpose, np.arange(batch.n_rows))
+        if not batch.n_rows:
+            return np.empty((0, self.device.n_outputs))
+        before = self.journal.position()
+        known, missing, keys = self.journal.take(batch)
+        if len(missing) and self._connection is None:  # while this one waited, another may have recorded the same run
+            self._attached()
+            if self.journal.begin_writing(before, self.wait):
+                known, missing, keys = self.journal.take(batch)
+        self.ledger.add_replayed(purpose, batch.n_rows - len(missing))
+        if not len(missing):
+            return known
+        rows = slice(None) if len(missing) == batch.n_rows else missing
+        measured = self._measure_rows(batch.rows(rows).named_shot(shot), purpose, missing, keys[rows])
+        if len(missing) == batch.n_rows:
+            return measured
+        outputs = np.empty((batch.n_rows, measured.shape[1]), dtype=np.result_type(known, measured))
+        outputs[np.setdiff1d(np.arange(batch.n_rows), missing)] = known
+        outputs[missing] = measured
         return outputs
 
-    def _check(self, batch: ControlBatch) -> ControlBatch:
-        """The batch as floats, or an error if it is not legal as a whole; nothing has been sent."""
-        bounds = np.asarray(self.device.bounds, dtype=np.float64)
-        if not np.array_equal(bounds, self._bounds):  # changed since they were checked
-            self._bounds, self._limits = check_device_specification(self.device), None
-        name = device_name(self.device)
-        n_controls = self.device.n_controls
-        if batch.n_controls != n_controls:
-            raise ValueError(
-                f"The 'controls' passed to {name}.measure must have {n_controls} channels. Got {batch.n_controls}. "
-                "Nothing was sent."
-            )
-        for part in (batch.varying, batch.shared):
-            if part.dtype.kind not in "fiub":
-                raise ControlBoundsError(
-                    f"The 'controls' passed to {name}.measure must be real numbers. Got dtype {part.dtype}. "
-                    "Nothing was sent."
-                )
-        if batch.varying.dtype.kind != "f" or batch.shared.dtype.kind != "f":
-            batch = replace(batch, varying=batch.varying.astype(float), shared=batch.shared.astype(float))
-        limits = self._limits_of(batch.varying_index, batch.shared_index)
-        for values, (index, low, high) in zip((batch.varying, batch.shared[None, :]), limits, strict=True):
-            if not values.size or (np.all(values >= low) and np.all(values <= high)):
-                continue  # NaN fails both comparisons
-            row, column = (int(i) for i in np.argwhere(~((values >= low) & (values <= high)))[0])
-            channel, value = int(index[column]), float(values[row, column])
-            units = getattr(self.device, "control_units", "")
-            raise ControlBoundsError(
-                f"The 'controls' passed to {name}.measure must lie within its bounds. Got {value:g} in channel {channel}, "
-                f"row {row} (bounds {low[column]:g} to {high[column]:g}{' ' + units if units else ''}). Nothing was sent.",
-                row=row,
-                channel=channel,
-                value=value,
-            )
-        getattr(self.device, "check_controls", _accept)(batch)
-        return batch
+    def _measure_rows(
+        self, batch: ControlBatch, purpose: str, row_numbers: np.ndarray, keys: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Measure in pieces of at most ``max_batch`` rows; each is recorded before the next is sent."""
+        if not batch.n_rows:
+            return np.empty((0, self.device.n_outputs))
+        connection = self._attached()
+        if self._limits.limits_changes:
+            self._limits.check_changes(batch, connection.last_row)
+        limit = getattr(self.device, "max_batch", None) or batch.n_rows
+        pieces = []
+        for start in range(0, batch.n_rows, limit):
+            piece = batch.rows(slice(start, start + limit)) if limit < batch.n_rows else batch
+            pieces.append(self._measure_piece(connection, piece, purpose, int(row_numbers[start])))
+            if self.journal is not None and keys is not None:
+                self.journal.record(piece, keys[start : start + limit], pieces[-1], purpose)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _limits_of(self, *indices: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
-        """(channels, low, high) of both parts, worked out once for the same two index arrays."""
-        known = self._limits
-        if known is not None and all(index is part[0] for index, part in zip(indices, known, strict=True)):
-            return known
-        channels = np.concatenate(indices)
-        if (np.bincount(channels, minlength=self.device.n_controls) != 1).any():
-            raise ValueError(
-                f"The 'controls' passed to {device_name(self.device)}.measure must set every channel once. "
-                f"Got channels {channels.tolist()}. Nothing was sent."
-            )
-        self._limits = tuple((index, self._bounds[index, 0], self._bounds[index, 1]) for index in indices)
-        return self._limits
+    def _attached(self) -> Connection:
+        if self._connection is None:
+            address = getattr(self.device, "address", None)
+            connection = attach(id(self), address, self.wait)
+            self._totals = None if address is None or is_of_one_process(address) else AddressTotals(address)
+            if self.journal is not None and connection.identity is None:
+                connection.identity = self.journal.identity
+            self._connection = connection
+        return self._connection
+
+    def _measure_piece(self, connection: Connection, piece: ControlBatch, purpose: str, first_row: int) -> np.ndarray:
+        retries = getattr(self.device, "max_retries", 0) or 0
+        policy = getattr(self.device, "on_bad_output", "raise")
+
+        def count() -> None:
+            self.ledger.add(purpose, piece.n_rows)
+            if self._totals is not None:
+                self._totals.add(purpose, piece.n_rows)
+
+        n_lost = 0  # time-outs and broken lines, one after the other
+        for attempt in range(retries + 1):
+            if self._limits.limits_changes:  # a repeat goes back from the last row, as far as is known, to the first
+                self._limits.check_changes(piece, connection.last_row)
+                connection.last_row = np.asarray(piece.rows(slice(-1, None)))[0]
+            try:
+                answer = connection.measure(self.device, piece, count)
+            except DeviceIdentityError as error:
+                raise self._given_up(DeviceIdentityError, str(error)) from error
+            except OSError as error:
+                if isinstance(error, SkpatError) and not isinstance(error, DeviceConnectionError):
+                    raise
+                self._count_fault("connection", str(error))
+                if attempt == retries:
+                    connection.make_safe(self.device)
+                    raise self._given_up(
+                        DeviceConnectionError, f"{_sentence(error)} Tried {retries + 1} times."
+                    ) from error
+                if n_lost:  # the first time at once
+                    time.sleep(min(_FIRST_PAUSE * 4**n_lost, _LONGEST_PAUSE))
+                n_lost += 1
+                continue
+            n_lost = 0
+            if self.journal is not None and connection.identity:
+                self.journal.check_identity(connection.identity)
+            outputs, fault, message = inspect(self.device, answer, piece.n_rows, first_row)
+            if fault is None:
+                return outputs
+            self._count_fault(fault, message)
+            masked = mask(self.device, outputs) if policy == "mask" and fault != "shape" else None
+            if masked is not None:
+                return masked
+            if attempt == retries or policy == "raise":
+                raise self._given_up(DeviceOutputError, message)
+        raise AssertionError("every way out of the loop returns or raises")
+
+    def _count_fault(self, kind: str, message: str) -> None:
+        self.ledger.add_fault(kind)
+        _log.info("Fault of %s (%s): %s", device_name(self.device), kind, message)
+        if self.journal is not None:
+            self.journal.note_fault(kind, message)
+
+    def _given_up(
+        self, kind: type[DeviceConnectionError] | type[DeviceOutputError] | type[DeviceIdentityError], message: str
+    ) -> SkpatError:
+        journal = None if self.journal is None else str(self.journal.path)
+        if journal is not None:
+            message += f" What was measured is in {journal}: the same fit goes on from there."
+        return kind(message, shots_done=self.ledger.shots, journal=journal)
 
 
-def _nothing() -> None:
-    pass
-
-
-def _accept(batch: ControlBatch) -> None:
-    pass
+def _sentence(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return text if text.endswith(".") else f"{text}."

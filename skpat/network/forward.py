@@ -11,10 +11,10 @@ import numpy as np
 
 from skpat.controls import ChannelSplit, ControlBatch
 from skpat.network.encoders import make_encoder, route
-from skpat.network.layers import array_module, squash
+from skpat.network.layers import array_module, snap, squash
 from skpat.network.readouts import make_readout
 
-__all__ = ["Network", "Run", "forward", "is_trainable", "representable"]
+__all__ = ["Network", "Run", "forward", "inner_bounds", "inner_interval", "is_trainable", "representable"]
 
 Run = Callable[[ControlBatch, int, int], Any]
 """``run(batch, layer, unit)``: the outputs (n_rows, n_outputs) of one device call, of the same kind as the batch."""
@@ -34,6 +34,9 @@ class Network:
         Channels of each device call.
     bounds : ndarray of shape (n_controls, 2)
         In the device's units.
+    control_steps : float, array-like of shape (n_controls,) or None, default=None
+        Steps of channels that are not continuous, from the lower bound. What is sent is what the twin sees: the nearest
+        step; gradients pass straight through.
     n_features, n_outputs, n_targets : int
         Columns of X, outputs of the device, and scores.
     n_layers, n_units : int
@@ -50,6 +53,7 @@ class Network:
         *,
         split: ChannelSplit,
         bounds: np.ndarray,
+        control_steps: Any = None,
         n_features: int,
         n_outputs: int,
         n_targets: int,
@@ -61,12 +65,14 @@ class Network:
     ):
         self.split = split
         self.bounds = bounds
+        steps = 0.0 if control_steps is None else control_steps
+        self.control_steps = np.broadcast_to(np.asarray(steps, dtype=np.float64), len(bounds))
         self.n_outputs = n_outputs
         self.n_layers = n_layers
         self.n_units = n_units
         self.skip = skip
         self.n_slots = n_units * split.n_inputs
-        self._known_limits: list[tuple[np.ndarray, Any, Any]] = []  # bounds as arrays of each kind that came by
+        self._known_intervals: list[tuple[np.ndarray, Any, Any]] = []  # as arrays of each kind that came by
         self.encoder = make_encoder(encoder, n_features, self.n_slots)
         self.readout = make_readout(readout, n_units * n_outputs, n_targets)
 
@@ -102,39 +108,72 @@ class Network:
         names = ["theta", "gain", "offset", "mean", "scale", *(["skip"] if layer and self.skip else [])]
         return {name: weights[f"layers.{layer}.{name}"] for name in names}
 
-    def to_device(self, unit_values: Any, index: np.ndarray) -> Any:
-        """From [0, 1] to the device's units, for the channels ``index`` (last axis)."""
-        low, high = self._limits(unit_values, index)
-        return array_module(unit_values).clip(low + unit_values * (high - low), low, high)
+    def to_device(self, drive: Any, index: np.ndarray) -> Any:
+        """Any drive squashed into the bounds of the channels ``index`` (last axis), in the device's units."""
+        middle, half, *grid = self._interval(drive, index)
+        values = squash(drive, middle, half)
+        return snap(values, *grid) if grid else values
 
     def weights_on_device(self, theta: Any) -> Any:
         """The trainable channels' settings, in the device's units, for ``theta`` (last axis: n_weights)."""
-        return self.to_device(squash(theta), self.split.weight_index)
+        return self.to_device(theta, self.split.weight_index)
 
-    def _limits(self, like: Any, index: np.ndarray) -> tuple[Any, Any]:
+    def uniform_on_device(self, uniform: np.ndarray) -> np.ndarray:
+        """Settings of all channels for numbers (n_rows, n_controls) in [0, 1], spread evenly over the bounds."""
+        low, high = inner_bounds(self.bounds.T, uniform.dtype)
+        values = np.clip(low + uniform * (high - low), low, high)
+        return snap(values, *_grid(self.bounds.T, self.control_steps, values.dtype)) if self.has_steps else values
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether a channel is not continuous."""
+        return bool(self.control_steps.any())
+
+    def _interval(self, like: Any, index: np.ndarray) -> tuple[Any, ...]:
         kind = like.dtype, getattr(like, "device", None)
-        for known, of_kind, limits in self._known_limits:
+        for known, of_kind, interval in self._known_intervals:
             if known is index and of_kind == kind:
-                return limits
-        limits = _inner(self.bounds[index].T, like.dtype)
+                return interval
+        interval = inner_interval(self.bounds[index].T, like.dtype)
+        if self.has_steps:
+            interval += _grid(self.bounds[index].T, self.control_steps[index], like.dtype)
         if not isinstance(like, np.ndarray):
-            limits = tuple(map(like.new_tensor, limits))
+            interval = tuple(map(like.new_tensor, interval))
         if index is self.split.input_index or index is self.split.weight_index:
-            self._known_limits = [*self._known_limits[-7:], (index, kind, limits)]
-        return limits
+            self._known_intervals = [*self._known_intervals[-7:], (index, kind, interval)]
+        return interval
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_known_limits": []}  # tensors do not belong in a pickle
+        return self.__dict__ | {"_known_intervals": []}  # tensors do not belong in a pickle
 
 
 def representable(split: ChannelSplit, bounds: np.ndarray, dtype: Any) -> ChannelSplit:
     """The split with its fixed values as numbers of that precision, still within the bounds."""
-    low, high = _inner(bounds[split.fixed_index].T, dtype)
+    low, high = inner_bounds(bounds[split.fixed_index].T, dtype)
     return replace(split, fixed_values=np.clip(split.fixed_values.astype(low.dtype), low, high))
 
 
-def _inner(bounds: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds in that precision, rounded inwards: a float32 control must be legal in float64 too."""
+def inner_interval(bounds: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(middle, half width) within bounds (2, n), so that :func:`squash` stays legal whatever the rounding.
+
+    Rounding is monotonic: a few units in the last place of room at the ends are enough for every drive.
+    """
+    low, high = inner_bounds(bounds, dtype)
+    middle = np.clip(low / 2 + high / 2, low, high)
+    precision = np.finfo(low.dtype)
+    room = 8 * precision.eps * np.maximum(np.abs(low), np.abs(high)) + 8 * precision.smallest_subnormal
+    return middle, np.maximum(np.minimum(high - middle, middle - low) - room, 0)
+
+
+def _grid(bounds: np.ndarray, steps: np.ndarray, dtype: Any) -> tuple[np.ndarray, ...]:
+    """(low, step, number of steps, high) within bounds (2, n), in that precision; for :func:`snap`."""
+    low, high = inner_bounds(bounds, dtype)
+    n_steps = np.floor((bounds[1] - bounds[0]) / np.where(steps > 0, steps, 1.0) * (1 + 1e-12))
+    return low, steps.astype(low.dtype), n_steps.astype(low.dtype), high
+
+
+def inner_bounds(bounds: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds (2, n) in that precision, rounded inwards: a float32 control must be legal in float64 too."""
     if dtype.itemsize == 8:
         return bounds[0], bounds[1]
     low, high = bounds.astype(np.float32)
@@ -173,7 +212,8 @@ def forward(network: Network, weights: dict[str, Any], X: Any, run: Run) -> Any:
         drive = drive * w["gain"] + w["offset"]
         outputs = []
         for unit in range(network.n_units):
-            inputs = network.to_device(squash(drive[:, unit * n_inputs : (unit + 1) * n_inputs]), split.input_index)
+            own = drive if network.n_units == 1 else drive[:, unit * n_inputs : (unit + 1) * n_inputs]
+            inputs = network.to_device(own, split.input_index)
             outputs.append(run(split.assemble(inputs, network.weights_on_device(w["theta"][unit])), layer, unit))
         measured = outputs[0] if network.n_units == 1 else xp.concatenate(outputs, axis=1)
         normal = (measured - w["mean"]) / w["scale"]

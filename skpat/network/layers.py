@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["array_module", "OutputStatistics", "squash"]
+__all__ = ["array_module", "OutputStatistics", "snap", "squash"]
 
 _LARGEST_DRIVE = 1e9  # its square is finite in float32; beyond it the control sits at its bound anyway
 
@@ -17,8 +17,8 @@ def array_module(array: Any) -> Any:
     return np if isinstance(array, np.ndarray) else sys.modules["torch"]
 
 
-def squash(drive: Any) -> Any:
-    r"""Map any drive into [0, 1]: :math:`(1 + z / \sqrt{1 + z^2}) / 2`.
+def squash(drive: Any, middle: Any = 0.5, half: Any = 0.5) -> Any:
+    r"""Map any drive into an interval: :math:`m + h\, z / \sqrt{1 + z^2}`.
 
     The slope is nowhere zero. numpy and torch agree to the last bit but for torch's vectorised square root, which is not
     correctly rounded on every processor (one unit in the last place in about 1 % of cases).
@@ -26,10 +26,12 @@ def squash(drive: Any) -> Any:
     Parameters
     ----------
     drive : array, any shape; numpy or torch
+    middle, half : float or array that broadcasts, default=0.5
+        Middle and half width of the interval; the default is [0, 1].
 
     Returns
     -------
-    array of the same kind, in [0, 1] up to the last bit (:meth:`Network.to_device` clips)
+    array of the same kind, in the interval up to the last bits (:func:`skpat.network.forward.inner_interval` leaves room)
 
     Examples
     --------
@@ -40,7 +42,28 @@ def squash(drive: Any) -> Any:
     """
     xp = array_module(drive)
     z = xp.clip(drive, -_LARGEST_DRIVE, _LARGEST_DRIVE)
-    return z / xp.sqrt(z * z + 1.0) * 0.5 + 0.5
+    return z / xp.sqrt(z * z + 1.0) * half + middle
+
+
+def snap(values: Any, low: Any, step: Any, n_steps: Any, high: Any) -> Any:
+    """The nearest whole number of steps above ``low``; a tensor's gradient passes as if nothing had happened.
+
+    Parameters
+    ----------
+    values : array, channels along the last axis; numpy or torch
+    low, step, n_steps, high : arrays of shape (n_channels,)
+        ``step`` 0: continuous. ``low + n_steps * step`` is the highest setting.
+
+    Returns
+    -------
+    array of the same kind
+    """
+    xp = array_module(values)
+    raw = values if xp is np else values.detach()
+    whole = xp.round((raw - low) / xp.where(step > 0, step, xp.ones_like(step)))
+    whole = xp.minimum(xp.clip(whole, 0, None), n_steps)
+    snapped = xp.where(step > 0, xp.minimum(low + whole * step, high), raw)
+    return snapped if xp is np else snapped + (values - raw)
 
 
 class OutputStatistics:

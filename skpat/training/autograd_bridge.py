@@ -25,13 +25,14 @@ class _PhysicsAwareFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_outputs):
-        wanted = ctx.needs_input_grad[:2]
-        parts = [part.detach().requires_grad_(need) for part, need in zip(ctx.saved_tensors, wanted, strict=True)]
+        varying, shared = (part.detach() for part in ctx.saved_tensors)
+        controls = replace(ctx.batch, varying=varying, shared=shared).dense().requires_grad_()
         with torch.enable_grad():
-            outputs = ctx.model(replace(ctx.batch, varying=parts[0], shared=parts[1]).dense())
-        leaves = [part for part in parts if part.requires_grad]
-        found = iter(torch.autograd.grad(outputs, leaves, grad_outputs, allow_unused=True))
-        return (*(next(found) if need else None for need in wanted), None, None, None)
+            outputs = ctx.model(controls)
+        (found,) = torch.autograd.grad(outputs, controls, grad_outputs, materialize_grads=True)
+        of_varying = found[:, ctx.batch.varying_index] if ctx.needs_input_grad[0] else None
+        of_shared = found[:, ctx.batch.shared_index].sum(0) if ctx.needs_input_grad[1] else None
+        return of_varying, of_shared, None, None, None
 
 
 def bridge(measure: Callable[[ControlBatch, int, int], Any], model: Callable[[torch.Tensor], torch.Tensor]) -> Run:

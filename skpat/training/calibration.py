@@ -135,8 +135,7 @@ def calibration_shots(
     for _ in range(_ROUNDS if n_rows else 0):
         rows = draw_rows(row_keys, sample_weight, n_rows, rng)
         forward(network, _varied(weights, rng), X[rows], run)
-    uniform = rng.uniform(size=(left, network.split.n_controls)).astype(X.dtype)
-    dense = network.to_device(uniform, np.arange(network.split.n_controls))
+    dense = network.uniform_on_device(rng.uniform(size=(left, network.split.n_controls)).astype(X.dtype))
     dense[:, network.split.fixed_index] = network.split.fixed_values
     spend(dense)
     return np.concatenate(controls), np.concatenate(outputs)

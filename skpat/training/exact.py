@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skpat.devices.base import device_name
+from skpat.devices.specification import device_name
 from skpat.exceptions import NoExactGradientError
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus, GradientEstimator

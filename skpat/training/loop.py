@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -127,6 +127,7 @@ class Trainer:
         self.twin = twin
         self.settings = settings
         self.torch_device = torch_device
+        self.loss_so_far = np.nan  # of the epoch that is under way
         self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
         self.trainable = [w.requires_grad_() for name, w in self.weights.items() if is_trainable(name)]
         self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
@@ -160,13 +161,15 @@ class Trainer:
         n_batches = -(-len(data) // self.settings.batch_size)
         order = rng.permutation(len(data)) if self.settings.shuffle else np.arange(len(data))
         total = weight = 0.0
+        self.loss_so_far = np.nan
         for number, rows in enumerate(np.array_split(order, n_batches)):
             if progress is not None:
                 self.set_step(progress[0] + (progress[1] - progress[0]) * number / n_batches)
             batch_weight = float(data.sample_weight[rows].sum())
             total += self._batch(data, rows) * batch_weight
             weight += batch_weight
-        return total / weight
+            self.loss_so_far = total / weight
+        return self.loss_so_far
 
     def _batch(self, data: Data, rows: np.ndarray) -> float:
         X, targets, sample_weight = (
@@ -192,7 +195,8 @@ class Trainer:
             device=self.session.device,
             twin=self.twin,
         )
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self.trainable:
+            weight.grad = None
         with torch.enable_grad():
             loss = float(self.gradient.loss_and_gradient(loss_of, apparatus).detach())
         self._check_finite(loss)
@@ -213,8 +217,8 @@ class Trainer:
                 self.weights[f"layers.{layer}.{name}"].copy_(torch.from_numpy(value))
 
     def _check_finite(self, loss: float) -> None:
-        gradients = [w.grad for w in self.trainable if w.grad is not None]
-        if np.isfinite(loss) and np.isfinite(float(torch.nn.utils.get_total_norm(gradients, norm_type=float("inf")))):
+        gradients = (as_numpy(w.grad) for w in self.trainable if w.grad is not None)
+        if np.isfinite(loss) and all(np.isfinite(gradient).all() for gradient in gradients):
             return
         raise NonFiniteTrainingError(
             f"The training must have a finite loss and finite gradients. Got loss {loss:g} after {self.session.ledger.total} "
@@ -237,9 +241,9 @@ def train(
     rng: np.random.RandomState,
     *,
     validate: Callable[[dict[str, np.ndarray]], float] | None = None,
-    history: History | None = None,
+    note: Callable[[int, History], None] | None = None,
 ) -> tuple[dict[str, np.ndarray], History]:
-    """Train for at most ``max_iter`` epochs.
+    """Train for at most ``max_iter`` epochs. Ctrl-C ends it, with the best weights so far.
 
     Parameters
     ----------
@@ -248,8 +252,8 @@ def train(
     rng : RandomState
     validate : callable, default=None
         ``validate(weights)`` -> score. With it the weights of the best score are kept.
-    history : History, default=None
-        What to append to.
+    note : callable, default=None
+        Called as ``note(epoch, history)`` after each epoch.
 
     Returns
     -------
@@ -261,37 +265,39 @@ def train(
     NonFiniteTrainingError
         If the loss or a gradient is NaN or infinite.
     """
-    settings, history = trainer.settings, history or History()
+    settings, history = trainer.settings, History()
     watched = history.validation_scores if settings.early_stopping and validate else history.loss_curve
     sign = 1.0 if watched is history.validation_scores else -1.0
     best_watched, since = -np.inf, 0
     best_score, best_weights = -np.inf, None
-    begun = time.perf_counter()
-    for epoch in range(settings.max_iter):
-        loss = trainer.epoch(data, rng, (epoch / settings.max_iter, (epoch + 1) / settings.max_iter))
-        history.loss_curve.append(loss)
-        if validate is not None:
-            score = validate(trainer.weights_now())
-            history.validation_scores.append(score)
-            if score > best_score:
-                best_score, best_weights = score, trainer.weights_now()
-        history.shots_curve.append(trainer.session.ledger.total)
-        if settings.verbose:
-            _report(epoch, settings, history, validate is not None, time.perf_counter() - begun)
-        since = 0 if sign * watched[-1] > best_watched + settings.tol else since + 1
-        best_watched = max(best_watched, sign * watched[-1])
-        if since >= settings.n_iter_no_change:
-            break
+    try:
+        for epoch in range(settings.max_iter):
+            loss = trainer.epoch(data, rng, (epoch / settings.max_iter, (epoch + 1) / settings.max_iter))
+            history.loss_curve.append(loss)
+            if validate is not None:
+                score = validate(trainer.weights_now())
+                history.validation_scores.append(score)
+                if score > best_score:
+                    best_score, best_weights = score, trainer.weights_now()
+            history.shots_curve.append(trainer.session.ledger.answered)
+            if note is not None:
+                note(epoch, history)
+            since = 0 if sign * watched[-1] > best_watched + settings.tol else since + 1
+            best_watched = max(best_watched, sign * watched[-1])
+            if since >= settings.n_iter_no_change:
+                break
+    except KeyboardInterrupt:
+        n_done = len(history.shots_curve)
+        if len(history.loss_curve) == n_done:
+            history.loss_curve.append(trainer.loss_so_far)
+        history.shots_curve.append(trainer.session.ledger.answered)
+        warnings.warn(
+            f"The training was interrupted in epoch {n_done + 1} of {settings.max_iter}. The estimator keeps the best weights "
+            "so far.",
+            UserWarning,
+            stacklevel=2,
+        )
     return (trainer.weights_now() if best_weights is None else best_weights), history
-
-
-def _report(epoch: int, settings: Settings, history: History, validated: bool, seconds: float) -> None:
-    score = f", validation score {history.validation_scores[-1]:.4f}" if validated else ""
-    print(
-        f"Epoch {epoch + 1}/{settings.max_iter}: loss {history.loss_curve[-1]:.5f}{score}, "
-        f"{history.shots_curve[-1]:,} shots, {seconds:.1f} s",
-        flush=True,
-    )
 
 
 def _map_arrays(state: Any, convert: Callable[[Any], Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
@@ -210,7 +210,13 @@ class NeuralTwin(Twin):
             raise ValueError("A twin needs finite controls and outputs. Got NaN or infinity.")
         if sample_weight is None:
             return controls, outputs, np.ones(len(controls), dtype=controls.dtype)
-        return controls, outputs, _check_sample_weight(sample_weight, controls, dtype=controls.dtype)
+        sample_weight = np.asarray(sample_weight, dtype=controls.dtype)
+        if sample_weight.shape != (len(controls),) or not np.isfinite(sample_weight).all():
+            raise ValueError(
+                f"'sample_weight' must be finite, one for each of the {len(controls)} shots. "
+                f"Got shape {sample_weight.shape}."
+            )
+        return controls, outputs, sample_weight
 
     def _refuse_too_many(self, widths: list[int]) -> None:
         n_weights = widths[0] * widths[-1] + sum(a * b for a, b in pairwise(widths))

@@ -3,6 +3,8 @@
 Two networks: the defaults (a trainable linear encoder and readout around one device call), and one in which nothing
 digital is trained but gains and offsets (``encoder="direct"``, ``readout="bins"``). Prints a JSON line per run and a table.
 
+Settings were chosen on the splits of seeds 0 to 4; the figures come from those of seeds 5 to 9.
+
     python tests/benchmarks/digits.py
 """
 
@@ -26,6 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import IdentityDevice, SecondHarmonicLaser
 
+_FIRST_SEED = 5
 NETWORKS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "direct, bins": {
@@ -78,7 +81,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    cases = [(n, m, s) for n in NETWORKS for m in METHODS for s in range(arguments.seeds)]
+    seeds = range(_FIRST_SEED, _FIRST_SEED + arguments.seeds)
+    cases = [(n, m, s) for n in NETWORKS for m in METHODS for s in seeds]
     results = []
     for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator")(joblib.delayed(run)(*c) for c in cases):
         print(json.dumps(result), flush=True)

@@ -14,7 +14,7 @@ from sklearn.utils import estimator_html_repr
 
 from skpat import ControlBatch, Device, PhysicalNetworkClassifier, as_device
 from skpat.devices import IdentityDevice, SecondHarmonicLaser
-from skpat.devices.base import check_device_specification, device_name
+from skpat.devices.specification import check_device_specification, device_name
 from skpat.exceptions import DeviceContractError
 from skpat.lab import Session
 
@@ -138,9 +138,19 @@ def test_a_sound_specification_gives_its_bounds() -> None:
         (scope_with(n_outputs=-2), r"'n_outputs' of Scope must be an int of at least 1\. Got -2"),
         (scope_with(n_outputs="two"), r"'n_outputs' of Scope must be an int of at least 1\. Got 'two'"),
         (scope_with(bounds="wide"), r"'bounds' of Scope must be numbers\. Got 'wide'"),
-        (scope_with(bounds=None), r"'bounds' of Scope must (be numbers\. Got None|have shape)"),
+        (scope_with(bounds=None), r"'bounds' of Scope must (be numbers\. Got None|be \(low, high\) or have shape)"),
         (scope_with(bounds=[[0, 1], [0]]), r"'bounds' of Scope must be numbers"),
-        (scope_with(bounds=(0, 1)), r"'bounds' .*shape \(n_controls, 2\) = \(3, 2\)\. Got \(2,\)"),
+        (scope_with(bounds=(0, 1, 2)), r"'bounds' .*shape \(n_controls, 2\) = \(3, 2\)\. Got \(3,\)"),
+        (scope_with(max_retries=-1), r"'max_retries' of Scope must be an int of at least 0, or None\. Got -1"),
+        (scope_with(on_bad_output="ignore"), r"'on_bad_output' of Scope must be one of 'retry', .*Got 'ignore'"),
+        (scope_with(address=5025), r"'address' of Scope must be a string, or None\. Got 5025"),
+        (scope_with(control_steps=[1, 2]), r"'control_steps' of Scope must be a number of at least 0, or one for each"),
+        (scope_with(max_change=-0.1), r"'max_change' of Scope must be a number of at least 0.*Got -0\.1"),
+        (
+            scope_with(output_range=(1, 0)),
+            r"'output_range' of Scope must be a pair \(low, high\), or None\. Got \(1, 0\)",
+        ),
+        (scope_with(output_range=5), r"'output_range' of Scope must be a pair"),
         (scope_with(bounds=[[0, 1]] * 4), r"'bounds' .*shape \(n_controls, 2\) = \(3, 2\)\. Got \(4, 2\)"),
         (
             scope_with(bounds=[[0, 1], [1, 0], [0, 1]]),

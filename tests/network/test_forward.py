@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from skpat import ControlSplit
 from skpat.network.encoders import DirectEncoder, LinearEncoder, route, weighted_mean_and_scale
-from skpat.network.forward import Network, forward, is_trainable
+from skpat.network.forward import Network, forward, inner_bounds, inner_interval, is_trainable
 from skpat.network.layers import OutputStatistics, squash
 from skpat.network.readouts import BinsReadout
 
@@ -136,13 +136,31 @@ def test_skip_reaches_later_layers(skip: str) -> None:
 def test_any_drive_gives_a_legal_control(drive: list[float], single: bool) -> None:
     z = np.array(drive, dtype=np.float32 if single else np.float64)
     network = make()
-    units = squash(z)
-    assert np.isfinite(units).all()
+    assert np.isfinite(squash(z)).all()
     assert (np.diff(squash(np.sort(z))) >= 0).all()
     for channel in (0, 9):
-        for value in (units, torch.from_numpy(units)):
+        for value in (z, torch.from_numpy(z)):
             controls = np.asarray(network.to_device(value, np.array([channel])), dtype=np.float64)
             assert ((controls >= BOUNDS[channel, 0]) & (controls <= BOUNDS[channel, 1])).all()
+
+
+@given(
+    st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 2).filter(lambda pair: pair[0] != pair[1]),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_the_ends_of_any_bounds_are_never_passed(pair: tuple[float, float], dtype: Any) -> None:
+    bounds = np.sort(np.array([pair]), axis=1).T
+    assume(dtype is np.float64 or (np.abs(bounds) < 1e38).all())
+    low, high = inner_bounds(bounds, np.dtype(dtype))
+    assume((low <= high).all())
+    drives = np.array([[-np.inf], [-1e9], [-1.0], [0.0], [1.0], [1e9], [np.inf]], dtype=dtype)
+    for kind in (np.asarray, torch.from_numpy):
+        middle, half = map(kind, inner_interval(bounds, np.dtype(dtype)))
+        controls = np.asarray(squash(kind(drives), middle, half), dtype=np.float64)
+        assert ((controls >= bounds[0]) & (controls <= bounds[1])).all()
+        width = float(np.asarray(high, dtype=np.longdouble)[0] - np.asarray(low, dtype=np.longdouble)[0])
+        if width > 1e-3 * np.abs(bounds).max() and width > 1e-30:
+            assert controls[-1, 0] - controls[0, 0] > 0.999 * width
 
 
 def test_squash_has_slope_everywhere_it_matters() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,6 @@ def test_verbose_prints_a_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> 
     X, y = data()
     small(verbose=1).fit(X, y)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[-1].startswith("Epoch 3/3: loss ")
-    assert "300 shots" in lines[-1]
+    assert len(lines) == 4
+    assert re.fullmatch(r"Calibration: 120 shots, R² of the twin -?\d\.\d+", lines[0])
+    assert re.fullmatch(r"Epoch 3/3: loss \d\.\d+, 300 shots, [\d,]+ shots/s, 0 s left", lines[-1])

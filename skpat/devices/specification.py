@@ -1,0 +1,117 @@
+"""What a device must state, and checking that it does without touching the hardware."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from skpat.exceptions import DeviceContractError
+
+__all__ = ["check_device_specification", "device_name"]
+
+_BAD_OUTPUT = ("retry", "mask", "raise")
+
+
+def device_name(device: Any) -> str:
+    """What to call a device in messages: the name it gives itself, else its class."""
+    return getattr(device, "name", None) or type(device).__name__
+
+
+def check_device_specification(device: Any) -> np.ndarray:
+    """Check, without touching the hardware, that an object states what a device must state.
+
+    Returns
+    -------
+    ndarray of float, shape (n_controls, 2)
+        The bounds.
+
+    Raises
+    ------
+    DeviceContractError
+        Naming what is missing or wrong.
+    """
+    name = device_name(device)
+    if isinstance(device, type):
+        raise DeviceContractError(
+            f"'device' must be an object, not a class. Got the class {device.__name__}. Use {device.__name__}()."
+        )
+    needed = ("measure", "n_controls", "n_outputs", "bounds")
+    missing = [attribute for attribute in needed if not hasattr(device, attribute)]
+    if len(missing) == len(needed):
+        fix = (
+            "To give the torch device where tensors live, use torch_device=" + repr(device)
+            if isinstance(device, str)
+            else "Wrap a plain function with skpat.as_device(function, n_controls=..., n_outputs=..., bounds=...)"
+        )
+        raise DeviceContractError(f"'device' must be a skpat.Device (the apparatus to train). Got {device!r}. {fix}.")
+    if missing:
+        raise DeviceContractError(f"The device {name} must define {', '.join(missing)}. See skpat.Device.")
+    for attribute in ("n_controls", "n_outputs"):
+        value = getattr(device, attribute)
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise DeviceContractError(f"'{attribute}' of {name} must be an int of at least 1. Got {value!r}.")
+    for attribute, lowest in (("max_batch", 1), ("max_retries", 0)):
+        value = getattr(device, attribute, None)
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < lowest
+        ):
+            raise DeviceContractError(
+                f"'{attribute}' of {name} must be an int of at least {lowest}, or None. Got {value!r}."
+            )
+    if getattr(device, "on_bad_output", "retry") not in _BAD_OUTPUT:
+        raise DeviceContractError(
+            f"'on_bad_output' of {name} must be one of {', '.join(map(repr, _BAD_OUTPUT))}. Got {device.on_bad_output!r}."
+        )
+    address = getattr(device, "address", None)
+    if address is not None and (not isinstance(address, str) or not address):
+        raise DeviceContractError(f"'address' of {name} must be a string, or None. Got {address!r}.")
+    _check_channel_numbers(device, name, "control_steps")
+    _check_channel_numbers(device, name, "max_change")
+    _check_output_range(device, name)
+    try:
+        bounds = np.asarray(device.bounds, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DeviceContractError(f"'bounds' of {name} must be numbers. Got {device.bounds!r}.") from error
+    if bounds.shape == (2,):
+        bounds = np.tile(bounds, (device.n_controls, 1))
+    if bounds.shape != (device.n_controls, 2):
+        raise DeviceContractError(
+            f"'bounds' of {name} must be (low, high) or have shape (n_controls, 2) = ({device.n_controls}, 2). "
+            f"Got {bounds.shape}."
+        )
+    wrong = ~(np.isfinite(bounds).all(axis=1) & (bounds[:, 0] < bounds[:, 1]))
+    if wrong.any():
+        channel = int(np.argmax(wrong))
+        raise DeviceContractError(
+            f"'bounds' of {name} must be finite, the lower below the upper. Got {bounds[channel].tolist()} in channel "
+            f"{channel}. Hold a channel that must not move with ControlSplit(fixed={{{channel}: value}})."
+        )
+    return bounds
+
+
+def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:
+    value = getattr(device, attribute, None)
+    if value is None:
+        return
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.array(np.nan)
+    if numbers.shape not in ((), (device.n_controls,)) or not (np.isfinite(numbers) & (numbers >= 0)).all():
+        raise DeviceContractError(
+            f"'{attribute}' of {name} must be a number of at least 0, or one for each of its {device.n_controls} channels, "
+            f"or None. Got {value!r}."
+        )
+
+
+def _check_output_range(device: Any, name: str) -> None:
+    value = getattr(device, "output_range", None)
+    if value is None:
+        return
+    try:
+        low, high = (float(end) for end in value)
+    except (TypeError, ValueError):
+        low, high = np.nan, np.nan
+    if not low < high:
+        raise DeviceContractError(f"'output_range' of {name} must be a pair (low, high), or None. Got {value!r}.")

@@ -1,0 +1,183 @@
+"""One holder of an address among all processes of this computer, by a lock file that dies with its holder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from skpat.exceptions import DeviceBusyError
+
+__all__ = ["AddressLock", "address_file", "is_of_one_process", "normal_address"]
+
+_POLL_SECONDS = 0.02
+_LOCKED_BYTE = 1 << 30  # where Windows locks one byte: far from the text, which stays readable
+
+
+def address_file(address: str, ending: str) -> Path:
+    """The file of an address in the directory that all users of this computer share, ``SKPAT_LOCK_DIR`` or a temporary one.
+
+    Raises
+    ------
+    PermissionError
+        If the directory cannot be written to.
+    """
+    folder = os.environ.get("SKPAT_LOCK_DIR")
+    common = Path("/tmp") if os.name == "posix" else Path(tempfile.gettempdir())  # one for all, whatever TMPDIR says
+    directory = Path(folder) if folder else common / "skpat-locks"
+    try:
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+            if not folder:
+                directory.chmod(0o1777)  # as /tmp itself: everybody may lock, nobody remove another's file
+        if not os.access(directory, os.W_OK):
+            raise PermissionError
+    except OSError as error:
+        raise PermissionError(
+            f"The lock of {address} must stand in {directory}. Got a folder that cannot be written to. Set SKPAT_LOCK_DIR to "
+            "one that every user of the instrument can write to."
+        ) from error
+    address = normal_address(address)
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", address).strip("-")[:60]
+    return directory / f"{readable}-{hashlib.sha256(address.encode()).hexdigest()[:12]}.{ending}"
+
+
+def is_of_one_process(address: str) -> bool:
+    """Whether only the process that made an address can reach what is there: a live object, not an instrument's place."""
+    return address.startswith("adopted-")
+
+
+def normal_address(address: str) -> str:
+    """One spelling for what VISA takes for one place: "TCPIP::host" and "tcpip0::host", say."""
+    return re.sub(r"^([A-Z]+)0::", r"\1::", address.upper()) if "::" in address else address
+
+
+class AddressLock:
+    """An exclusive lock that the operating system drops when its holder ends, however it ends.
+
+    Parameters
+    ----------
+    address : str
+    """
+
+    def __init__(self, address: str):
+        self.address = address
+        self.path = address_file(address, "lock")
+        self._file: int | None = None
+
+    def acquire(self, wait: float | None, tell: Callable[[str], None]) -> None:
+        """Take the lock.
+
+        Parameters
+        ----------
+        wait : float or None
+            Seconds to wait for another holder. None: until it lets go.
+        tell : callable
+            Called once with who holds it, if somebody does.
+
+        Raises
+        ------
+        DeviceBusyError
+            If it is still held when the time is over.
+        """
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            file = os.open(self.path, flags)  # without O_CREAT, which Linux refuses for another user's file there
+        except FileNotFoundError:
+            file = os.open(self.path, flags | os.O_CREAT, 0o666)
+        try:
+            if sys.platform != "win32" and os.fstat(file).st_uid == os.getuid():
+                os.fchmod(file, 0o666)  # whatever the umask
+            deadline = None if wait is None else time.monotonic() + wait
+            told = False
+            while not _try_lock(file):
+                holder = self.holder()
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise DeviceBusyError(
+                        f"The instrument at {self.address} must be free. Got: held by {_in_words(holder)}. Nothing was sent. "
+                        "Wait for it to end, or close its Session.",
+                        holder=holder.get("pid"),
+                    )
+                if not told and holder:
+                    told = True
+                    tell(_in_words(holder))
+                time.sleep(_POLL_SECONDS)
+            mine = {"pid": os.getpid(), "host": socket.gethostname(), "command": _command(), "since": time.time()}
+            os.ftruncate(file, 0)
+            os.write(file, json.dumps(mine).encode())
+        except BaseException:
+            os.close(file)
+            raise
+        self._file = file
+
+    def holder(self) -> dict[str, Any]:
+        """Who holds the lock, or held it last: pid, host, command and since (seconds since 1970)."""
+        try:
+            return json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def release(self) -> None:
+        """Let go. The file stays: removing it would let two processes lock two files of one name."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            _unlock(file)  # closing would not do where a forked child has inherited the file
+            os.close(file)
+
+    def forget(self) -> None:
+        """In a forked child: close the file, which leaves the parent's lock as it is."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            os.close(file)
+
+
+def _command() -> str:
+    return Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+
+
+def _in_words(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another process"
+    seconds = max(0, round(time.time() - holder["since"]))
+    return f"process {holder['pid']} ({holder['command']}) on {holder['host']}, for {seconds} s"
+
+
+def _try_lock(file: int) -> bool:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            os.lseek(file, 0, os.SEEK_SET)
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _unlock(file: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)

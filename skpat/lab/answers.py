@@ -1,0 +1,105 @@
+"""Whether what a device answered can be used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from skpat.controls import as_numpy
+from skpat.devices.specification import device_name
+
+__all__ = ["inspect", "mask"]
+
+
+def inspect(device: Any, answer: Any, n_rows: int, first_row: int) -> tuple[np.ndarray, str | None, str]:
+    """Look at an answer.
+
+    Parameters
+    ----------
+    device : Device
+    answer : array
+        What its ``measure`` returned.
+    n_rows : int
+        Rows that were asked for.
+    first_row : int
+        The number of the first of them, for the message.
+
+    Returns
+    -------
+    outputs : ndarray
+        A copy (a driver may fill one buffer again and again), float32 or float64.
+    fault : {None, "shape", "not_finite", "saturated"}
+    message : str
+        What is wrong, and what to do.
+    """
+    outputs = np.array(as_numpy(answer))
+    name, expected = device_name(device), (n_rows, device.n_outputs)
+    if outputs.shape != expected:
+        return (
+            outputs,
+            "shape",
+            (f"{name}.measure must return an array of shape (n_rows, n_outputs) = {expected}. Got {outputs.shape}."),
+        )
+    if outputs.dtype.kind not in "fiub":
+        return (
+            outputs,
+            "shape",
+            (
+                f"{name}.measure must return real numbers. Got dtype {outputs.dtype}. Return the real part, the "
+                "magnitude, or both as outputs of their own."
+            ),
+        )
+    if outputs.dtype not in (np.float32, np.float64):
+        outputs = outputs.astype(np.float64)
+    if not np.isfinite(outputs).all():
+        row, output = (int(i) for i in np.argwhere(~np.isfinite(outputs))[0])
+        return (
+            outputs,
+            "not_finite",
+            (
+                f"{name}.measure must return finite numbers. Got {outputs[row, output]} in output {output}, row "
+                f"{first_row + row}. Check the detector and its range."
+            ),
+        )
+    limits = getattr(device, "output_range", None)
+    if limits is not None:
+        low, high = limits
+        saturated = (outputs <= low) | (outputs >= high)
+        if saturated.any():
+            row, output = (int(i) for i in np.argwhere(saturated)[0])
+            return (
+                outputs,
+                "saturated",
+                (
+                    f"{name}.measure must return readings within its output_range, {low:g} to {high:g}. Got "
+                    f"{outputs[row, output]:g} in output {output}, row {first_row + row}: saturated. Lower the gain or the "
+                    "bounds, or allow it with on_bad_output='mask'."
+                ),
+            )
+    return outputs, None, ""
+
+
+def mask(device: Any, outputs: np.ndarray) -> np.ndarray | None:
+    """Put the mean of the good readings of an output in the place of its bad ones.
+
+    Parameters
+    ----------
+    device : Device
+    outputs : ndarray of shape (n_rows, n_outputs)
+
+    Returns
+    -------
+    ndarray or None
+        None if an output has no good reading.
+    """
+    bad = ~np.isfinite(outputs)
+    limits = getattr(device, "output_range", None)
+    if limits is not None:
+        with np.errstate(invalid="ignore"):
+            bad |= (outputs <= limits[0]) | (outputs >= limits[1])
+    n_good = (~bad).sum(axis=0)
+    if not n_good.all():
+        return None
+    mean = np.where(bad, 0, outputs).sum(axis=0, dtype=np.float64) / n_good
+    return np.where(bad, mean.astype(outputs.dtype), outputs)

@@ -1,0 +1,303 @@
+"""The open line to a device: one per address and process, one holder at a time, safe when it is let go."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from skpat.controls import ControlBatch
+from skpat.devices.base import Device
+from skpat.devices.specification import device_name
+from skpat.exceptions import DeviceBusyError, DeviceIdentityError
+from skpat.lab.address_lock import AddressLock, is_of_one_process, normal_address
+
+__all__ = ["Connection", "attach"]
+
+_log = logging.getLogger("skpat.lab")
+
+_changed = threading.Condition()
+_by_address: dict[str, Connection] = {}
+_all: weakref.WeakSet[Connection] = weakref.WeakSet()
+_inherited: list[Any] = []  # handles that came through a fork: they are the parent's, and must not be closed here
+
+
+class Connection:
+    """The line to one device, opened when first needed.
+
+    Parameters
+    ----------
+    address : str or None
+        None: a device private to its session; nothing is locked.
+    """
+
+    def __init__(self, address: str | None):
+        self.address = address
+        self.io = threading.RLock()
+        self.users: set[int] = set()
+        self.thread = threading.current_thread()
+        self.pid = os.getpid()
+        self.closing = False
+        self.last_row: np.ndarray | None = None
+        self.identity: str | None = None
+        self._lock: AddressLock | None = None
+        self._open_device: Any = None
+        self._unsafe_device: Any = None  # whose line was dropped before it could be brought into its safe state
+        self._shared: tuple[np.ndarray, np.ndarray] | None = None
+        self._sends_shared = False
+        _all.add(self)
+
+    def take_lock(self, wait: float | None) -> None:
+        """Become the one holder among all processes of this computer."""
+        if self.address is not None and self._lock is None and not is_of_one_process(self.address):
+            lock = AddressLock(self.address)
+            lock.acquire(wait, lambda holder: _log.warning("Waiting for %s, held by %s.", self.address, holder))
+            self._lock = lock
+
+    def measure(self, device: Any, piece: ControlBatch, count: Callable[[], None] = lambda: None) -> Any:
+        """One call of the device's ``measure``, with everything sent that must precede it.
+
+        An error of any kind leaves the state of the line unknown: it is closed, and the next call opens it anew. After an
+        error that is not the line's (Ctrl-C, a bug in the driver) the device is brought into its safe state first.
+        ``count`` is called when everything is ready and the measurement is about to be asked for.
+        """
+        with self.io:
+            try:
+                self._make_ready(device)
+                if self._sends_shared:
+                    self._send_shared(piece)
+                count()
+                answer = self._open_device.measure(piece)
+                self._unsafe_device = None
+                return answer
+            except DeviceIdentityError:  # not ours to send anything to
+                raise
+            except OSError:  # the line: it may work when it is opened anew
+                self.drop()
+                raise
+            except BaseException:
+                self.make_safe(device)
+                raise
+
+    def _make_ready(self, device: Any) -> None:
+        if self._open_device is not None:
+            if self._open_device is device or _same_parameters(self._open_device, device):
+                return
+            self.shut_down()  # the same instrument, to be spoken to in another way
+        self._open_device = device  # before it is open: a half-open line is closed too
+        getattr(device, "open", _nothing)()
+        identity = str(getattr(device, "identify", _nothing)() or "")
+        if self.identity is not None and identity != self.identity:
+            self.drop()
+            self._unsafe_device = None
+            raise DeviceIdentityError(
+                f"The instrument at {self.address or device_name(device)} must be the one that answered before, "
+                f"{self.identity!r}. Got {identity!r}. Reconnect the first one, or start a new run."
+            )
+        self.identity = identity
+        self._shared = None
+        overridden = getattr(type(device), "set_shared", Device.set_shared) is not Device.set_shared
+        self._sends_shared = overridden or bool(getattr(device, "settling_seconds", 0))
+
+    def _send_shared(self, piece: ControlBatch) -> None:
+        known = self._shared
+        if (
+            known is not None
+            and np.array_equal(known[0], piece.shared)
+            and np.array_equal(known[1], piece.shared_index)
+        ):
+            return
+        self._shared = None
+        self._open_device.set_shared(piece)
+        settling = float(getattr(self._open_device, "settling_seconds", 0.0))
+        if settling:
+            time.sleep(settling)
+        self._shared = np.array(piece.shared), np.array(piece.shared_index)
+
+    def drop(self) -> None:
+        """Close a line in an unknown state. Never raises; the next measurement opens it anew."""
+        with self.io:
+            device, self._open_device, self._shared = self._open_device, None, None
+            if device is not None:
+                self._unsafe_device = device
+                _quietly(device, "close")
+
+    def shut_down(self) -> bool:
+        """Bring the device into its safe state and close it. Never raises; tells whether there was a line to do so."""
+        with self.io:
+            done = False
+            try:
+                done = self._open_device is not None and _quietly(self._open_device, "safe_state")
+            finally:
+                self.drop()
+                if done:
+                    self._unsafe_device, self.last_row = None, None
+            return done
+
+    def make_safe(self, device: Any) -> None:
+        """The safe state, through the line as it is or opened once more. Never raises."""
+        has_safe_state = getattr(type(device), "safe_state", Device.safe_state) is not Device.safe_state
+        with self.io:
+            if not self.shut_down() and has_safe_state:
+                try:
+                    self._make_ready(device)
+                except Exception as error:
+                    _log.warning(
+                        "%s could not be reached to bring it into its safe state: %s", device_name(device), error
+                    )
+                self.shut_down()
+            self._unsafe_device = None  # all has been tried
+
+    def release(self) -> None:
+        """Safe state, close, and let the next holder have the address."""
+        try:
+            if self._open_device is None and self._unsafe_device is not None:
+                self.make_safe(self._unsafe_device)
+            else:
+                self.shut_down()
+        finally:
+            if self._lock is not None:
+                lock, self._lock = self._lock, None
+                lock.release()
+
+    def forget(self) -> None:
+        """In a forked child: this line is the parent's. Keep its handles alive, and touch nothing."""
+        if self._lock is not None:
+            self._lock.forget()
+        _inherited.append(self._open_device)
+        with suppress(TypeError):  # __slots__
+            _inherited.append(dict(vars(self._open_device)))  # a handle that the child's own open() would replace
+
+
+def attach(user: int, address: str | None, wait: float | None) -> Connection:
+    """The connection of an address for one user (a session), waiting for whoever else holds it.
+
+    Users of one thread share the connection; other threads and other processes wait.
+
+    Parameters
+    ----------
+    user : int
+        Names the session.
+    address : str or None
+    wait : float or None
+        Seconds to wait. None: until it is free.
+
+    Raises
+    ------
+    DeviceBusyError
+        If it is still held when the time is over.
+    """
+    if address is None:
+        return Connection(None)
+    address = normal_address(address)
+    me = threading.current_thread()
+    deadline = None if wait is None else time.monotonic() + wait
+    told = False
+    with _changed:
+        while (known := _by_address.get(address)) is not None and (
+            known.closing or (known.thread is not me and known.thread.is_alive())
+        ):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise DeviceBusyError(
+                    f"The instrument at {address} must be free. Got: held by thread {known.thread.name!r} of this process "
+                    f"({os.getpid()}). Nothing was sent. Wait for it to end, or close its Session.",
+                    holder=os.getpid(),
+                )
+            if not told:
+                told = True
+                gc.collect()  # a session that nobody can reach any more, an error's traceback say, lets go
+                if _by_address.get(address) is not known:
+                    continue
+                _log.warning("Waiting for %s, held by thread %r of this process.", address, known.thread.name)
+            _changed.wait(0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic())))
+        if known is None:
+            known = _by_address[address] = Connection(address)
+        known.thread = me  # also in the place of a thread that has ended without closing its session
+        known.users.add(user)
+    try:
+        known.take_lock(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except BaseException:
+        detach(user, known)
+        raise
+    return known
+
+
+def detach(user: int, connection: Connection) -> None:
+    """A user is done; the last one out brings the device into its safe state and frees the address."""
+    if connection.pid != os.getpid():
+        return
+    if connection.address is None:
+        connection.release()
+        return
+    with _changed:
+        connection.users.discard(user)
+        if connection.users or connection.closing:
+            return
+        connection.closing = True
+    try:
+        connection.release()  # outside the condition: closing may take its time
+    finally:
+        with _changed:
+            if _by_address.get(connection.address) is connection:
+                del _by_address[connection.address]
+            _changed.notify_all()
+
+
+def _same_parameters(one: Any, other: Any) -> bool:
+    """Whether two device objects speak to an instrument in the same way."""
+    if type(one) is not type(other) or not hasattr(one, "get_params"):
+        return False
+    mine, others = one.get_params(deep=False), other.get_params(deep=False)
+    return all(_equal(mine[name], others[name]) for name in mine)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    try:
+        return bool(np.all(np.asarray(a == b)))
+    except (TypeError, ValueError):
+        return False
+
+
+def _quietly(device: Any, what: str) -> bool:
+    try:
+        getattr(device, what, _nothing)()
+        return True
+    except Exception as error:  # the line may be what is broken
+        _log.warning("%s.%s() failed: %s", device_name(device), what, error)
+        return False
+
+
+def _nothing() -> None:
+    pass
+
+
+def _shut_down_all() -> None:
+    for connection in list(_all):
+        if connection.pid == os.getpid():
+            connection.release()
+
+
+def _after_fork() -> None:
+    global _changed
+    _changed = threading.Condition()
+    for connection in list(_all):
+        with suppress(OSError):
+            connection.forget()
+    _by_address.clear()
+    _all.clear()
+
+
+atexit.register(_shut_down_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

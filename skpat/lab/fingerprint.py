@@ -1,0 +1,139 @@
+"""A short name for what a device is and for what a fit was asked: the same specification, the same name, in any process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+
+from skpat.devices.specification import check_device_specification, device_name
+from skpat.lab.address_lock import is_of_one_process
+
+__all__ = ["device_description", "device_fingerprint", "fingerprint"]
+
+_NOT_THE_DEVICE = {  # seeds, costs, and how one speaks to it: what is changed after a fault must not cost the record
+    "random_state", "torch_device", "seconds_per_shot", "joules_per_shot", "max_retries", "max_batch", "on_bad_output",
+    "settling_seconds", "timeout", "backend",
+}  # fmt: skip
+
+
+def fingerprint(*things: Any) -> str:
+    """A hash of numbers, strings, arrays, containers, generators and objects with parameters.
+
+    Functions count by their name, module, code and defaults; a partial by its parts; a method by its function and the class
+    of its object; other objects by their class, and by their parameters where they have any.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpat.lab.fingerprint import fingerprint
+    >>> fingerprint(np.arange(3), {"a": 1}) == fingerprint(np.arange(3), {"a": 1})
+    True
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for thing in things:
+        _add(digest, thing, 0)
+    return digest.hexdigest()
+
+
+def device_fingerprint(device: Any) -> str:
+    """A hash of what makes a device another one: see :func:`device_description`."""
+    return fingerprint(device_description(device))
+
+
+def device_description(device: Any) -> dict[str, str]:
+    """Hashes of what makes a device another one: class, name, numbers, bounds, address and parameters, not its seed."""
+    parameters = device.get_params(deep=False) if hasattr(device, "get_params") else {}
+    address = getattr(device, "address", None)
+    if address is not None and is_of_one_process(address):  # another one in every process
+        address = None
+    stated = {
+        "class": _class_name(device),
+        "name": device_name(device),
+        "n_controls": int(device.n_controls),
+        "n_outputs": int(device.n_outputs),
+        "bounds": check_device_specification(device),
+        "address": address,
+    }
+    of_parameters = {k: v for k, v in parameters.items() if k not in _NOT_THE_DEVICE and k not in stated}
+    return {name: fingerprint(value) for name, value in (of_parameters | stated).items()}
+
+
+def _add(digest: Any, thing: Any, depth: int) -> None:
+    if depth > 20:
+        raise ValueError("What is to be named must not contain itself.")
+    if isinstance(thing, np.random.RandomState):
+        thing = thing.get_state()
+    elif isinstance(thing, np.random.Generator):
+        thing = thing.bit_generator.state
+    if isinstance(thing, (np.ndarray, np.generic)):
+        array = np.ascontiguousarray(thing)
+        digest.update(f"array {array.dtype} {array.shape}".encode())
+        if array.dtype.hasobject:
+            _add(digest, array.tolist(), depth + 1)
+        else:
+            digest.update(array.tobytes())
+    elif isinstance(thing, Mapping):
+        digest.update(f"mapping {len(thing)}".encode())
+        for key in sorted(thing, key=repr):
+            _add(digest, key, depth + 1)
+            _add(digest, thing[key], depth + 1)
+    elif isinstance(thing, (list, tuple)):
+        digest.update(f"sequence {len(thing)}".encode())
+        for part in thing:
+            _add(digest, part, depth + 1)
+    elif isinstance(thing, (set, frozenset)):
+        digest.update(b"set")
+        _add(digest, sorted(thing, key=repr), depth + 1)
+    elif thing is None or isinstance(thing, (bool, int, float, complex, str, bytes)):
+        digest.update(f"{type(thing).__name__} {thing!r}".encode())
+    elif hasattr(thing, "get_params") and not isinstance(thing, type):
+        digest.update(_class_name(thing).encode())
+        _add(digest, thing.get_params(deep=False), depth + 1)
+    elif hasattr(thing, "tocsr"):
+        matrix = thing.tocsr()
+        _add(digest, (matrix.shape, matrix.data, matrix.indices, matrix.indptr), depth + 1)
+    elif isinstance(thing, partial):
+        _add(digest, ("partial", thing.func, thing.args, thing.keywords), depth + 1)
+    elif isinstance(thing, MethodType):
+        _add(digest, (thing.__func__, type(thing.__self__)), depth + 1)
+    elif isinstance(thing, FunctionType):
+        digest.update(f"{_module(thing)}.{thing.__qualname__}".encode())
+        _add(digest, (_code(thing.__code__), thing.__defaults__, thing.__kwdefaults__), depth + 1)
+        _add(digest, [value for value in map(_content, thing.__closure__ or ()) if _is_plain(value)], depth + 1)
+    elif hasattr(thing, "__qualname__"):
+        digest.update(f"{_module(thing)}.{thing.__qualname__}".encode())
+    else:
+        digest.update(_class_name(thing).encode())
+        if hasattr(thing, "__array__"):
+            _add(digest, np.asarray(thing), depth + 1)
+
+
+def _class_name(thing: Any) -> str:
+    return f"{_module(type(thing))}.{type(thing).__qualname__}"
+
+
+def _module(thing: Any) -> str:
+    module = getattr(thing, "__module__", "")
+    return "__main__" if module == "__mp_main__" else str(module)  # the same script in a spawned process
+
+
+def _code(code: CodeType) -> tuple[Any, ...]:
+    """What a function does, without where it stands: comments and lines above it may change."""
+    constants = [_code(c) if isinstance(c, CodeType) else c for c in code.co_consts]
+    return code.co_code, constants, code.co_names, code.co_varnames
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, complex, str, bytes, np.ndarray, np.generic, FunctionType, partial))

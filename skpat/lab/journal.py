@@ -1,0 +1,472 @@
+"""The record of every answer of a device, written before it is handed on, and read again after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from skpat.controls import ControlBatch
+from skpat.devices.specification import device_name
+from skpat.exceptions import JournalError
+from skpat.lab.address_lock import AddressLock
+from skpat.lab.fingerprint import device_description
+from skpat.lab.replay import Answers, Replay, control_keys
+
+__all__ = ["Journal", "JournalRun"]
+
+_log = logging.getLogger("skpat.lab")
+_FORMAT = "skpat journal 1"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS runs (
+    run INTEGER PRIMARY KEY, signature TEXT UNIQUE, title TEXT, seed INTEGER, started REAL);
+CREATE TABLE IF NOT EXISTS settings (
+    setting INTEGER PRIMARY KEY, digest BLOB UNIQUE, varying_index BLOB, shared_index BLOB, shared BLOB, dtype TEXT);
+CREATE TABLE IF NOT EXISTS batches (
+    batch INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER, setting INTEGER, purpose TEXT, shot INTEGER, n_rows INTEGER,
+    controls_dtype TEXT, outputs_dtype TEXT, row_keys BLOB, varying BLOB, outputs BLOB, time REAL);
+CREATE INDEX IF NOT EXISTS batches_of_a_run ON batches (run, batch);
+CREATE TABLE IF NOT EXISTS epochs (
+    run INTEGER, epoch INTEGER, max_iter INTEGER, loss REAL, score REAL, shots INTEGER, replayed INTEGER, faults INTEGER,
+    time REAL, PRIMARY KEY (run, epoch));
+CREATE TABLE IF NOT EXISTS faults (fault INTEGER PRIMARY KEY, run INTEGER, kind TEXT, message TEXT, time REAL);
+"""
+
+
+class Journal:
+    """A file of everything a device has answered.
+
+    Parameters
+    ----------
+    path : str or path
+        SQLite file; made when first needed. Next to it SQLite keeps ``-wal`` and ``-shm`` files while it is open.
+
+    Notes
+    -----
+    Every measured piece is one transaction, on the disk (write-ahead log, full synchronous mode) before its outputs are
+    handed on. A row is found again by what it was: the device's fingerprint, the run, the controls, and how often the
+    same controls had been measured in that run before. A run is named by what was asked for (parameters, data,
+    seeds), so the same ``fit`` again, after a crash or a Ctrl-C, takes from the journal what is there and measures the
+    rest.
+
+    Other processes may read the file while it is written. Two fits of the same run take turns, and the second replays what
+    the first has recorded. A pickled or copied Journal is its path.
+
+    A device is told by its class, bounds, address and parameters, a function by its code. Two objects of one class behind a
+    function or method look the same: give each its own ``name`` (``as_device(..., name="rig 2")``).
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from skpat import as_device
+    >>> from skpat.lab import Journal, Session
+    >>> device = as_device(lambda c: c**2, n_controls=2, n_outputs=2, bounds=(0, 1), name="squares")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     journal = Journal(f"{folder}/run.db")
+    ...     for _ in range(2):
+    ...         with Session(device, journal=journal) as session:
+    ...             outputs = session.measure(np.array([[0.5, 1.0]]))
+    ...         print(session.ledger.shots["prediction"], session.ledger.replayed["prediction"])
+    ...     journal.close()
+    1 0
+    0 1
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        if str(path) == ":memory:":
+            raise ValueError("'path' of a Journal must be a file. Got ':memory:', which no crash would survive.")
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._file: tuple[int, sqlite3.Connection] | None = None
+
+    def run(self, device: Any, signature: str = "", title: str = "") -> JournalRun:
+        """The record of one run on a device, begun or gone on with.
+
+        Parameters
+        ----------
+        device : Device
+        signature : str, default=""
+            Names the run: what was asked for.
+        title : str, default=""
+            For people.
+
+        Raises
+        ------
+        JournalError
+            If the journal was made with another device, or the file is no journal.
+        """
+        mine = device_description(device)
+        with self.transaction() as file:
+            about = dict(file.execute("SELECT name, value FROM about"))
+            if not about:
+                entries = {"format": _FORMAT, "device": device_name(device), "fingerprint": json.dumps(mine)}
+                file.executemany("INSERT INTO about VALUES (?, ?)", entries.items())
+            elif (theirs := json.loads(about["fingerprint"])) != mine:
+                names = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
+                raise JournalError(
+                    f"The journal {self.path} must be of this device, {device_name(device)}. Got one of {about['device']!r}, "
+                    f"which differs in {', '.join(names)}. Use another file for each device."
+                )
+            file.execute(
+                "INSERT OR IGNORE INTO runs (signature, title, started) VALUES (?, ?, ?)",
+                (signature, title, time.time()),
+            )
+            (number,) = file.execute("SELECT run FROM runs WHERE signature = ?", (signature,)).fetchone()
+        return JournalRun(self, number, named=bool(signature))
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Format, device, fingerprint and (once it has answered) identity."""
+        return dict(self.query("SELECT name, value FROM about"))
+
+    def answers(self, run: int | None = None) -> Iterator[Answers]:
+        """All recorded pieces, in the order of recording; of one run or of all."""
+        for (batch,) in self.query("SELECT batch FROM batches WHERE ?1 IS NULL OR run = ?1 ORDER BY batch", run):
+            yield self.read_batch(batch)
+
+    def read_batch(self, batch: int) -> Answers:
+        """One recorded piece."""
+        ((run, purpose, shot, n_rows, kind, out_kind, varying, outputs, when, *setting),) = self.query(
+            "SELECT run, purpose, shot, n_rows, controls_dtype, outputs_dtype, varying, outputs, time, varying_index, "
+            "shared_index, shared, dtype FROM batches JOIN settings USING (setting) WHERE batch = ?",
+            batch,
+        )
+        index, shared_index = (np.frombuffer(part, dtype=np.int64) for part in setting[:2])
+        controls = ControlBatch(
+            np.frombuffer(varying, dtype=kind).reshape(n_rows, len(index)),
+            index,
+            np.frombuffer(setting[2], dtype=setting[3]),
+            shared_index,
+            shot=shot,
+        )
+        return Answers(controls, np.frombuffer(outputs, dtype=out_kind).reshape(n_rows, -1), run, purpose, when)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Every recorded row: controls (n, n_controls), outputs (n, n_outputs), purpose, run, shot and time (n,)."""
+        parts = list(self.answers())
+        if not parts:
+            raise JournalError(f"The journal {self.path} holds no measurement yet.")
+        lengths = [len(part.outputs) for part in parts]
+        columns = {"purpose": "purpose", "run": "run", "time": "time"}
+        return {
+            "controls": np.concatenate([np.asarray(part.controls) for part in parts]),
+            "outputs": np.concatenate([part.outputs for part in parts]),
+            "shot": np.repeat([part.controls.shot for part in parts], lengths),
+            **{name: np.repeat([getattr(part, key) for part in parts], lengths) for name, key in columns.items()},
+        }
+
+    def to_npz(self, path: str | os.PathLike[str]) -> None:
+        """Save what :meth:`to_arrays` gives, for ``numpy.load``."""
+        np.savez_compressed(path, allow_pickle=False, **self.to_arrays())
+
+    def to_pandas(self) -> Any:
+        """A DataFrame with a row for each measured row: run, purpose, shot, time, control_0 ..., output_0 ..."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("Journal.to_pandas needs pandas. Install it with: pip install pandas") from error
+        arrays = self.to_arrays()
+        wide = {
+            f"{name}_{i}": column
+            for name, table in (("control", arrays.pop("controls")), ("output", arrays.pop("outputs")))
+            for i, column in enumerate(table.T)
+        }
+        return pandas.DataFrame(arrays | wide)
+
+    def query(self, statement: str, *values: Any) -> list[tuple]:
+        """Rows of an SQL statement."""
+        with self._lock:
+            return self._connected().execute(statement, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """On the disk as a whole when the block ends, or not at all."""
+        with self._lock:
+            file = self._connected(to_write=True)
+            try:
+                file.execute("BEGIN IMMEDIATE")
+                yield file
+                file.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                _roll_back(file)
+                raise JournalError(
+                    f"The journal {self.path} cannot be written to: {error}. What was written before is safe. Mend the cause, "
+                    "and run the same fit again."
+                ) from error
+            except BaseException:
+                _roll_back(file)
+                raise
+
+    def _connected(self, to_write: bool = False) -> sqlite3.Connection:
+        if self._file is not None and self._file[0] == os.getpid():
+            return self._file[1]
+        _check_file(self.path, to_write)
+        if self._file is not None:  # forked: SQLite forbids using, and closing, the parent's connection
+            _inherited.append(self._file[1])
+        try:
+            file = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise JournalError(f"The journal {self.path} cannot be opened: {error}. Does its folder exist?") from error
+        try:
+            if os.access(self.path, os.W_OK):
+                file.execute("PRAGMA journal_mode = WAL")
+                file.execute("PRAGMA synchronous = FULL")
+                file.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            file.close()
+            raise JournalError(f"The journal {self.path} cannot be opened: {error}.") from error
+        except BaseException:
+            file.close()
+            raise
+        self._file = os.getpid(), file
+        return file
+
+    def close(self) -> None:
+        """Close the file. It is opened again when needed."""
+        with self._lock:
+            if self._file is not None and self._file[0] == os.getpid():
+                self._file[1].close()
+            self._file = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_file") is not None:
+            self.close()
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Journal({str(self.path)!r})"
+
+
+_inherited: list[sqlite3.Connection] = []
+
+
+class JournalRun:
+    """One run's view of a journal: what it holds of the run, and where the run's new answers go. From ``Journal.run``.
+
+    Each object goes through the record once, from its beginning.
+    """
+
+    def __init__(self, journal: Journal, number: int, named: bool):
+        self.journal = journal
+        self.number = number
+        self.path = journal.path
+        self._replay = self._read()
+        self._lock = AddressLock(f"journal {journal.path.resolve()} run {number}") if named else None
+        self._is_writing = False
+        self._identity = journal.about.get("identity")
+
+    def seed(self, draw: Callable[[], int]) -> int:
+        """The seed the run was begun with; drawn, and kept, where there is none yet."""
+        with self.journal.transaction() as file:
+            (known,) = file.execute("SELECT seed FROM runs WHERE run = ?", (self.number,)).fetchone()
+            if known is None:
+                known = draw()
+                file.execute("UPDATE runs SET seed = ? WHERE run = ?", (known, self.number))
+        return known
+
+    @property
+    def identity(self) -> str | None:
+        """Who has answered so far, by its own words."""
+        return self._identity
+
+    def check_identity(self, identity: str) -> None:
+        """Note who answers; raise JournalError if it was somebody else before."""
+        if identity == self._identity:
+            return
+        if self._identity is not None:
+            raise JournalError(
+                f"The journal {self.path} must be of the instrument that answers, {identity!r}. Got one of "
+                f"{self._identity!r}. Use another file for each instrument."
+            )
+        with self.journal.transaction() as file:
+            file.execute("INSERT OR IGNORE INTO about VALUES ('identity', ?)", (identity,))
+        self._identity = identity
+
+    def _read(self) -> Replay:
+        statement = "SELECT batch, row_keys FROM batches WHERE run = ? ORDER BY batch"
+        found = self.journal.query(statement, self.number)
+        return Replay([(batch, np.frombuffer(keys, dtype=np.uint64)) for batch, keys in found], self.journal.read_batch)
+
+    def position(self) -> np.ndarray:
+        """How far the record has been gone through; for :meth:`begin_writing`."""
+        return self._replay.used.copy()
+
+    def begin_writing(self, position: np.ndarray, wait: float | None) -> bool:
+        """Become the one who writes this run, and read what others have written of it since.
+
+        Parameters
+        ----------
+        position : ndarray
+            From where to go on reading, should there be more: what :meth:`position` gave.
+        wait : float or None
+            Seconds to wait for another writer. None: until it has ended.
+
+        Returns
+        -------
+        bool
+            Whether there is more, and reading goes on at ``position``.
+        """
+        if self._lock is not None and not self._is_writing:
+            self._lock.acquire(
+                wait, lambda who: _log.warning("Waiting for this run of %s, written by %s.", self.path, who)
+            )
+        self._is_writing = True
+        fresh = self._read()
+        if fresh.n_rows == self._replay.n_rows:
+            return False
+        self._replay.used = position
+        fresh.go_on_from(self._replay)
+        self._replay = fresh
+        return True
+
+    def end_writing(self) -> None:
+        """Let others write this run."""
+        if self._lock is not None and self._is_writing:
+            self._is_writing = False
+            self._lock.release()
+
+    def take(self, batch: ControlBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What is known of a batch.
+
+        Returns
+        -------
+        known : ndarray of shape (n_known, n_outputs)
+            Answers of the rows that the journal holds, in order.
+        missing : ndarray of int, shape (n_missing,)
+            The other rows.
+        keys : ndarray of uint64, shape (n_rows,)
+            Names of all rows, for :meth:`record`.
+        """
+        keys = control_keys(batch)
+        known, missing = self._replay.take(batch, keys)
+        return known, missing, keys
+
+    def record(self, batch: ControlBatch, keys: np.ndarray, outputs: np.ndarray, purpose: str) -> None:
+        """Write a measured piece; on the disk when this returns."""
+        with self.journal.transaction() as file:
+            file.execute(
+                "INSERT INTO batches (run, setting, purpose, shot, n_rows, controls_dtype, outputs_dtype, row_keys, varying, "
+                "outputs, time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self.number,
+                    self._setting(file, batch),
+                    purpose,
+                    batch.shot,
+                    batch.n_rows,
+                    batch.varying.dtype.str,
+                    outputs.dtype.str,
+                    keys.tobytes(),
+                    np.ascontiguousarray(batch.varying).tobytes(),
+                    np.ascontiguousarray(outputs).tobytes(),
+                    time.time(),
+                ),
+            )
+
+    def _setting(self, file: sqlite3.Connection, batch: ControlBatch) -> int:
+        """The number of the shared part, written once however many pieces carry it."""
+        parts = [
+            np.ascontiguousarray(index, dtype=np.int64).tobytes() for index in (batch.varying_index, batch.shared_index)
+        ]
+        shared = np.ascontiguousarray(batch.shared).tobytes()
+        digest = _digest(*parts, shared, batch.shared.dtype.str.encode())
+        found = file.execute("SELECT setting FROM settings WHERE digest = ?", (digest,)).fetchone()
+        if found is None:
+            done = file.execute(
+                "INSERT INTO settings (digest, varying_index, shared_index, shared, dtype) VALUES (?, ?, ?, ?, ?)",
+                (digest, *parts, shared, batch.shared.dtype.str),
+            )
+            return int(done.lastrowid or 0)
+        return int(found[0])
+
+    def note_epoch(
+        self,
+        epoch: int,
+        max_iter: int,
+        *,
+        loss: float,
+        score: float | None,
+        shots: int,
+        replayed: int,
+        faults: int,
+    ) -> None:
+        """Write how the training stands, for those who watch."""
+        with _only_warn(), self.journal.transaction() as file:
+            file.execute(
+                "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self.number, epoch, max_iter, loss, score, shots, replayed, faults, time.time()),
+            )
+
+    def note_fault(self, kind: str, message: str) -> None:
+        """Write a fault, for those who watch."""
+        with _only_warn(), self.journal.transaction() as file:
+            file.execute(
+                "INSERT INTO faults (run, kind, message, time) VALUES (?, ?, ?, ?)",
+                (self.number, kind, message, time.time()),
+            )
+
+
+def _check_file(path: Path, to_write: bool) -> None:
+    """Raise JournalError unless the file is a journal, or may become one. It is only read here."""
+    if not path.exists() or not path.stat().st_size:
+        if to_write:
+            return
+        raise JournalError(f"There is no journal {path} yet. A fit with journal={str(path)!r} makes it.")
+    file = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=60)
+    try:
+        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        about = dict(file.execute("SELECT name, value FROM about")) if "about" in tables else {}
+    except sqlite3.OperationalError as error:
+        raise JournalError(f"The journal {path} cannot be read: {error}.") from error
+    except (sqlite3.DatabaseError, ValueError) as error:
+        raise JournalError(f"{path} is no journal of skpat: {error}. Use another file.") from error
+    finally:
+        file.close()
+    if (tables and "about" not in tables) or (about and not str(about.get("format", "")).startswith("skpat journal")):
+        raise JournalError(f"{path} is a database, but no journal of skpat. Use another file.")
+    if about and about["format"] != _FORMAT:
+        raise JournalError(
+            f"{path} must be of format {_FORMAT!r}. Got {about['format']!r}. Use a newer skpat, or another file."
+        )
+
+
+def _roll_back(file: sqlite3.Connection) -> None:
+    with suppress(sqlite3.Error):
+        if file.in_transaction:
+            file.execute("ROLLBACK")
+
+
+@contextmanager
+def _only_warn() -> Iterator[None]:
+    """What is written for those who watch is not worth a run."""
+    try:
+        yield
+    except JournalError as error:
+        _log.warning("%s", error)
+
+
+def _digest(*parts: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()

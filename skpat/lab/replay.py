@@ -1,0 +1,135 @@
+"""Finding a row's recorded answer again: by its controls, and by how often they have been asked for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from skpat.controls import ControlBatch
+from skpat.row_keys import splitmix64, sum_of_columns
+
+__all__ = ["Answers", "Replay", "control_keys"]
+
+_PIECES_KEPT = 32
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A recorded piece: controls, outputs (n_rows, n_outputs), run, purpose and time (seconds since 1970)."""
+
+    controls: ControlBatch
+    outputs: np.ndarray
+    run: int
+    purpose: str
+    time: float
+
+
+def control_keys(batch: ControlBatch) -> np.ndarray:
+    """One key per row, a function of the values on all channels alone, however they are split into two parts.
+
+    Parameters
+    ----------
+    batch : ControlBatch
+
+    Returns
+    -------
+    ndarray of uint64, shape (n_rows,)
+    """
+    varying = sum_of_columns(batch.varying, batch.varying_index)
+    if not len(batch.shared_index):
+        return splitmix64(varying)
+    return splitmix64(varying + sum_of_columns(batch.shared[None, :], batch.shared_index))
+
+
+class Replay:
+    """Gives each recorded answer once, in the order of recording among rows of the same controls.
+
+    Parameters
+    ----------
+    pieces : list of (int, ndarray of uint64)
+        Number and row keys of each recorded piece, in the order of recording.
+    read : callable
+        ``read(number)`` -> Answers.
+    """
+
+    def __init__(self, pieces: list[tuple[int, np.ndarray]], read: Callable[[int], Answers]):
+        self._read = read
+        self._kept: OrderedDict[int, Answers] = OrderedDict()
+        lengths = [len(keys) for _, keys in pieces]
+        keys = np.concatenate([keys for _, keys in pieces]) if pieces else np.empty(0, np.uint64)
+        order = np.argsort(keys, kind="stable")
+        self._piece = np.repeat(np.array([number for number, _ in pieces], dtype=np.int64), lengths)[order]
+        self._row = np.concatenate([np.arange(length) for length in lengths] or [np.empty(0, np.int64)])[order]
+        self._keys, self._first, self._count = np.unique(keys[order], return_index=True, return_counts=True)
+        self.used = np.zeros(len(self._keys), dtype=np.int64)
+        self.n_rows = len(keys)
+
+    def go_on_from(self, earlier: Replay) -> None:
+        """Take what an earlier view of the same record has given out as given out."""
+        place = np.searchsorted(self._keys, earlier._keys)  # all are here: a record only grows
+        self.used[place] = earlier.used
+
+    def take(self, batch: ControlBatch, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Answers of the rows that are on record, and the numbers of the rows that are not."""
+        n_rows = len(keys)
+        place = np.searchsorted(self._keys, keys)
+        found = np.zeros(n_rows, dtype=bool)
+        if len(self._keys):
+            place[place == len(self._keys)] = 0
+            found = self._keys[place] == keys
+        if not found.any():
+            return np.empty((0, 0)), np.arange(n_rows)
+        occurrence = np.where(found, self.used[place], 0) + _rank_among_equals(keys)
+        np.add.at(self.used, place[found], 1)
+        found &= occurrence < self._count[place]
+        rows = np.flatnonzero(found)
+        if not len(rows):
+            return np.empty((0, 0)), np.arange(n_rows)
+        at = self._first[place[rows]] + occurrence[rows]
+        known, same = self._answers(batch, rows, at)
+        return known[same], np.setdiff1d(np.arange(n_rows), rows[same])
+
+    def _answers(self, batch: ControlBatch, rows: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The recorded outputs at some places, and whether their controls are those of the rows, not only their keys."""
+        outputs = None
+        same = np.zeros(len(rows), dtype=bool)
+        for number in np.unique(self._piece[at]):
+            here = np.flatnonzero(self._piece[at] == number)
+            piece = self._kept.pop(int(number), None) or self._read(int(number))
+            self._kept[int(number)] = piece
+            if len(self._kept) > _PIECES_KEPT:
+                self._kept.popitem(last=False)
+            recorded = self._row[at[here]]
+            same[here] = _same_rows(batch, rows[here], piece.controls, recorded)
+            if outputs is None:
+                outputs = np.empty((len(rows), piece.outputs.shape[1]), dtype=piece.outputs.dtype)
+            outputs = outputs.astype(np.result_type(outputs, piece.outputs), copy=False)
+            outputs[here] = piece.outputs[recorded]
+        assert outputs is not None
+        return outputs, same
+
+
+def _same_rows(one: ControlBatch, rows: np.ndarray, other: ControlBatch, others: np.ndarray) -> np.ndarray:
+    if (
+        np.array_equal(one.varying_index, other.varying_index)
+        and np.array_equal(one.shared_index, other.shared_index)
+        and np.array_equal(one.shared, other.shared)
+    ):
+        return (one.varying[rows] == other.varying[others]).all(axis=1)
+    if one.n_controls != other.n_controls:
+        return np.zeros(len(rows), dtype=bool)
+    return (np.asarray(one)[rows] == np.asarray(other)[others]).all(axis=1)
+
+
+def _rank_among_equals(keys: np.ndarray) -> np.ndarray:
+    """How many equal keys stand before each."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    ranks = np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+    out = np.empty(len(keys), dtype=np.int64)
+    out[order] = ranks
+    return out

@@ -1,0 +1,205 @@
+"""Watch a run from another terminal, by its journal: ``python -m skpat.lab.watch run.db``.
+
+Prints a line whenever the run has moved: epoch, loss, accuracy, shots, faults. ``--save run.png`` draws it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+import time
+from bisect import bisect_left
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from skpat.exceptions import JournalError
+
+__all__ = ["Status", "draw", "main", "read_status"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands.
+
+    Attributes
+    ----------
+    run : int
+        Its number in the journal.
+    device, title : str
+    started, last_answer : float or None
+        Seconds since 1970.
+    epochs : list of (epoch, max_iter, loss, score, shots, time)
+        ``score`` is None without validation; ``shots`` counts every answer, measured or replayed.
+    shots : dict of str to int
+        Answers on record, by purpose.
+    faults : list of (kind, message, time)
+    """
+
+    run: int
+    device: str
+    title: str
+    started: float | None
+    last_answer: float | None
+    epochs: list[tuple[int, int, float, float | None, int, float]]
+    shots: dict[str, int]
+    faults: list[tuple[str, str, float]]
+
+    def __str__(self) -> str:
+        total = sum(self.shots.values())
+        parts = [f"run {self.run}"]
+        if self.epochs:
+            epoch, max_iter, loss, score, _, _ = self.epochs[-1]
+            parts += [f"epoch {epoch}/{max_iter}", f"loss {loss:.4f}"]
+            parts += [f"validation score {score:.3f}"] if score is not None else []
+        purposes = ", ".join(f"{purpose} {count:,}" for purpose, count in self.shots.items())
+        parts.append(f"{total:,} shots on record" + (f" ({purposes})" if purposes else ""))
+        if self.faults:
+            kinds = {kind for kind, _, _ in self.faults}
+            counts = ", ".join(f"{kind} {sum(k == kind for k, _, _ in self.faults)}" for kind in sorted(kinds))
+            parts.append(f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''} ({counts})")
+        return " | ".join(parts)
+
+
+def read_status(path: str | Path, run: int | None = None) -> Status:
+    """How a run stands; the file is only read.
+
+    Parameters
+    ----------
+    path : str or path
+        The journal.
+    run : int, default=None
+        Number of the run; None: the one that moved last.
+
+    Raises
+    ------
+    JournalError
+        If there is no such journal, or no such run in it.
+    """
+    if not Path(path).is_file() or not Path(path).stat().st_size:
+        raise _NothingYetError(f"There is no journal {path} yet. A fit with journal={str(path)!r} makes it.")
+    file = sqlite3.connect(f"file:{quote(str(Path(path).resolve()))}?mode=ro", uri=True, timeout=30)
+    try:
+        file.execute("BEGIN")  # one moment for all that is read
+        about = dict(file.execute("SELECT name, value FROM about"))
+        last = "SELECT run FROM batches ORDER BY batch DESC LIMIT 1"
+        if run is None:
+            (run,) = file.execute(last).fetchone() or file.execute("SELECT max(run) FROM runs").fetchone()
+            if run is None:
+                raise _NothingYetError(f"The journal {path} holds no run yet.")
+        found = file.execute("SELECT title, started FROM runs WHERE run = ?", (run,)).fetchone()
+        if found is None:
+            raise JournalError(f"The journal {path} has no run {run}.")
+        return Status(
+            run=int(run or 0),
+            device=about.get("identity") or about.get("device", ""),
+            title=found[0],
+            started=found[1],
+            last_answer=file.execute("SELECT max(time) FROM batches WHERE run = ?", (run,)).fetchone()[0],
+            epochs=file.execute(
+                "SELECT epoch, max_iter, loss, score, shots + replayed, time FROM epochs WHERE run = ? ORDER BY epoch",
+                (run,),
+            ).fetchall(),
+            shots=dict(
+                file.execute(
+                    "SELECT purpose, sum(n_rows) FROM batches WHERE run = ? GROUP BY purpose ORDER BY min(batch)",
+                    (run,),
+                )
+            ),
+            faults=file.execute(
+                "SELECT kind, message, time FROM faults WHERE run = ? ORDER BY fault", (run,)
+            ).fetchall(),
+        )
+    except sqlite3.OperationalError as error:
+        kind = _NothingYetError if "no such table" in str(error) else JournalError
+        raise kind(f"The journal {path} cannot be read: {error}.") from error
+    except sqlite3.DatabaseError as error:
+        raise JournalError(f"{path} is no journal of skpat: {error}.") from error
+    finally:
+        file.close()
+
+
+class _NothingYetError(JournalError):
+    """A fit may be about to make it."""
+
+
+def draw(status: Status) -> Any:
+    """A figure: loss and validation score against shots, and when faults happened.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('A figure needs matplotlib. Install it with: pip install "skpat[plot]"') from error
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    shots = [epoch[4] for epoch in status.epochs]
+    axes.plot(shots, [epoch[2] for epoch in status.epochs], "o-", color="tab:blue", label="loss")
+    axes.set(xlabel="shots", ylabel="loss", title=f"{status.device}: {status.title or f'run {status.run}'}")
+    axes.set_ylim(bottom=0)
+    handles: list[Any] = list(axes.lines)
+    scored = [(epoch[4], epoch[3]) for epoch in status.epochs if epoch[3] is not None]
+    if scored:
+        right = axes.twinx()
+        right.plot(*zip(*scored, strict=True), "s-", color="tab:orange", label="validation score")
+        right.set_ylabel("validation score")
+        right.set_ylim(top=1)
+        handles += right.lines
+    if status.faults and status.epochs:
+        ends = [epoch[5] for epoch in status.epochs]
+        places = [shots[min(bisect_left(ends, when), len(ends) - 1)] for _, _, when in status.faults]
+        for place in set(places):
+            line = axes.axvline(place, color="tab:red", linewidth=1, alpha=0.4, label=f"{len(places)} faults")
+        handles.append(line)
+    axes.legend(handles=handles, loc="center right")
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m skpat.lab.watch", description="Watch a run by its journal.")
+    parser.add_argument("journal", help="the file given to the estimator as journal=...")
+    parser.add_argument("--run", type=int, default=None, help="number of the run; without it the one that moved last")
+    parser.add_argument("--once", action="store_true", help="print how it stands now, and end")
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between looks (1)")
+    parser.add_argument("--save", default=None, metavar="FIGURE", help="save a figure of the run, anew at every change")
+    options = parser.parse_args(arguments)
+    seen = None
+    try:
+        while True:
+            try:
+                status = read_status(options.journal, options.run)
+            except JournalError as error:
+                if options.once or not isinstance(error, _NothingYetError):
+                    print(error, file=sys.stderr)
+                    return 1
+                time.sleep(options.interval)
+                continue
+            if status != seen:
+                if seen is None:
+                    print(f"{status.device}: {status.title}", flush=True)
+                print(f"{time.strftime('%H:%M:%S', time.localtime(status.last_answer))}  {status}", flush=True)
+                for kind, message, when in status.faults[len(seen.faults) if seen else 0 :][-3:]:
+                    print(f"          {time.strftime('%H:%M:%S', time.localtime(when))} {kind}: {message}", flush=True)
+                if options.save:
+                    draw(status).savefig(options.save, dpi=120)
+                seen = status
+            if options.once:
+                return 0
+            time.sleep(options.interval)
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

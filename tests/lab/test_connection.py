@@ -1,0 +1,510 @@
+"""One holder of an address among threads and processes; faults survived; a safe state whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+import skpat
+from skpat import Device, PhysicalNetworkClassifier
+from skpat.exceptions import DeviceBusyError, DeviceConnectionError, DeviceIdentityError, DeviceOutputError
+from skpat.lab import Ledger, Session
+
+from .bench_device import BenchDevice, events, forget_everybody, largest_overlap
+
+CONTROLS = np.linspace(0, 1, 24).reshape(6, 4)
+
+
+@pytest.fixture(autouse=True)
+def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "locks"))
+    monkeypatch.setattr(BenchDevice, "_calls", 0)
+    forget_everybody()
+    yield
+    forget_everybody()
+
+
+def data(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    X = np.random.RandomState(0).uniform(-1, 1, (n, 2))
+    return X, (X[:, 0] > X[:, 1]).astype(int)
+
+
+def python(code: str, *arguments: str, **more: Any) -> subprocess.Popen:
+    path = os.pathsep.join([str(Path(skpat.__file__).parents[1]), str(Path(__file__).parents[2])])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+# ---- opening and closing ----
+
+
+def test_nothing_opens_before_the_first_measurement(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    device = BenchDevice("bench", log)
+    for made in (clone(device), pickle.loads(pickle.dumps(device)), PhysicalNetworkClassifier(device)):
+        repr(made), made._repr_html_()
+    with Session(device) as session:
+        assert not log.exists()
+        session.measure(CONTROLS)
+        session.measure(CONTROLS)
+    assert [event[3] for event in events(log)] == ["open", "begin", "end", "begin", "end", "safe", "close"]
+
+
+def test_sessions_inside_each_other_share_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with Session(BenchDevice("bench", log)) as outer:
+        outer.measure(CONTROLS)
+        with Session(BenchDevice("bench", log)) as inner:
+            inner.measure(CONTROLS)
+        outer.measure(CONTROLS)
+    assert [event[3] for event in events(log)].count("open") == 1
+    assert largest_overlap(log) == 1
+
+
+def test_an_inner_session_that_speaks_otherwise_opens_the_line_its_own_way(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with Session(BenchDevice("bench", log)) as outer:
+        outer.measure(CONTROLS)
+        with Session(BenchDevice("bench", log, pause=1e-4)) as inner:
+            inner.measure(CONTROLS)
+        outer.measure(CONTROLS)
+    assert [event[3] for event in events(log)].count("open") == 3
+    assert largest_overlap(log) == 1
+
+
+def test_one_session_serves_several_threads(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with Session(BenchDevice("bench", log)) as session, ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda i: session.measure(CONTROLS[i : i + 1]), range(6)))
+    np.testing.assert_array_equal(np.concatenate(answers), Session(BenchDevice()).measure(CONTROLS))
+    assert [event[3] for event in events(log)].count("open") == 1
+
+
+# ---- one holder ----
+
+
+def test_four_threads_take_turns_and_are_told_who_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = tmp_path / "log"
+
+    def work(number: int) -> None:
+        for _ in range(3):
+            with Session(BenchDevice("bench", log, pause=0.01)) as session:
+                session.measure(CONTROLS)
+
+    with caplog.at_level(logging.WARNING, "skpat.lab"), ThreadPoolExecutor(4, "bencher") as pool:
+        list(pool.map(work, range(4)))
+    assert largest_overlap(log) == 1
+    assert [event[3] for event in events(log)].count("open") == 12
+    assert "Waiting for bench, held by thread 'bencher_" in caplog.text
+
+
+WORKER = """
+import sys, threading
+from tests.lab.bench_device import BenchDevice
+from skpat.lab import Session
+import numpy as np
+
+def work():
+    for _ in range(4):
+        with Session(BenchDevice("bench", sys.argv[1], pause=0.01)) as session:
+            session.measure(np.full((2, 4), 0.5))
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_two_processes_with_two_threads_each_never_overlap(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    workers = [python(WORKER, str(log)) for _ in range(2)]
+    output = [worker.communicate(timeout=60) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], output
+    assert len({event[1] for event in events(log)}) == 2
+    assert largest_overlap(log) == 1
+    assert Ledger.at("bench")["prediction"] == 2 * 2 * 4 * 2
+
+
+HOLDER = """
+import sys, time
+from tests.lab.bench_device import BenchDevice
+from skpat.lab import Session
+import numpy as np
+session = Session(BenchDevice("bench", sys.argv[1]))
+session.measure(np.full((2, 4), 0.5))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_who_holds_is_told_and_a_dead_holder_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    holder = python(HOLDER, str(tmp_path / "log"))
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(
+            DeviceBusyError, match=rf"bench must be free\. Got: held by process {holder.pid} "
+        ) as caught:
+            Session(BenchDevice("bench"), wait=0.1).measure(CONTROLS)
+        assert caught.value.holder == holder.pid
+        assert f"Waiting for bench, held by process {holder.pid}" in caplog.text
+        holder.kill()
+        holder.wait(10)
+        with Session(BenchDevice("bench"), wait=10) as session:
+            session.measure(CONTROLS)
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_thread_that_waits_too_long_is_told_so(tmp_path: Path) -> None:
+    with Session(BenchDevice("bench")) as session:
+        session.measure(CONTROLS)
+        with ThreadPoolExecutor(1) as pool:
+            late = pool.submit(Session(BenchDevice("bench"), wait=0.05).measure, CONTROLS)
+            with pytest.raises(DeviceBusyError, match=r"held by thread 'MainThread' of this process"):
+                late.result(10)
+
+
+def test_a_session_that_is_forgotten_lets_go(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    Session(BenchDevice("bench", log)).measure(CONTROLS)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(Session(BenchDevice("bench", log), wait=5).measure, CONTROLS).result(10)
+    assert largest_overlap(log) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_waits_for_its_parent_and_opens_its_own_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    session = Session(BenchDevice("bench", log))
+    session.measure(CONTROLS)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            session.wait = 20
+            session.measure(CONTROLS)
+            session.close()
+            code = 0
+        finally:
+            os._exit(code)
+    time.sleep(0.3)
+    assert {event[1] for event in events(log)} == {str(os.getpid())}  # the child is waiting
+    session.measure(CONTROLS)
+    session.close()
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert {event[1] for event in events(log)} == {str(os.getpid()), str(child)}
+    assert largest_overlap(log) == 1
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param("loky", marks=pytest.mark.slow), "threading"]
+)  # loky: over the line too
+def test_a_grid_search_over_two_workers_shares_an_address(tmp_path: Path, backend: str) -> None:
+    import joblib
+
+    log = tmp_path / "log"
+    network = PhysicalNetworkClassifier(
+        BenchDevice("bench", log), max_iter=2, n_calibration_shots=30, random_state=0, batch_size=16
+    )
+    X, y = data()
+    with joblib.parallel_backend(backend, n_jobs=2):
+        search = GridSearchCV(
+            network, {"n_layers": [1, 2], "skip": [None]}, cv=2, refit=False, error_score="raise"
+        ).fit(X, y)
+    assert len(search.cv_results_["params"]) == 2
+    assert largest_overlap(log) == 1
+    measured = sum(int(event[4]) for event in events(log) if event[3] == "begin")
+    assert sum(Ledger.at("bench").values()) == measured > 0
+
+
+# ---- faults ----
+
+
+@pytest.mark.parametrize("fault", ["line", "late", "nan", "short"])
+def test_a_fault_is_survived_and_counted(tmp_path: Path, fault: str) -> None:
+    log = tmp_path / "log"
+    device = BenchDevice("bench", log, faults={2: fault, 4: fault}, max_batch=2)
+    with Session(device) as session:
+        outputs = session.measure(CONTROLS)
+    np.testing.assert_array_equal(outputs, Session(BenchDevice()).measure(CONTROLS))
+    kind = {"line": "connection", "late": "connection", "nan": "not_finite", "short": "shape"}[fault]
+    assert session.ledger.faults[kind] == sum(session.ledger.faults.values()) == 2
+    assert session.ledger.total == 10  # both repeats cost their shots
+    n_opened = [event[3] for event in events(log)].count("open")
+    assert n_opened == (3 if kind == "connection" else 1)
+
+
+def test_a_line_that_stays_dead_is_given_up_in_the_safe_state(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    device = BenchDevice("bench", log, faults=dict.fromkeys(range(3, 99), "line"), max_retries=2, max_batch=2)
+    session = Session(device)
+    with pytest.raises(DeviceConnectionError, match=r"the line is dead\. Tried 3 times\.") as caught:
+        session.measure(CONTROLS, purpose="training")
+    assert caught.value.shots_done["training"] == 10
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+    assert [event[3] for event in events(log)][-2:] == ["safe", "close"]
+
+
+def test_bad_readings_can_be_masked_or_raised() -> None:
+    with Session(BenchDevice(faults={1: "nan"}, on_bad_output="mask")) as session:
+        masked = session.measure(CONTROLS)
+    good = Session(BenchDevice()).measure(CONTROLS)
+    assert masked[-1, 1] == pytest.approx(good[:-1, 1].mean())
+    masked[-1, 1] = good[-1, 1]
+    np.testing.assert_array_equal(masked, good)
+    assert session.ledger.faults["not_finite"] == 1
+    BenchDevice._calls = 0
+    with pytest.raises(DeviceOutputError, match=r"Got nan in output 1, row 5"):
+        Session(BenchDevice(faults={1: "nan"}, on_bad_output="raise")).measure(CONTROLS)
+
+
+def test_a_reading_at_the_end_of_the_range_is_saturated() -> None:
+    class Scope(Device):
+        n_controls = n_outputs = 2
+        bounds = (0.0, 1.0)
+        output_range = (-1.0, 0.9)
+        max_retries = 1
+
+        def measure(self, batch):
+            return np.asarray(batch)
+
+    with pytest.raises(
+        DeviceOutputError, match=r"within its output_range, -1 to 0\.9\. Got 0\.95 in output 1, row 1: saturated"
+    ):
+        Session(Scope()).measure([[0.1, 0.2], [0.3, 0.95]])
+    device = Scope()
+    device.on_bad_output = "mask"
+    session = Session(device)
+    np.testing.assert_array_equal(session.measure([[0.1, 0.2], [0.3, 0.95]]), [[0.1, 0.2], [0.3, 0.2]])
+    assert session.ledger.faults["saturated"] == 1
+    with pytest.raises(DeviceOutputError, match="saturated"):  # nothing good to put in its place
+        session.measure([[0.1, 0.95]])
+
+
+def test_another_instrument_behind_the_same_address_is_noticed() -> None:
+    class Swapped(BenchDevice):
+        def identify(self) -> str:
+            return "bench 1" if type(self)._calls < 2 else "bench 2"
+
+    Swapped._calls = 0
+    with pytest.raises(DeviceIdentityError, match=r"must be the one that answered before, 'bench 1'\. Got 'bench 2'"):
+        Session(Swapped(faults={2: "line"}, max_batch=2)).measure(CONTROLS)
+
+
+def test_shared_controls_are_sent_when_they_change_and_after_a_fault() -> None:
+    sent: list[str] = []
+
+    class Slow(Device):
+        n_controls, n_outputs = 3, 1
+        bounds = (0.0, 1.0)
+        settling_seconds = 0.01
+
+        def open(self) -> None:
+            sent.append("open")
+
+        def set_shared(self, batch: Any) -> None:
+            sent.append(f"shared {batch.shared[0]:g}")
+
+        def measure(self, batch: Any) -> np.ndarray:
+            sent.append("measure")
+            if len(sent) == 6:
+                raise TimeoutError
+            return np.asarray(batch)[:, :1]
+
+    def batch(value: float) -> skpat.ControlBatch:
+        return skpat.ControlBatch(np.zeros((1, 2)), np.array([0, 2]), np.array([value]), np.array([1]))
+
+    session = Session(Slow())
+    begun = time.perf_counter()
+    for value in (0.1, 0.1, 0.5):
+        session.measure(batch(value))
+    assert sent == [
+        "open", "shared 0.1", "measure", "measure", "shared 0.5", "measure", "open", "shared 0.5", "measure",
+    ]  # fmt: skip
+    assert time.perf_counter() - begun >= 0.03
+
+
+# ---- safe state ----
+
+
+def test_an_error_leaves_the_device_in_its_safe_state(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    X, y = data()
+    device = BenchDevice("bench", log, faults={4: RuntimeError("a bug in the driver")})
+    with pytest.raises(RuntimeError, match="a bug in the driver"):
+        PhysicalNetworkClassifier(device, max_iter=3, n_calibration_shots=20, random_state=0).fit(X, y)
+    assert [event[3] for event in events(log)][-2:] == ["safe", "close"]
+    with Session(BenchDevice("bench", log), wait=1) as session:  # and the address is free
+        session.measure(CONTROLS)
+
+
+def test_ctrl_c_ends_a_fit_with_the_best_weights_so_far(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    X, y = data(100)
+    device = BenchDevice("bench", log, faults={30: KeyboardInterrupt()})
+    network = PhysicalNetworkClassifier(device, max_iter=20, n_calibration_shots=20, random_state=0)
+    with pytest.warns(UserWarning, match=r"The training was interrupted in epoch \d+ of 20\. The estimator keeps"):
+        network.fit(X, y, X_val=X, y_val=y)
+    assert 1 < network.n_iter_ < 20
+    assert network.best_validation_score_ == max(network.validation_scores_)
+    assert [event[3] for event in events(log)][-2:] == ["safe", "close"]
+    assert (
+        network.score(X, y) == network.best_validation_score_
+    )  # the line was left in an unknown state, and is opened anew
+
+
+def test_ctrl_c_before_the_training_stops_the_fit() -> None:
+    X, y = data()
+    with pytest.raises(KeyboardInterrupt):
+        PhysicalNetworkClassifier(BenchDevice(faults={1: KeyboardInterrupt()}), random_state=0).fit(X, y)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_the_device_is_safe_when_the_interpreter_ends(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = HOLDER.replace("time.sleep(60)", "")
+    done = python(code, str(log))
+    _, errors = done.communicate(timeout=60)
+    assert done.returncode == 0, errors
+    assert [event[3] for event in events(log)][-2:] == ["safe", "close"]
+    interrupted = python(HOLDER, str(log))
+    assert interrupted.stdout is not None
+    interrupted.stdout.readline()
+    interrupted.send_signal(signal.SIGINT)
+    interrupted.communicate(timeout=60)
+    assert [event[3] for event in events(log)][-2:] == ["safe", "close"]
+
+
+def test_a_safe_state_that_fails_is_logged_and_the_rest_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Stuck(BenchDevice):
+        def safe_state(self) -> None:
+            raise OSError("no answer")
+
+    with Session(Stuck("bench")) as session:
+        session.measure(CONTROLS)
+    assert "Stuck.safe_state() failed: no answer" in caplog.text
+    threads = threading.active_count()
+    with Session(Stuck("bench"), wait=1) as session:
+        session.measure(CONTROLS)
+    assert threading.active_count() == threads
+
+
+# ---- what a hostile reader found ----
+
+
+def test_ctrl_c_between_two_attempts_leaves_the_device_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+
+    def pressed(seconds: float) -> None:
+        if seconds > 0.01:
+            raise KeyboardInterrupt
+
+    device = BenchDevice("bench", log, faults=dict.fromkeys(range(2, 5), "line"), max_batch=2)
+    session = Session(device)
+    monkeypatch.setattr("skpat.lab.session.time", SimpleNamespace(sleep=pressed))
+    with pytest.raises(KeyboardInterrupt):
+        session.measure(CONTROLS)
+    session.close()
+    assert [event[3] for event in events(log)][-2:] == ["safe", "close"]
+
+
+def test_a_second_ctrl_c_in_the_safe_state_still_frees_the_address() -> None:
+    class Impatient(BenchDevice):
+        pressed = False
+
+        def safe_state(self) -> None:
+            if not Impatient.pressed:
+                Impatient.pressed = True
+                raise KeyboardInterrupt
+
+    session = Session(Impatient("bench"))
+    session.measure(CONTROLS)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            session.close()
+    finally:
+        Impatient.pressed = True  # whatever has happened: nothing may press it outside this test
+    with Session(Impatient("bench"), wait=1) as again:
+        again.measure(CONTROLS)
+
+
+def test_nothing_is_sent_to_another_instrument(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    class Swapped(BenchDevice):
+        def identify(self) -> str:
+            return "mine" if type(self)._calls < 2 else "somebody else's"
+
+    Swapped._calls = 0
+    session = Session(Swapped("bench", log, faults={2: "line"}, max_batch=2))
+    with pytest.raises(DeviceIdentityError) as caught:
+        session.measure(CONTROLS)
+    session.close()
+    assert caught.value.shots_done["prediction"] == 4
+    assert "safe" not in [event[3] for event in events(log)]
+
+
+def test_a_thread_that_ended_without_closing_does_not_hold_for_ever() -> None:
+    kept: list[Session] = []
+
+    def work() -> None:
+        kept.append(Session(BenchDevice("bench")))
+        kept[0].measure(CONTROLS)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    with Session(BenchDevice("bench"), wait=2) as session:
+        session.measure(CONTROLS)
+
+
+def test_shots_that_nobody_could_be_asked_for_are_not_counted() -> None:
+    class Off(BenchDevice):
+        def open(self) -> None:
+            raise ConnectionRefusedError("switched off")
+
+    session = Session(Off("bench", max_retries=1))
+    with pytest.raises(DeviceConnectionError, match=r"switched off\. Tried 2 times"):
+        session.measure(CONTROLS)
+    assert session.ledger.total == sum(Ledger.at("bench").values()) == 0
+
+
+def test_two_spellings_of_an_address_are_one() -> None:
+    with Session(BenchDevice("TCPIP::h::5025::SOCKET")) as session, ThreadPoolExecutor(1) as pool:
+        session.measure(CONTROLS)
+        late = pool.submit(Session(BenchDevice("tcpip0::h::5025::SOCKET"), wait=0.05).measure, CONTROLS)
+        with pytest.raises(DeviceBusyError):
+            late.result(10)
+
+
+def test_a_lock_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "file"))
+    with pytest.raises(PermissionError, match=r"The lock of bench must stand in .* Set SKPAT_LOCK_DIR to one"):
+        Session(BenchDevice("bench")).measure(CONTROLS)

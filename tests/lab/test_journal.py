@@ -1,0 +1,535 @@
+"""Nothing acknowledged is ever lost: any sequence of writes, kills and reads."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import skpat
+from skpat import ControlBatch, Device, PhysicalNetworkClassifier, as_device
+from skpat.devices import SecondHarmonicLaser
+from skpat.exceptions import JournalError
+from skpat.lab import Journal, Session
+from skpat.lab.fingerprint import device_fingerprint, fingerprint
+from skpat.lab.replay import control_keys
+
+from .bench_device import BenchDevice
+
+
+class Counter(Device):
+    """Every answer is another one: its number among all answers, and what was asked for."""
+
+    n_controls, n_outputs = 3, 2
+    bounds = (0.0, 1.0)
+
+    def __init__(self, max_batch=None):
+        self.max_batch = max_batch
+        self.answered = 0
+        self.calls = 0
+
+    def measure(self, batch: ControlBatch) -> np.ndarray:
+        self.calls += 1
+        numbers = self.answered + np.arange(1.0, batch.n_rows + 1)
+        self.answered += batch.n_rows
+        return np.column_stack([numbers, np.asarray(batch).sum(axis=1)])
+
+
+POOL = np.linspace(0, 1, 12).reshape(4, 3)
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("measure"), st.lists(st.integers(0, 3), min_size=1, max_size=5)),
+        st.tuples(st.just("kill"), st.none()),
+        st.tuples(st.just("restart"), st.none()),
+        st.tuples(st.just("read"), st.none()),
+    ),
+    max_size=14,
+)
+
+
+@given(ACTIONS, st.sampled_from([None, 1, 2]), st.booleans())
+@settings(max_examples=40)
+def test_any_sequence_of_writes_kills_and_reads_gives_back_what_was_acknowledged(
+    actions: list[tuple[str, Any]], max_batch: int | None, in_parts: bool
+) -> None:
+    device = Counter(max_batch)
+    acknowledged: dict[int, list[float]] = defaultdict(list)  # answers to each row of the pool, in order
+    asked: dict[int, int] = defaultdict(int)  # how often since the last start
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "0.db"
+        journal = Journal(path)
+        session = Session(device, journal=journal)
+        for number, (action, rows) in enumerate(actions):
+            if action == "measure":
+                batch: Any = POOL[rows]
+                if in_parts and len(set(rows)) == 1:
+                    batch = ControlBatch(POOL[rows][:, 1:], np.array([1, 2]), POOL[rows[0], :1], np.array([0]))
+                before = device.answered
+                new = 0
+                expected = []
+                for row in rows:
+                    if asked[row] < len(acknowledged[row]):
+                        expected.append(acknowledged[row][asked[row]])
+                    else:
+                        new += 1
+                        acknowledged[row].append(before + new)
+                        expected.append(before + new)
+                    asked[row] += 1
+                outputs = session.measure(batch)
+                np.testing.assert_array_equal(outputs[:, 0], expected)
+                assert device.answered == before + new  # nothing on record was measured again
+            elif action == "read":
+                with Journal(path) as reader:
+                    n_rows = sum(len(part.outputs) for part in reader.answers())
+                assert n_rows == sum(map(len, acknowledged.values()))
+            else:
+                if action == "kill":  # what the disk holds at this moment, without the writer's goodbye
+                    killed = Path(folder) / f"{number + 1}.db"
+                    for ending in ("", "-wal"):
+                        if Path(f"{path}{ending}").exists():
+                            shutil.copy(f"{path}{ending}", f"{killed}{ending}")
+                    path = killed
+                journal.close()
+                journal = Journal(path)
+                session = Session(device, journal=journal)
+                asked.clear()
+        assert journal.query("PRAGMA integrity_check") == [("ok",)]
+        journal.close()
+
+
+def test_an_answer_is_on_the_disk_before_it_is_handed_on(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    journal = Journal(path)
+    device = Counter(max_batch=2)
+    session = Session(device, journal=journal)
+    session.measure(POOL)
+    assert journal.query("PRAGMA synchronous") == [(2,)]  # FULL
+    assert journal.query("PRAGMA journal_mode") == [("wal",)]
+    with sqlite3.connect(path) as other:
+        assert other.execute("SELECT n_rows FROM batches").fetchall() == [(2,), (2,)]
+    other.close()
+    journal.close()
+
+
+def test_a_piece_whose_call_fails_leaves_the_earlier_ones_on_record(tmp_path: Path) -> None:
+    class Failing(Counter):
+        def measure(self, batch: ControlBatch) -> np.ndarray:
+            if self.calls == 1:
+                self.calls += 1
+                raise RuntimeError("dead")
+            return super().measure(batch)
+
+    with Journal(tmp_path / "run.db") as journal:
+        device = Failing(max_batch=2)
+        with pytest.raises(RuntimeError, match="dead"):
+            Session(device, journal=journal).measure(POOL)
+        outputs = Session(device, journal=journal).measure(POOL)
+    np.testing.assert_array_equal(outputs[:, 0], [1, 2, 3, 4])
+
+
+def test_repeats_of_one_row_are_occurrences(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run.db") as journal:
+        for _ in range(2):
+            session = Session(Counter(), n_shots=3, journal=journal)
+            np.testing.assert_array_equal(session.measure(POOL[:1])[:, 0], [2])
+            np.testing.assert_array_equal(session.measure(POOL[:1])[:, 0], [5])
+    assert session.ledger.replayed["prediction"] == 6
+
+
+@given(st.permutations(range(5)), st.integers(1, 5))
+def test_a_row_has_one_key_however_it_is_split(order: list[int], n_varying: int) -> None:
+    dense = np.random.RandomState(0).uniform(size=(3, 5))
+    dense[:, order[n_varying:]] = dense[0, order[n_varying:]]
+    index, shared = np.array(order[:n_varying]), np.array(order[n_varying:], dtype=int)
+    batch = ControlBatch(dense[:, index], index, dense[0, shared], shared)
+    np.testing.assert_array_equal(control_keys(batch), control_keys(ControlBatch.from_dense(dense)))
+    assert len(set(control_keys(batch).tolist())) == 3
+
+
+def test_a_journal_of_another_device_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with Journal(path) as journal:
+        Session(Counter(), journal=journal).measure(POOL)
+        Session(Counter(max_batch=7), journal=journal)  # another way to speak to it, and the same device
+        wider = Counter()
+        wider.bounds = (0.0, 2.0)
+        with pytest.raises(
+            JournalError, match=r"this device, Counter\. Got one of 'Counter', which differs in bounds\. Use"
+        ):
+            Session(wider, journal=journal)
+        with pytest.raises(JournalError, match="must be of this device, SecondHarmonicLaser"):
+            Session(SecondHarmonicLaser(), journal=journal)
+
+
+def test_a_journal_of_another_instrument_is_refused(tmp_path: Path) -> None:
+    class Named(Counter):
+        serial = "7"
+
+        def identify(self) -> str:
+            return self.serial
+
+    with Journal(tmp_path / "run.db") as journal:
+        Session(Named(), journal=journal).measure(POOL)
+        assert journal.about["identity"] == "7"
+        swapped = Named()
+        swapped.serial = "8"
+        Session(swapped, journal=journal).measure(POOL)  # nothing is asked of it
+        with pytest.raises(Exception, match=r"'7'.*Got '8'"):
+            Session(swapped, journal=journal).measure(1 - POOL)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"no database at all" * 100, "is no journal of skpat"), (None, "is a database, but no journal of skpat")],
+)
+def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "thesis.db"
+    if content is None:
+        other = sqlite3.connect(path)
+        other.execute("CREATE TABLE chapters (title)")
+        other.close()
+        content = path.read_bytes()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(JournalError, match=message):
+        Session(Counter(), journal=path)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"cannot be opened: .*Does its folder exist\?"):
+        Session(Counter(), journal=Journal(tmp_path / "nowhere" / "run.db"))
+
+
+def test_a_journal_is_pickled_as_its_path(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "run.db")
+    Session(Counter(), journal=journal).measure(POOL)
+    copy = pickle.loads(pickle.dumps(journal))
+    assert repr(copy) == repr(journal) == f"Journal({str(tmp_path / 'run.db')!r})"
+    assert len(list(copy.answers())) == 1
+    copy.close()
+    journal.close()
+
+
+# ---- export ----
+
+
+def test_what_was_recorded_can_be_taken_elsewhere(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    with Journal(tmp_path / "run.db") as journal:
+        with pytest.raises(JournalError, match="There is no journal"):
+            journal.to_arrays()
+        assert not journal.path.exists()
+        session = Session(Counter(max_batch=3), journal=journal)
+        outputs = session.measure(POOL, purpose="training")
+        session.measure(ControlBatch(POOL[:1, 1:], np.array([1, 2]), POOL[0, :1], np.array([0])))
+        journal.to_npz(tmp_path / "run.npz")
+        table = journal.to_pandas()
+    with np.load(tmp_path / "run.npz") as saved:
+        np.testing.assert_array_equal(saved["controls"], [*POOL, POOL[0]])
+        np.testing.assert_array_equal(saved["outputs"][:4], outputs)
+        assert saved["purpose"].tolist() == ["training"] * 4 + ["prediction"]
+    assert isinstance(table, pandas.DataFrame)
+    assert table.columns.tolist()[-5:] == ["control_0", "control_1", "control_2", "output_0", "output_1"]
+    np.testing.assert_array_equal(table["output_0"], [1, 2, 3, 4, 5])
+
+
+def test_another_process_reads_while_it_is_written(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from skpat.lab import Journal; j = Journal(sys.argv[1]); "
+        "print(sum(len(a.outputs) for a in j.answers())); j.close()"
+    )
+    with Journal(tmp_path / "run.db") as journal:
+        session = Session(Counter(), journal=journal)
+        session.measure(POOL)
+        with journal.transaction() as file:
+            file.execute("UPDATE batches SET purpose = 'training'")
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(tmp_path / "run.db"), str(Path(skpat.__file__).parents[1])],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+    assert done.stdout.strip() == "4", done.stderr
+
+
+# ---- fingerprints ----
+
+
+def test_a_fingerprint_tells_what_differs() -> None:
+    things = [
+        1, 1.0, True, "1", b"1", None, (1,), [[1]], {"a": 1}, {"a": 2}, {1}, np.arange(3), np.arange(3.0), np.array("x"),
+        np.random.RandomState(0), np.random.RandomState(1), np.random.default_rng(0), SecondHarmonicLaser(),
+        SecondHarmonicLaser(noise=0), np.sum, np.prod, Counter(), np.array(["a", None], dtype=object),
+    ]  # fmt: skip
+    assert len({fingerprint(thing) for thing in things}) == len(things)
+    assert fingerprint(np.random.RandomState(0), {"b": 1, "a": 2}) == fingerprint(
+        np.random.RandomState(0), {"a": 2, "b": 1}
+    )
+
+
+def test_a_device_is_the_same_one_with_another_seed() -> None:
+    one = SecondHarmonicLaser(random_state=0)
+    assert device_fingerprint(one) == device_fingerprint(SecondHarmonicLaser(random_state=1))
+    assert device_fingerprint(one) != device_fingerprint(SecondHarmonicLaser(random_state=0, coupling=1.0))
+    square = as_device(np.square, n_controls=2, n_outputs=2, bounds=(0, 1))
+    assert device_fingerprint(square) != device_fingerprint(as_device(np.sin, n_controls=2, n_outputs=2, bounds=(0, 1)))
+
+
+# ---- fits ----
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    X = np.random.RandomState(0).uniform(-1, 1, (80, 3))
+    return X, X[:, 0] > X[:, 1]
+
+
+LASER = SecondHarmonicLaser(16, 12, n_steps=3)
+
+
+def fitted(journal: Any, **params: Any) -> PhysicalNetworkClassifier:
+    defaults = {"max_iter": 3, "n_calibration_shots": 60, "random_state": 0, "batch_size": 16}
+    return PhysicalNetworkClassifier(LASER, journal=journal, **(defaults | params)).fit(*data())
+
+
+def same_weights(one: Any, other: Any) -> bool:
+    return all((one.weights_[name] == other.weights_[name]).all() for name in one.weights_)
+
+
+def test_the_same_fit_again_costs_no_shot_and_gives_the_same_weights(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    bare, first, again = fitted(None), fitted(str(path)), fitted(path)
+    assert same_weights(bare, first)
+    assert same_weights(bare, again)
+    assert again.ledger_.total == 0
+    assert again.ledger_.replayed == first.ledger_.shots == bare.shots_
+    assert again.shots_curve_ == bare.shots_curve_
+    np.testing.assert_array_equal(again.predict(data()[0]), bare.predict(data()[0]))
+    assert again.shots_["prediction"] == 80  # predictions are measured, always
+
+
+def test_other_parameters_data_and_seeds_are_other_runs(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    fitted(path)
+    for params in ({"random_state": 1}, {"alpha": 0.5}, {"max_iter": 2}):
+        assert sum(fitted(path, **params).ledger_.replayed.values()) == 0
+    assert sum(fitted(path, verbose=0).ledger_.replayed.values()) > 0
+
+
+def test_without_a_seed_the_run_keeps_the_one_it_was_begun_with(tmp_path: Path) -> None:
+    first, again = (fitted(tmp_path / "run.db", random_state=None) for _ in range(2))
+    assert same_weights(first, again)
+    assert again.ledger_.total == 0
+    assert not same_weights(first, fitted(tmp_path / "other.db", random_state=None))
+
+
+def test_partial_fits_and_warm_starts_are_replayed_in_their_turn(tmp_path: Path) -> None:
+    def go(journal: Any) -> PhysicalNetworkClassifier:
+        network = PhysicalNetworkClassifier(LASER, journal=journal, n_calibration_shots=60, random_state=0, max_iter=2)
+        for _ in range(3):
+            network.partial_fit(*data(), classes=[False, True])
+        return network.set_params(warm_start=True).fit(*data())
+
+    bare, first, again = go(None), go(tmp_path / "run.db"), go(tmp_path / "run.db")
+    assert same_weights(bare, first)
+    assert same_weights(bare, again)
+    assert again.ledger_.total == 0
+
+
+def test_ctrl_c_and_the_same_fit_again_end_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    calls = [0]
+
+    class Interrupted(SecondHarmonicLaser):
+        def measure(self, batch: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == 25:
+                raise KeyboardInterrupt
+            return super().measure(batch)
+
+    def go(journal: Any) -> PhysicalNetworkClassifier:
+        network = PhysicalNetworkClassifier(
+            Interrupted(16, 12, n_steps=3),
+            max_iter=4,
+            n_calibration_shots=60,
+            random_state=0,
+            batch_size=16,
+            journal=journal,
+        )
+        return network.fit(*data())
+
+    with pytest.warns(UserWarning, match="interrupted in epoch"):
+        broken = go(tmp_path / "run.db")
+    again, bare = go(tmp_path / "run.db"), go(None)
+    assert not same_weights(broken, bare)
+    assert same_weights(again, bare)
+    assert broken.ledger_.total + again.ledger_.total == bare.ledger_.total + 16  # the piece under way was not answered
+
+
+# ---- what a hostile reader found ----
+
+
+def gain(controls: np.ndarray, factor: float = 1.0) -> np.ndarray:
+    return factor * controls[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda c: c[:, :2], lambda c: 100 + c[:, :2]),
+        (partial(gain, factor=1.0), partial(gain, factor=7.0)),
+        ((lambda k: lambda c: k * c[:, :2])(1.0), (lambda k: lambda c: k * c[:, :2])(7.0)),
+    ],
+    ids=["lambda", "partial", "closure"],
+)
+def test_another_function_is_another_device(tmp_path: Path, one: Any, other: Any) -> None:
+    def device(function: Any) -> Device:
+        return as_device(function, n_controls=3, n_outputs=2, bounds=(0, 1), name="rig")
+
+    Session(device(one), journal=tmp_path / "run.db").measure(POOL)
+    session = Session(device(one), journal=tmp_path / "run.db")
+    session.measure(POOL)
+    assert session.ledger.total == 0
+    with pytest.raises(JournalError, match="which differs in function"):
+        Session(device(other), journal=tmp_path / "run.db")
+
+
+@pytest.mark.parametrize("address", [None, "bench"])
+def test_two_fits_of_one_run_take_turns_and_the_second_replays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "locks"))
+
+    def one(_: int) -> PhysicalNetworkClassifier:
+        device = BenchDevice(address, pause=2e-3, max_batch=8)
+        network = PhysicalNetworkClassifier(
+            device, max_iter=2, n_calibration_shots=40, random_state=0, journal=tmp_path / "run.db", batch_size=16
+        )
+        return network.fit(*data())
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(one, range(2))
+    assert same_weights(first, second)
+    assert sorted([first.ledger_.total, second.ledger_.total])[0] == 0
+    assert sum(first.ledger_.replayed.values()) + sum(second.ledger_.replayed.values()) == max(
+        first.ledger_.total, second.ledger_.total
+    )
+
+
+@pytest.mark.parametrize("way", ["partial_fit", "warm_start", "generator"])
+def test_a_fit_that_fails_can_be_called_again_in_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    calls = [0]
+
+    class Once(SecondHarmonicLaser):
+        fails_at = 10**9
+
+        def measure(self, batch: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == Once.fails_at:
+                raise RuntimeError("a bug in the driver")
+            return super().measure(batch)
+
+    def go(journal: Any, fails_after: int | None) -> PhysicalNetworkClassifier:
+        seed = np.random.RandomState(3) if way == "generator" else 0
+        network = PhysicalNetworkClassifier(
+            Once(16, 12, n_steps=3),
+            journal=journal,
+            n_calibration_shots=60,
+            random_state=seed,
+            max_iter=2,
+            batch_size=16,
+        )
+        if way == "generator":
+            Once.fails_at = 10**9 if fails_after is None else calls[0] + fails_after + 14
+            step = network.fit
+        else:
+            network.fit(*data())
+            network.set_params(warm_start=way == "warm_start")
+            Once.fails_at = 10**9 if fails_after is None else calls[0] + fails_after
+            step = network.fit if way == "warm_start" else network.partial_fit
+        if fails_after is not None:
+            with pytest.raises(RuntimeError, match="a bug"):
+                step(*data())
+        return step(*data())
+
+    bare, broken = go(None, None), go(tmp_path / "run.db", 4)
+    assert same_weights(bare, broken)
+    assert sum(broken.ledger_.replayed.values()) > 0
+
+
+def test_sparse_data_and_the_seed_of_a_device_and_classes_are_part_of_a_run(tmp_path: Path) -> None:
+    from scipy.sparse import csr_array
+
+    X, y = data()
+    path = tmp_path / "run.db"
+
+    def fit(seed: int, X: Any = X) -> PhysicalNetworkClassifier:
+        laser = SecondHarmonicLaser(16, 12, n_steps=3, random_state=seed)
+        network = PhysicalNetworkClassifier(laser, max_iter=1, n_calibration_shots=60, random_state=0, journal=path)
+        return network.fit(X, y)
+
+    assert fit(1).ledger_.total == fit(2).ledger_.total > 0
+    assert fit(2).ledger_.total == 0
+    assert fit(2, csr_array(X)).ledger_.total > 0  # another container counts as other data
+    assert fit(2, csr_array(X)).ledger_.total == 0
+
+    def partial_fit(classes: list[int]) -> PhysicalNetworkClassifier:
+        network = PhysicalNetworkClassifier(
+            LASER, n_calibration_shots=60, random_state=0, journal=tmp_path / "other.db"
+        )
+        return network.partial_fit(X, y.astype(int), classes=classes)
+
+    assert partial_fit([0, 1]).ledger_.total > 0
+    assert partial_fit([0, 1, 2]).ledger_.total > 0
+    assert partial_fit([0, 1, 2]).ledger_.total == 0
+
+
+def test_a_journal_of_another_version_is_refused_and_a_read_only_one_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with Journal(path) as journal:
+        Session(Counter(), journal=journal).measure(POOL)
+    path.chmod(0o444)
+    with Journal(path) as archived:
+        assert len(archived.to_arrays()["outputs"]) == 4
+    path.chmod(0o644)
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE about SET value = 'skpat journal 2' WHERE name = 'format'")
+    file.close()
+    with pytest.raises(JournalError, match=r"must be of format 'skpat journal 1'\. Got 'skpat journal 2'"):
+        Session(Counter(), journal=path)
+
+
+def measure_many_times(session: Session) -> None:
+    for _ in range(500):
+        session.measure(POOL)
+
+
+def test_a_journal_that_cannot_be_written_stops_the_run_before_the_answer_is_used(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run.db") as journal:
+        session = Session(Counter(), journal=journal)
+        session.measure(POOL)
+        journal._connected(to_write=True).execute("PRAGMA max_page_count = 1")
+        message = r"cannot be written to: database or disk is full\. What was written before"
+        with pytest.raises(JournalError, match=message):
+            measure_many_times(session)
+        assert journal.query("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_journal_in_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be a file"):
+        Journal(":memory:")

@@ -1,0 +1,226 @@
+"""Nothing outside the limits is sent: bounds of device and user, steps, changes, veto."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from skpat import ControlBatch, Device, PhysicalNetworkClassifier
+from skpat.exceptions import ControlBoundsError
+from skpat.lab import Session
+
+
+class Recorder(Device):
+    """Its outputs are its controls; keeps what it received."""
+
+    n_outputs = 2
+
+    def __init__(self, n_controls: int = 2, bounds: Any = (0.0, 1.0), **about: Any):
+        self.n_controls = n_controls
+        self.bounds = bounds
+        self.__dict__.update(about)
+        self.received: list[np.ndarray] = []
+
+    def measure(self, batch: ControlBatch) -> np.ndarray:
+        self.received.append(np.array(batch))
+        return self.received[-1][:, :2]
+
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=64) | st.sampled_from(
+    [0.0, -0.0, 5e-324, -5e-324, np.nan, np.inf, -np.inf, 1e308, 1.0, np.nextafter(1, 2)]
+)
+
+
+@st.composite
+def settings_and_bounds(draw: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ends = st.floats(-1e6, 1e6)
+    bounds = np.sort(np.array(draw(st.lists(st.tuples(ends, ends), min_size=2, max_size=2))), axis=1)
+    bounds[:, 1] = np.maximum(bounds[:, 1], np.nextafter(bounds[:, 0], np.inf))
+    own = np.sort(np.array(draw(st.lists(st.tuples(ends, ends), min_size=2, max_size=2))), axis=1)
+    inside = st.floats(0, 1).map(lambda u: float(bounds[0, 0] + u * (bounds[0, 1] - bounds[0, 0])))
+    shape = draw(st.sampled_from([(0, 2), (1, 2), (3, 2), (3, 1), (2, 3)]))
+    dtype = draw(st.sampled_from(["float64", "float32"]))
+    values = hnp.arrays("float64", shape, elements=NUMBERS | inside)
+    with np.errstate(all="ignore"):
+        return draw(values).astype(dtype), bounds, own
+
+
+@given(settings_and_bounds(), st.booleans(), st.booleans())
+def test_whatever_is_asked_for_nothing_outside_the_bounds_is_sent(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray], stricter: bool, in_parts: bool
+) -> None:
+    controls, bounds, own = case
+    device = Recorder(bounds=bounds, max_batch=2)
+    inner = np.column_stack([np.maximum(bounds[:, 0], own[:, 0]), np.minimum(bounds[:, 1], own[:, 1])])
+    if stricter and (inner[:, 0] > inner[:, 1]).any():
+        with pytest.raises(ValueError, match="must overlap those of Recorder"):
+            Session(device, bounds=own)
+        return
+    limits = inner if stricter else bounds
+    batch: Any = controls
+    if in_parts and len(controls) and controls.shape[1] == 2:
+        batch = ControlBatch(controls[:, :1], np.array([1]), controls[0, 1:], np.array([0]))
+        controls = np.asarray(batch)
+    legal = controls.shape[1] == 2 and bool(((controls >= limits[:, 0]) & (controls <= limits[:, 1])).all())
+    session = Session(device, bounds=own if stricter else None)
+    if legal:
+        session.measure(batch)
+        assert sum(map(len, device.received)) == len(controls)
+    else:
+        with pytest.raises(ValueError, match="Nothing was sent"):
+            session.measure(batch)
+        assert device.received == []
+    for received in device.received:
+        assert ((received >= limits[:, 0]) & (received <= limits[:, 1])).all()
+
+
+def test_stricter_bounds_of_the_wrong_shape_are_named() -> None:
+    with pytest.raises(ValueError, match=r"'bounds' must be \(low, high\) or have shape \(2, 2\)\. Got 'narrow'"):
+        Session(Recorder(), bounds="narrow")
+
+
+def test_stricter_bounds_are_told() -> None:
+    with pytest.raises(
+        ControlBoundsError, match=r"Got 0\.7 in channel 0, row 0 \(bounds 0 to 0\.5\)\. Nothing was sent"
+    ):
+        Session(Recorder(), bounds=(-3, 0.5)).measure([[0.7, 0.1]])
+
+
+# ---- steps ----
+
+
+def test_values_between_steps_are_refused() -> None:
+    device = Recorder(bounds=[(-1.0, 1.0), (0.0, 10.0)], control_steps=[0.0, 2.5])
+    Session(device).measure([[0.123, 7.5], [0.5, 0.0]])
+    Session(device).measure(np.array([[0.123, 7.5]], dtype=np.float32))
+    with pytest.raises(
+        ControlBoundsError,
+        match=r"must be whole steps above its lower bounds\. Got 3 in channel 1, row 1 \(step 2\.5 from 0\)",
+    ):
+        Session(device).measure([[0.1, 2.5], [0.1, 3.0]])
+    assert len(device.received) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_network_sends_whole_steps_and_learns_through_them(dtype: Any) -> None:
+    rng = np.random.RandomState(0)
+    X = rng.uniform(-1, 1, (60, 2)).astype(dtype)
+    y = X[:, 0] > 0
+    device = Recorder(8, (-0.3, 1.0), control_steps=[0.1, 0.1, 0.1, 0.25, 0, 0, 0.1, 1.3])
+    device.n_outputs = 2
+
+    class Stepped(Recorder):
+        received: list[np.ndarray] = []
+
+        def __init__(self, n_controls=8, bounds=(-0.3, 1.0), control_steps=None):
+            self.n_controls, self.bounds, self.control_steps = n_controls, bounds, control_steps
+
+        def measure(self, batch):
+            type(self).received.append(np.array(batch))
+            c = np.asarray(batch)
+            return np.column_stack([c[:, ::2].sum(axis=1), c[:, 1::2].sum(axis=1)])
+
+    steps = np.array([0.1, 0.1, 0.1, 0.25, 0, 0, 0.1, 1.3])
+    network = PhysicalNetworkClassifier(
+        Stepped(control_steps=steps), max_iter=10, n_calibration_shots=80, random_state=0
+    )
+    assert network.fit(X, y).score(X, y) > 0.9
+    sent = np.concatenate(Stepped.received).astype(np.float64)
+    whole = (sent + 0.3)[:, steps > 0] / steps[steps > 0]
+    np.testing.assert_allclose(whole, np.round(whole), atol=1e-4)
+    assert len(np.unique(sent[:, 4])) > 50  # continuous channels stay so
+
+
+# ---- changes from row to row ----
+
+
+def test_too_large_a_change_is_refused_within_a_batch_and_after_it() -> None:
+    device = Recorder(max_change=[0.2, np.float64(1.0)], control_units="V")
+    session = Session(device)
+    session.measure([[0.0, 0.0], [0.2, 1.0], [0.4, 0.0]])
+    with pytest.raises(
+        ControlBoundsError, match=r"change little enough from row to row\. Got 0\.7 in channel 0, row 0 .*0\.2 V"
+    ):
+        session.measure([[0.4, 0.0], [0.7, 0.0]])
+    with pytest.raises(
+        ControlBoundsError, match=r"from the row sent before\. Got 0\.9 in channel 0, row 0 \(0\.4 was sent"
+    ):
+        session.measure([[0.9, 0.0]])
+    assert len(device.received) == 1
+    session.measure([[0.6, 1.0]])
+
+
+def test_the_second_shot_of_a_batch_starts_from_its_last_row() -> None:
+    device = Recorder(max_change=0.2)
+    with pytest.raises(ControlBoundsError, match="from the row sent before"):
+        Session(device, n_shots=2).measure([[0.0, 0.0], [0.2, 0.0], [0.4, 0.0]])
+    assert device.received == []
+
+
+# ---- the device's own veto ----
+
+
+def test_a_veto_of_the_device_stops_a_batch_as_a_whole() -> None:
+    class Fragile(Recorder):
+        def check_controls(self, batch: ControlBatch) -> None:
+            power = np.square(np.asarray(batch)).sum(axis=1)
+            if (power > 1).any():
+                raise ControlBoundsError(f"The power must be at most 1. Got {power.max():g}. Nothing was sent.")
+
+    device = Fragile(max_batch=1)
+    with pytest.raises(ControlBoundsError, match=r"The power must be at most 1\. Got 1\.28"):
+        Session(device).measure([[0.1, 0.1], [0.8, 0.8]])
+    assert device.received == []
+
+
+# ---- what a hostile reader found ----
+
+
+def test_a_repeat_may_not_jump_back_either() -> None:
+    class Blinking(Recorder):
+        def measure(self, batch: ControlBatch) -> np.ndarray:
+            return super().measure(batch) * np.nan
+
+    device = Blinking(max_change=0.2)
+    with pytest.raises(ControlBoundsError, match="from the row sent before"):
+        Session(device).measure(np.linspace(0, 1, 12).reshape(-1, 1) * [1, 1])
+    assert len(device.received) == 1
+
+
+def test_a_driver_that_works_in_place_fails_instead_of_sending_something_else() -> None:
+    class InPlace(Recorder):
+        def measure(self, batch: ControlBatch) -> np.ndarray:
+            batch.varying[...] *= 3
+            return super().measure(batch)
+
+    device = InPlace()
+    controls = np.full((2, 2), 0.5)
+    with pytest.raises(ValueError, match="read-only"):
+        Session(device).measure(controls)
+    assert (controls == 0.5).all()
+    assert device.received == []
+
+
+@pytest.mark.parametrize(("high", "bits"), [(10.0, 16), (1.0, 20)])
+def test_float32_can_be_used_with_fine_steps(high: float, bits: int) -> None:
+    step = 2 * high / (2**bits - 1)
+    device = Recorder(bounds=(-high, high), control_steps=step)
+    levels = np.random.RandomState(0).randint(0, 2**bits, (50, 2))
+    Session(device).measure(np.clip(-high + levels * step, -high, high).astype(np.float32))
+    with pytest.raises(ControlBoundsError, match="whole steps"):
+        Session(device).measure(-high + (levels[:1] + 0.4) * step)
+
+
+def test_channel_numbers_that_change_in_place_are_noticed() -> None:
+    device = Recorder(bounds=[(0.0, 1.0), (0.0, 100.0)])
+    session = Session(device)
+    index, rest = np.array([1]), np.array([0])
+    session.measure(ControlBatch(np.array([[100.0]]), index, np.array([0.5]), rest))
+    index[0], rest[0] = 0, 1
+    with pytest.raises(ControlBoundsError, match="Got 100 in channel 0"):
+        session.measure(ControlBatch(np.array([[100.0]]), index, np.array([0.5]), rest))

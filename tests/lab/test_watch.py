@@ -1,0 +1,125 @@
+"""A run seen from another terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import skpat
+from skpat import PhysicalNetworkClassifier
+from skpat.exceptions import JournalError
+from skpat.lab.watch import draw, main, read_status
+
+from .bench_device import BenchDevice
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a run that had two faults."""
+    monkeypatch.setattr(BenchDevice, "_calls", 0)
+    fit(tmp_path / "run.db", faults={3: "line", 5: "nan"})
+    return tmp_path / "run.db"
+
+
+def fit(path: Path, **about: object) -> PhysicalNetworkClassifier:
+    X = np.random.RandomState(0).uniform(-1, 1, (40, 3))
+    y = X[:, 0] > X[:, 1]
+    network = PhysicalNetworkClassifier(
+        BenchDevice(**about), max_iter=4, n_calibration_shots=40, random_state=0, journal=path, batch_size=10
+    )
+    return network.fit(X, y, X_val=X, y_val=y)
+
+
+def test_how_a_run_stands(journal: Path) -> None:
+    status = read_status(journal)
+    assert status.device == "bench 1"
+    assert status.title == "PhysicalNetworkClassifier, 40 rows"
+    assert [epoch[:2] for epoch in status.epochs] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert status.shots == {"calibration": 80, "training": 160, "validation": 160}
+    assert [kind for kind, _, _ in status.faults] == ["connection", "not_finite"]
+    assert [epoch[4] for epoch in status.epochs] == sorted(epoch[4] for epoch in status.epochs)
+    text = str(status)
+    assert "run 1 | epoch 4/4 | loss " in text
+    assert (
+        "400 shots on record (calibration 80, training 160, validation 160) | 2 faults (connection 1, not_finite 1)"
+        in text
+    )
+
+
+def test_the_command_prints_once_and_saves_a_figure(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = journal.with_suffix(".png")
+    assert main([str(journal), "--once", "--save", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "bench 1: PhysicalNetworkClassifier, 40 rows"
+    assert "epoch 4/4" in lines[1]
+    assert lines[2].endswith("connection: the line is dead")
+    assert picture.stat().st_size > 5000
+
+
+def test_the_figure_shows_loss_score_and_faults(journal: Path) -> None:
+    figure = draw(read_status(journal))
+    left, right = figure.axes
+    assert left.get_xlabel() == "shots"
+    assert len(left.lines[0].get_xdata()) == 4
+    assert right.get_ylabel() == "validation score"
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["loss", "validation score", "2 faults"]
+
+
+def test_a_figure_of_a_run_that_has_only_begun_is_empty_but_there(tmp_path: Path) -> None:
+    from skpat.lab import Journal, Session
+
+    with Journal(tmp_path / "run.db") as record:
+        Session(BenchDevice(), journal=record).measure(np.full((2, 4), 0.5))
+        assert len(draw(read_status(tmp_path / "run.db")).axes) == 1
+
+
+def test_a_file_that_is_missing_or_foreign_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(JournalError, match=r"There is no journal .*run\.db yet\. A fit with journal="):
+        read_status(tmp_path / "run.db")
+    assert main([str(tmp_path / "run.db"), "--once"]) == 1
+    (tmp_path / "thesis.txt").write_text("It was a dark and stormy night. " * 100)
+    with pytest.raises(JournalError, match="is no journal of skpat"):
+        read_status(tmp_path / "thesis.txt")
+    assert main([str(tmp_path / "thesis.txt"), "--once"]) == 1
+    assert "is no journal" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_named(journal: Path) -> None:
+    with pytest.raises(JournalError, match="has no run 7"):
+        read_status(journal, run=7)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_another_terminal_sees_the_run_while_it_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "skpat.lab.watch", str(path), "--interval", "0.05"],
+        env=os.environ | {"PYTHONPATH": str(Path(skpat.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    seen: list[str] = []
+    assert watcher.stdout is not None
+    reader = threading.Thread(target=lambda: seen.extend(watcher.stdout))
+    reader.start()
+    time.sleep(1)  # it waits for the file
+    fit(path, pause=0.02)
+    deadline = time.monotonic() + 30
+    while not any("epoch 4/4" in line for line in seen) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    watcher.send_signal(signal.SIGINT)
+    assert watcher.wait(30) == 0
+    reader.join(30)
+    watcher.stdout.close()
+    epochs = [line.split("epoch ")[1][0] for line in seen if "epoch " in line]
+    assert epochs == sorted(epochs)
+    assert len(set(epochs)) > 1
+    assert epochs[-1] == "4"
