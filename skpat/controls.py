@@ -40,6 +40,8 @@ class ControlBatch:
         Names of the rows. A simulated device makes its noise a pure function of them; None: unnamed rows.
     shot : int, default=0
         The number of this measurement among all measurements of the same rows.
+    clock : ndarray of int, shape (n_rows,), default=None
+        How many rows had been measured before each row: the time of a device that drifts. Set by the session.
 
     Notes
     -----
@@ -62,6 +64,7 @@ class ControlBatch:
     shared_index: np.ndarray
     row_keys: np.ndarray | None = None
     shot: int = 0
+    clock: np.ndarray | None = None
 
     @classmethod
     def from_dense(cls, controls: Any) -> ControlBatch:
@@ -145,7 +148,8 @@ class ControlBatch:
     def rows(self, selection: slice | np.ndarray) -> ControlBatch:
         """The batch of some of the rows. The shared part is handed on, not copied."""
         keys = None if self.row_keys is None else self.row_keys[selection]
-        return replace(self, varying=self.varying[selection], row_keys=keys)
+        clock = None if self.clock is None else self.clock[selection]
+        return replace(self, varying=self.varying[selection], row_keys=keys, clock=clock)
 
     def named(self, row_keys: np.ndarray | None, shot: int = 0) -> ControlBatch:
         """The same settings under other names."""
@@ -154,6 +158,10 @@ class ControlBatch:
     def named_shot(self, shot: int) -> ControlBatch:
         """The same rows, measured another time."""
         return self if shot == self.shot else replace(self, shot=shot)
+
+    def started_at(self, n_before: int) -> ControlBatch:
+        """The same rows, one after the other, when ``n_before`` rows have been measured before."""
+        return replace(self, clock=np.arange(n_before, n_before + self.n_rows))
 
 
 def as_numpy(array: Any) -> np.ndarray:

@@ -153,6 +153,24 @@ class Device(BaseEstimator):
             return self._stream[1].standard_normal((batch.n_rows, n_values))
         return standard_normal(_as_seed(seed), batch.row_keys, batch.shot, n_values)
 
+    def in_time(self, batch: ControlBatch) -> ControlBatch:
+        """The batch with a clock, for a device that drifts: the session's, or the device's own count of rows.
+
+        Parameters
+        ----------
+        batch : ControlBatch
+
+        Returns
+        -------
+        ControlBatch
+            ``clock`` says how many rows were measured before each row.
+        """
+        if batch.clock is not None:
+            return batch
+        n_before = getattr(self, "_n_measured", 0)
+        self._n_measured = n_before + batch.n_rows
+        return batch.started_at(n_before)
+
 
 def _as_seed(random_state: Any) -> int:
     """A whole number to seed with; fresh entropy for None."""

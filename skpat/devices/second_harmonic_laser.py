@@ -7,14 +7,12 @@ import torch
 from scipy.fft import next_fast_len
 
 from skpat.controls import ControlBatch
-from skpat.devices.base import Device
+from skpat.devices.simulated import SimulatedDevice
 
 __all__ = ["SecondHarmonicLaser"]
 
-_CHUNK_ROWS = 128  # rows propagated together: the fields of a chunk stay in the processor's cache
 
-
-class SecondHarmonicLaser(Device):
+class SecondHarmonicLaser(SimulatedDevice):
     r"""Second-harmonic generation by a shaped broadband pulse, with pump depletion and group-velocity walk-off.
 
     A pulse shaper sets the spectral amplitudes of a broadband pulse (the controls); the pulse crosses a chi(2)
@@ -92,6 +90,7 @@ class SecondHarmonicLaser(Device):
 
     control_units = "of full amplitude"
     output_units = "% of full pulse energy"
+    chunk_rows = 128  # the fields of a chunk stay in the processor's cache
 
     def __init__(
         self,
@@ -130,40 +129,20 @@ class SecondHarmonicLaser(Device):
     def bounds(self) -> np.ndarray:
         return np.tile([0.0, 1.0], (self.n_controls, 1))
 
-    def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
-        """Send one pulse per row and read the spectrometer.
+    @property
+    def n_noise_values(self) -> int:
+        return 1 + 2 * self.n_outputs if self.noise or self.noise_floor or self.energy_jitter else 0
 
-        Parameters
-        ----------
-        batch : ControlBatch or array of shape (n_rows, n_controls)
-            Spectral amplitudes, 0 to 1.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_outputs)
-            Energy per bin, in percent of the energy of the fully open pulse.
-        """
-        batch = ControlBatch.from_dense(batch).numpy()
-        chunks = [
-            self._measure_chunk(batch.rows(slice(start, start + _CHUNK_ROWS)))
-            for start in range(0, batch.n_rows, _CHUNK_ROWS)
-        ]
-        return np.concatenate(chunks) if chunks else np.empty((0, self.n_outputs))
-
-    def _measure_chunk(self, batch: ControlBatch) -> np.ndarray:
-        controls = torch.from_numpy(np.array(batch)).to(self.torch_device)
-        normal = None
-        if self.noise or self.noise_floor or self.energy_jitter:
-            normal = self.standard_normal(batch, 1 + 2 * self.n_outputs).astype(batch.varying.dtype, copy=False)
-        with torch.no_grad():
-            if normal is not None and self.energy_jitter:
-                energy = torch.from_numpy(1 + self.energy_jitter * normal[:, :1]).to(self.torch_device)
-                controls = controls * energy.clamp_(min=0).sqrt_()
-            spectrum = self.forward(controls).cpu().numpy()
-        if normal is not None:
-            spectrum *= 1 + self.noise * normal[:, 1 : 1 + self.n_outputs]
-            spectrum += self.noise_floor * normal[:, 1 + self.n_outputs :]
-        return spectrum
+    def simulate(self, batch: ControlBatch, normal: torch.Tensor | None) -> torch.Tensor:
+        """Send one pulse per row and read the spectrometer; in percent of the energy of the fully open pulse."""
+        controls = batch.dense()
+        if normal is None:
+            return self.forward(controls)
+        if self.energy_jitter:
+            controls = controls * (1 + self.energy_jitter * normal[:, :1]).clamp_(min=0).sqrt_()
+        spectrum = self.forward(controls)
+        of_signal, of_floor = normal[:, 1 : 1 + self.n_outputs], normal[:, 1 + self.n_outputs :]
+        return spectrum * (1 + self.noise * of_signal) + self.noise_floor * of_floor
 
     def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """The noise-free response, differentiable.
@@ -210,7 +189,8 @@ class SecondHarmonicLaser(Device):
             Spectra in the order of the discrete Fourier transform; the sum of squares is 1 for the energy of the
             fully open pulse.
         """
-        value = self._constants(constants, controls)
+        names = ("length", "walk_off", "phase_mismatch", "chirp", "coupling")
+        value = self._replaceable(names, constants, controls)
         frequency, source, peak = self._grid()
         complex_dtype = torch.complex64 if controls.dtype == torch.float32 else torch.complex128
         n_grid, n = len(frequency), self.n_controls
@@ -235,17 +215,6 @@ class SecondHarmonicLaser(Device):
         # Strang: half a linear step before the first exchange (nothing there yet) and half a one after the last
         harmonic = harmonic * torch.exp(0.5j * (per_mm * step).to(complex_dtype))
         return torch.fft.fft(a) / unit, harmonic / unit
-
-    def _constants(self, constants: dict[str, torch.Tensor] | None, like: torch.Tensor) -> dict[str, torch.Tensor]:
-        names = ("length", "walk_off", "phase_mismatch", "chirp", "coupling")
-        given = constants or {}
-        unknown = sorted(set(given) - set(names))
-        if unknown:
-            raise ValueError(f"'constants' of SecondHarmonicLaser must be among {', '.join(names)}. Got {unknown}.")
-        return {
-            name: torch.as_tensor(given.get(name, getattr(self, name)), dtype=like.dtype, device=like.device)
-            for name in names
-        }
 
     def _grid(self) -> tuple[np.ndarray, np.ndarray, float]:
         """Frequencies (n_grid,) in THz, the source's amplitudes (n_controls,), and its peak in time."""

@@ -28,6 +28,7 @@ __all__ = ["Journal", "JournalRun"]
 
 _log = logging.getLogger("skpat.lab")
 _FORMAT = "skpat journal 1"
+_BUSY_SECONDS = 60.0  # how long somebody else may hold the file
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS runs (
@@ -216,14 +217,14 @@ class Journal:
         if self._file is not None:  # forked: SQLite forbids using, and closing, the parent's connection
             _inherited.append(self._file[1])
         try:
-            file = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            file = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         except sqlite3.OperationalError as error:
             raise JournalError(f"The journal {self.path} cannot be opened: {error}. Does its folder exist?") from error
         try:
             if os.access(self.path, os.W_OK):
-                file.execute("PRAGMA journal_mode = WAL")
+                _until_free(lambda: file.execute("PRAGMA journal_mode = WAL"))
                 file.execute("PRAGMA synchronous = FULL")
-                file.executescript(_SCHEMA)
+                _until_free(lambda: file.executescript(_SCHEMA))
         except sqlite3.DatabaseError as error:
             file.close()
             raise JournalError(f"The journal {self.path} cannot be opened: {error}.") from error
@@ -258,6 +259,21 @@ class Journal:
 
 
 _inherited: list[sqlite3.Connection] = []
+
+
+def _until_free(act: Callable[[], Any]) -> None:
+    """Do what SQLite refuses at once, whatever its time-out, while another connection does the same: begin a new file."""
+    give_up = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            act()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            if time.monotonic() > give_up:
+                raise
+        time.sleep(0.005)
 
 
 class JournalRun:

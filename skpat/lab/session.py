@@ -65,6 +65,9 @@ class Session:
     shared controls again, and the piece is repeated, at most ``max_retries`` times with growing pauses. Bad
     readings are treated as the device's ``on_bad_output`` says.
 
+    A device that drifts is told how many rows have been answered before, by the device or from the journal: that is its clock,
+    and it goes on for as long as the ledger does.
+
     Shots are numbered so that a simulated device draws new noise for each: a batch measured without a number gets
     the session's next one.
 
@@ -278,7 +281,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 self._limits.check_changes(piece, connection.last_row)
                 connection.last_row = np.asarray(piece.rows(slice(-1, None)))[0]
             try:
-                answer = connection.measure(self.device, piece, count)
+                answer = connection.measure(self.device, piece.started_at(self.ledger.answered), count)
             except DeviceIdentityError as error:
                 raise self._given_up(DeviceIdentityError, str(error)) from error
             except OSError as error:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -528,6 +529,19 @@ def test_a_journal_that_cannot_be_written_stops_the_run_before_the_answer_is_use
         with pytest.raises(JournalError, match=message):
             measure_many_times(session)
         assert journal.query("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_many_begin_a_new_journal_at_once(tmp_path: Path) -> None:
+    for attempt in range(15):
+        start, n_threads = threading.Barrier(6), 6
+
+        def begin(number: int, path: Path = tmp_path / f"{attempt}.db", start: threading.Barrier = start) -> int:
+            start.wait()
+            with Journal(path) as journal:
+                return journal.run(BenchDevice(None), f"run {number}", "").number
+
+        with ThreadPoolExecutor(n_threads) as pool:
+            assert sorted(pool.map(begin, range(n_threads))) == list(range(1, n_threads + 1))
 
 
 def test_a_journal_in_memory_is_refused() -> None:

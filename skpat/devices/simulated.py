@@ -1,0 +1,118 @@
+"""The base of the simulated systems: rows in pieces that keep the memory flat, torch inside, noise by the row's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from skpat.controls import ControlBatch
+from skpat.devices.base import Device
+
+__all__ = ["SimulatedDevice"]
+
+
+class SimulatedDevice(Device):
+    """A device whose physics is computed here, in torch.
+
+    A subclass defines :meth:`forward`, the noise-free response. Where it is noisy it also states
+    :attr:`n_noise_values` and defines :meth:`simulate`.
+
+    Attributes
+    ----------
+    chunk_rows : int
+        Rows computed together: the memory does not grow with the number of rows.
+    n_noise_values : int
+        Standard normal numbers that the noise of one row needs; 0: no noise.
+    torch_device : str
+        Where the simulation runs.
+    """
+
+    chunk_rows: int = 128
+    n_noise_values: int = 0
+    torch_device: str = "cpu"
+
+    def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+        """The noise-free response, differentiable.
+
+        Parameters
+        ----------
+        controls : tensor of shape (n_rows, n_controls)
+        constants : dict of str to tensor, default=None
+            Values in place of constructor constants.
+
+        Returns
+        -------
+        tensor of shape (n_rows, n_outputs)
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define forward(controls, constants=None).")
+
+    def simulate(self, batch: ControlBatch, normal: torch.Tensor | None) -> torch.Tensor:
+        """One shot of each row of a chunk; no gradient is kept.
+
+        Parameters
+        ----------
+        batch : ControlBatch
+            Its parts are tensors.
+        normal : tensor of shape (n_rows, n_noise_values) or None
+            Standard normal numbers, in the dtype of the controls. None where there is no noise.
+
+        Returns
+        -------
+        tensor of shape (n_rows, n_outputs)
+        """
+        return self.forward(batch.dense())
+
+    def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
+        """Set the controls, measure once each.
+
+        Parameters
+        ----------
+        batch : ControlBatch or array of shape (n_rows, n_controls)
+            Settings in the device's units.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_outputs)
+            In the precision of the controls.
+        """
+        batch = ControlBatch.from_dense(batch).numpy()
+        shared = torch.from_numpy(np.array(batch.shared)).to(self.torch_device)
+        pieces = [
+            self._measure_chunk(batch.rows(slice(start, start + self.chunk_rows)), shared)
+            for start in range(0, batch.n_rows, self.chunk_rows)
+        ]
+        if not pieces:
+            return np.empty((0, self.n_outputs), dtype=batch.varying.dtype)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _measure_chunk(self, batch: ControlBatch, shared: torch.Tensor) -> np.ndarray:
+        normal = None
+        if self.n_noise_values:
+            drawn = self.standard_normal(batch, self.n_noise_values).astype(batch.varying.dtype, copy=False)
+            normal = torch.from_numpy(drawn).to(self.torch_device)
+        varying = torch.from_numpy(np.array(batch.varying)).to(self.torch_device)
+        with torch.no_grad():
+            return self.simulate(replace(batch, varying=varying, shared=shared), normal).cpu().numpy()
+
+    def _replaceable(
+        self, names: tuple[str, ...], constants: Mapping[str, Any] | None, like: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Constructor parameters as tensors, those given in ``constants`` in their place.
+
+        Raises
+        ------
+        ValueError
+            If ``constants`` names something that cannot be replaced.
+        """
+        given = constants or {}
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            raise ValueError(f"'constants' of {type(self).__name__} must be among {', '.join(names)}. Got {unknown}.")
+        return {
+            name: torch.as_tensor(given.get(name, getattr(self, name)), dtype=like.dtype, device=like.device)
+            for name in names
+        }
