@@ -31,9 +31,15 @@ class SimulatedDevice(Device):
         Where the simulation runs.
     """
 
-    chunk_rows: int = 128
-    n_noise_values: int = 0
     torch_device: str = "cpu"
+
+    @property
+    def chunk_rows(self) -> int:
+        return 128
+
+    @property
+    def n_noise_values(self) -> int:
+        return 0
 
     def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """The noise-free response, differentiable.

@@ -14,7 +14,7 @@ from skpat.exceptions import ControlBoundsError, ControlSplitError
 
 __all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "specify"]
 
-GRADIENTS = {"physics_aware": "PhysicsAware", "in_silico": "InSilico", "exact": "ExactGradient"}
+GRADIENTS = {"physics_aware": "PhysicsAware", "in_silico": "InSilico", "exact": "ExactGradient", "spsa": "SPSA"}
 _LARGEST_SEED = np.iinfo(np.int32).max
 
 

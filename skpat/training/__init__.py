@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "InSilico": "skpat.training.in_silico",
         "Measurement": "skpat.training.gradient",
         "PhysicsAware": "skpat.training.physics_aware",
+        "SPSA": "skpat.training.spsa",
         "bridge": "skpat.training.autograd_bridge",
     },
 )

@@ -17,25 +17,32 @@ __all__ = ["bridge"]
 
 class _PhysicsAwareFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, varying, shared, batch, measure, model):
+    def forward(ctx, varying, shared, batch, measure, model, in_parts):
         ctx.save_for_backward(varying, shared)
-        ctx.batch, ctx.model = batch, model
+        ctx.batch, ctx.model, ctx.in_parts = batch, model, in_parts
         return torch.as_tensor(measure(batch), dtype=varying.dtype, device=varying.device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_outputs):
         varying, shared = (part.detach() for part in ctx.saved_tensors)
+        if ctx.in_parts:
+            with torch.enable_grad():
+                parts = varying.requires_grad_(), shared.requires_grad_()
+                outputs = ctx.model(replace(ctx.batch, varying=varying, shared=shared))
+            return *torch.autograd.grad(outputs, parts, grad_outputs, materialize_grads=True), None, None, None, None
         controls = replace(ctx.batch, varying=varying, shared=shared).dense().requires_grad_()
         with torch.enable_grad():
             outputs = ctx.model(controls)
         (found,) = torch.autograd.grad(outputs, controls, grad_outputs, materialize_grads=True)
         of_varying = found[:, ctx.batch.varying_index] if ctx.needs_input_grad[0] else None
         of_shared = found[:, ctx.batch.shared_index].sum(0) if ctx.needs_input_grad[1] else None
-        return of_varying, of_shared, None, None, None
+        return of_varying, of_shared, None, None, None, None
 
 
-def bridge(measure: Callable[[ControlBatch, int, int], Any], model: Callable[[torch.Tensor], torch.Tensor]) -> Run:
+def bridge(
+    measure: Callable[[ControlBatch, int, int], Any], model: Callable[[Any], torch.Tensor], *, in_parts: bool = False
+) -> Run:
     """Make a ``run`` whose value is the device's and whose gradient is the model's.
 
     Parameters
@@ -44,6 +51,8 @@ def bridge(measure: Callable[[ControlBatch, int, int], Any], model: Callable[[to
         ``measure(batch, layer, unit)`` -> outputs (n_rows, n_outputs) of the device, numpy or torch.
     model : callable
         Differentiable: controls (n_rows, n_controls) to outputs (n_rows, n_outputs), on tensors.
+    in_parts : bool, default=False
+        Whether the model takes the ControlBatch itself, and never needs the array of all controls of all rows.
 
     Returns
     -------
@@ -63,6 +72,6 @@ def bridge(measure: Callable[[ControlBatch, int, int], Any], model: Callable[[to
         def measure_here(controls: ControlBatch) -> Any:
             return measure(controls, layer, unit)
 
-        return _PhysicsAwareFunction.apply(batch.varying, batch.shared, batch, measure_here, model)
+        return _PhysicsAwareFunction.apply(batch.varying, batch.shared, batch, measure_here, model, in_parts)
 
     return run

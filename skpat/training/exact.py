@@ -15,7 +15,8 @@ __all__ = ["ExactGradient"]
 class ExactGradient(GradientEstimator):
     """The forward pass runs on the (noisy) device, the backward pass through its own noise-free equations.
 
-    Needs from the device: ``forward(controls)``, differentiable; simulated devices have it. Costs one shot per row, layer
+    Needs from the device: ``forward(controls)``, differentiable; simulated devices have it. ``forward_batch(batch)``, which
+    takes a ControlBatch of tensors, is used instead where there is one. Costs one shot per row, layer
     and unit. A reference for other methods, not something a laboratory can do.
     """
 
@@ -31,4 +32,7 @@ class ExactGradient(GradientEstimator):
         """The bridge between the device's values and the gradients of its own equations."""
         from skpat.training.autograd_bridge import bridge  # here: a trained network is unpickled without torch
 
-        return bridge(apparatus.measure, apparatus.device.forward)
+        device = apparatus.device
+        if hasattr(device, "forward_batch"):
+            return bridge(apparatus.measure, device.forward_batch, in_parts=True)
+        return bridge(apparatus.measure, device.forward)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +31,15 @@ class Apparatus:
         The specification; only :class:`skpat.training.ExactGradient` needs more of it than its numbers.
     twin : Twin
         The fitted twin; None where the estimator asked for none.
+    weights : dict of str to tensor
+        The network's weights by name, for methods that move them; see
+        :meth:`skpat.network.forward.Network.initial_weights`.
     """
 
     measure: Callable[[ControlBatch, int, int], np.ndarray]
     device: Any
     twin: Any
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,10 @@ class GradientEstimator(BaseEstimator):
 
     uses_twin = False
     trains_on_device = True
-    shots_per_row = 1
+
+    @property
+    def shots_per_row(self) -> int:
+        return 1
 
     def check_device(self, device: Any) -> None:
         """Raise a SkpatError if this estimator cannot work with the device. Nothing has been sent yet."""

@@ -27,4 +27,6 @@ class InSilico(GradientEstimator):
     def run(self, apparatus: Apparatus) -> Run:
         """The twin."""
         module = apparatus.twin.module_
+        if hasattr(module, "forward_batch"):
+            return lambda batch, layer, unit: module.forward_batch(batch)
         return lambda batch, layer, unit: module(batch.dense())

@@ -194,6 +194,7 @@ class Trainer:
             measure=self.session.run(data.row_keys[rows], "training"),
             device=self.session.device,
             twin=self.twin,
+            weights=self.weights,
         )
         for weight in self.trainable:
             weight.grad = None

@@ -35,7 +35,10 @@ class PhysicsAware(GradientEstimator):
         """The bridge between the device's values and the twin's gradients."""
         from skpat.training.autograd_bridge import bridge  # here: a trained network is unpickled without torch
 
-        return bridge(apparatus.measure, apparatus.twin.module_)
+        module = apparatus.twin.module_
+        if hasattr(module, "forward_batch"):
+            return bridge(apparatus.measure, module.forward_batch, in_parts=True)
+        return bridge(apparatus.measure, module)
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
         """Let the twin learn from the shots of this batch."""

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "NeuralTwin": "skpat.twins.neural_twin",
+        "PhysicsTwin": "skpat.twins.physics_twin",
         "Twin": "skpat.twins.base",
         "gradient_cosine": "skpat.twins.fidelity",
     },

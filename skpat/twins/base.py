@@ -13,7 +13,7 @@ from skpat.controls import ControlBatch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Twin"]
+__all__ = ["Twin", "check_shots"]
 
 
 class Twin(RegressorMixin, BaseEstimator):
@@ -70,3 +70,29 @@ class Twin(RegressorMixin, BaseEstimator):
 
         module = self.module_
         return next(itertools.chain(module.parameters(), module.buffers()))
+
+
+def check_shots(
+    controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shots as finite arrays of one dtype, with a weight each; ValueError if they are not."""
+    controls = np.asarray(controls)
+    if controls.dtype not in (np.float32, np.float64):
+        controls = controls.astype(np.float64)
+    outputs = np.asarray(outputs, dtype=controls.dtype)
+    if controls.ndim != 2 or outputs.ndim != 2 or len(controls) != len(outputs) or not len(controls):
+        raise ValueError(
+            "A twin needs controls of shape (n_shots, n_controls) and outputs of shape (n_shots, n_outputs). "
+            f"Got {controls.shape} and {outputs.shape}."
+        )
+    if not (np.isfinite(controls).all() and np.isfinite(outputs).all()):
+        raise ValueError("A twin needs finite controls and outputs. Got NaN or infinity.")
+    if sample_weight is None:
+        return controls, outputs, np.ones(len(controls), dtype=controls.dtype)
+    sample_weight = np.asarray(sample_weight, dtype=controls.dtype)
+    if sample_weight.shape != (len(controls),) or not np.isfinite(sample_weight).all():
+        raise ValueError(
+            f"'sample_weight' must be finite, one for each of the {len(controls)} shots. "
+            f"Got shape {sample_weight.shape}."
+        )
+    return controls, outputs, sample_weight

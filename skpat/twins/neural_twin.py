@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import Twin
+from skpat.twins.base import Twin, check_shots
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +145,7 @@ class NeuralTwin(Twin):
         from skpat.twins.neural_module import build_module, train_module
 
         self._validate_params()
-        controls, outputs, sample_weight = self._check_shots(controls, outputs, sample_weight)
+        controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
         widths = [controls.shape[1], *map(int, self.hidden_layer_sizes), outputs.shape[1]]
         self._refuse_too_many(widths)
         rng = check_random_state(self.random_state)
@@ -188,42 +188,19 @@ class NeuralTwin(Twin):
             return self.fit(controls, outputs, sample_weight)
         from skpat.twins.neural_module import make_optimizer, step_module
 
-        controls, outputs, sample_weight = self._check_shots(controls, outputs, sample_weight)
+        controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
         if getattr(self, "_optimizer", None) is None:
             self._optimizer = make_optimizer(self.module_, self.learning_rate_init / 2, self.alpha)
         step_module(self.module_, self._optimizer, controls, outputs, sample_weight)
         return self
-
-    def _check_shots(
-        self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        controls = np.asarray(controls)
-        if controls.dtype not in (np.float32, np.float64):
-            controls = controls.astype(np.float64)
-        outputs = np.asarray(outputs, dtype=controls.dtype)
-        if controls.ndim != 2 or outputs.ndim != 2 or len(controls) != len(outputs) or not len(controls):
-            raise ValueError(
-                "A twin needs controls of shape (n_shots, n_controls) and outputs of shape (n_shots, n_outputs). "
-                f"Got {controls.shape} and {outputs.shape}."
-            )
-        if not (np.isfinite(controls).all() and np.isfinite(outputs).all()):
-            raise ValueError("A twin needs finite controls and outputs. Got NaN or infinity.")
-        if sample_weight is None:
-            return controls, outputs, np.ones(len(controls), dtype=controls.dtype)
-        sample_weight = np.asarray(sample_weight, dtype=controls.dtype)
-        if sample_weight.shape != (len(controls),) or not np.isfinite(sample_weight).all():
-            raise ValueError(
-                f"'sample_weight' must be finite, one for each of the {len(controls)} shots. "
-                f"Got shape {sample_weight.shape}."
-            )
-        return controls, outputs, sample_weight
 
     def _refuse_too_many(self, widths: list[int]) -> None:
         n_weights = widths[0] * widths[-1] + sum(a * b for a, b in pairwise(widths))
         if n_weights > _LARGEST_WEIGHT_COUNT:
             raise TwinError(
                 f"NeuralTwin would need {n_weights:,} weights for {widths[0]:,} channels, more than it can learn. "
-                "Hold channels with ControlSplit(fixed=...), or write a skpat.twins.Twin of the system's own equations."
+                "Use PhysicsTwin(device, constants) where the system's equations are known, or hold channels with "
+                "ControlSplit(fixed=...)."
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -73,6 +73,19 @@ def test_with_the_device_as_its_own_model_the_gradient_is_autograds() -> None:
         assert float(b.abs().max()) > 1e-3
 
 
+def test_a_model_in_parts_gets_the_batch_and_gives_the_same_gradients() -> None:
+    laser = SecondHarmonicLaser(N, 3, noise=0, noise_floor=0, energy_jitter=0)
+    found = []
+    for model, in_parts in ((laser.forward, False), (lambda b: laser.forward(b.dense()), True)):
+        inputs, weights, controls = batch()
+        run = bridge(lambda b, layer, unit: laser.measure(b), model, in_parts=in_parts)
+        torch.sin(run(controls, 0, 0)).sum().backward()
+        found.append((inputs.grad, weights.grad))
+    for a, b in zip(*found, strict=True):
+        assert float((a - b).abs().max()) < 1e-12
+        assert float(b.abs().max()) > 1e-3
+
+
 def test_the_gradient_is_the_models_at_the_controls_that_the_device_received() -> None:
     seen = []
 

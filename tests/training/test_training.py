@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpat import PhysicalNetworkClassifier, as_device
+from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import NoExactGradientError, NonFiniteTrainingError
 from skpat.row_keys import hash_rows
-from skpat.training import ExactGradient, GradientEstimator, InSilico, PhysicsAware, bridge
+from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, PhysicsAware, bridge
 from skpat.training.calibration import draw_rows
 from skpat.training.loss import cross_entropy, squared_error, weighted_mean
 
@@ -111,6 +111,55 @@ def test_training_lowers_the_loss_for_every_method(gradient: str) -> None:
     network = small(gradient=gradient, max_iter=15, n_calibration_shots=400).fit(X, y)
     assert network.loss_curve_[-1] < 0.7 * network.loss_curve_[0]
     assert network.score(X, y) > 0.85
+
+
+def test_spsa_is_right_on_average_and_costs_two_shots() -> None:
+    w = torch.tensor([0.3, -0.2, 0.5, 0.1], dtype=torch.float64, requires_grad=True)
+    after = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    weights = {"layers.0.theta": w, "readout.gain": after}
+    calls: list[int] = []
+
+    def measure(batch: Any, layer: int, unit: int) -> np.ndarray:
+        calls.append(batch.n_rows)
+        return np.sin(batch.dense().detach().numpy()) @ np.arange(1.0, 5.0)[:, None]
+
+    def loss_of(run: Any) -> torch.Tensor:
+        batch = ControlBatch(w[None, :], np.arange(4), w[:0], np.arange(0))
+        return (run(batch, 0, 0) * after).square().sum()
+
+    estimator = SPSA(1e-3, n_directions=4000, random_state=0)
+    before = w.detach().clone()
+    loss = estimator.loss_and_gradient(loss_of, Apparatus(measure, None, None, weights))
+    y = float((np.sin(before.numpy()) * np.arange(1.0, 5.0)).sum())
+    expected = 2 * 4 * y * np.cos(before.numpy()) * np.arange(1.0, 5.0)
+    np.testing.assert_allclose(w.grad.numpy(), expected, atol=0.1 * np.abs(expected).max())
+    assert abs(float(after.grad) - 2 * 2 * y**2) < 1e-3
+    assert abs(float(loss) - 4 * y**2) < 1e-3
+    assert torch.equal(w.detach(), before)
+    assert len(calls) == 8000 == estimator.shots_per_row
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"perturbation": 0.0}, "'perturbation' parameter of SPSA"),
+        ({"n_directions": 0}, "'n_directions' parameter of SPSA"),
+    ],
+)
+def test_spsa_checks_its_parameters_before_anything_is_sent(parameters: dict[str, Any], message: str) -> None:
+    X, y = data()
+    with pytest.raises(ValueError, match=message):
+        small(gradient=SPSA(**parameters)).fit(X, y)
+
+
+def test_spsa_learns_and_repeats_bit_for_bit() -> None:
+    X, y = data(120)
+    fits = [small(gradient="spsa", max_iter=40, batch_size=30, learning_rate_init=0.02).fit(X, y) for _ in range(2)]
+    assert fits[0].score(X, y) > 0.8
+    assert fits[0].shots_["training"] == 2 * len(X) * fits[0].n_iter_
+    assert fits[0].plan(X).training >= fits[0].shots_["training"]
+    for name, value in fits[0].weights_.items():
+        np.testing.assert_array_equal(value, fits[1].weights_[name])
 
 
 def test_a_perfect_twin_gives_the_exact_gradients_training() -> None:

@@ -1,0 +1,147 @@
+"""The torch side of a physics twin: a simulated device whose constants are parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from skpat.controls import ControlBatch, as_numpy
+from skpat.exceptions import TwinError
+
+__all__ = ["PhysicsModule", "fit_constants", "make_optimizer", "step_constants"]
+
+Shots = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+_CHUNK_ROWS = 256
+_NOT_FINITE = (
+    "The constants of a PhysicsTwin must have a finite gradient. Got NaN or infinity: the model has left the range it is made "
+    "for. Start from constants nearer to the truth."
+)
+
+
+class PhysicsModule(torch.nn.Module):
+    """``device.forward`` at constants ``start + unit * moved``.
+
+    Parameters
+    ----------
+    device : Device
+        With ``forward(controls, constants)``.
+    start, moved : dict of str to ndarray
+        Where each constant starts, and how far it has moved: relative to its start, or as it is for entries that start at zero.
+    dtype : numpy dtype
+    """
+
+    def __init__(self, device: Any, start: dict[str, np.ndarray], moved: dict[str, np.ndarray], dtype: np.dtype):
+        super().__init__()
+        self.device = device
+        self.names = list(start)
+        for name in self.names:
+            value = np.asarray(start[name])
+            largest = np.abs(value).max() if value.size else 0.0
+            unit = np.where(value != 0, np.abs(value), 1.0) if value.ndim == 0 else np.full_like(value, largest or 1.0)
+            self.register_buffer(f"start_{name}", torch.from_numpy(value.astype(dtype)))
+            self.register_buffer(f"unit_{name}", torch.from_numpy(unit.astype(dtype)))
+            self.register_parameter(f"moved_{name}", torch.nn.Parameter(torch.from_numpy(moved[name].astype(dtype))))
+        self.register_buffer("like", torch.zeros((), dtype=torch.float32 if dtype == np.float32 else torch.float64))
+        if hasattr(device, "forward_batch"):
+            self.forward_batch = self._forward_batch
+
+    def constants(self) -> dict[str, torch.Tensor]:
+        """The constants as they stand, differentiable."""
+        return {
+            name: getattr(self, f"start_{name}") + getattr(self, f"unit_{name}") * getattr(self, f"moved_{name}")
+            for name in self.names
+        }
+
+    def forward(self, controls: torch.Tensor) -> torch.Tensor:
+        return self.device.forward(controls, self.constants())
+
+    def _forward_batch(self, batch: ControlBatch) -> torch.Tensor:
+        return self.device.forward_batch(batch, self.constants())
+
+    def constants_as_numpy(self) -> dict[str, np.ndarray]:
+        return {name: as_numpy(value) for name, value in self.constants().items()}
+
+    def moved_as_numpy(self) -> dict[str, np.ndarray]:
+        return {name: as_numpy(getattr(self, f"moved_{name}")).copy() for name in self.names}
+
+
+def make_optimizer(module: PhysicsModule, learning_rate: float) -> torch.optim.Optimizer:
+    """Adam on the constants."""
+    return torch.optim.Adam(module.parameters(), lr=learning_rate)
+
+
+def step_constants(module: PhysicsModule, optimizer: torch.optim.Optimizer, shots: Shots, scale: np.ndarray) -> None:
+    """One step on all the given shots.
+
+    Raises
+    ------
+    TwinError
+        If the model's answer, or a gradient, is not finite. The constants stay as they were.
+    """
+    optimizer.zero_grad()
+    if not _is_finite(_backward(module, shots, scale), module):
+        raise TwinError(_NOT_FINITE)
+    optimizer.step()
+
+
+def fit_constants(module: PhysicsModule, shots: Shots, scale: np.ndarray, max_iter: int) -> int:
+    """Fit the constants to all shots together by L-BFGS; returns the number of iterations.
+
+    Raises
+    ------
+    TwinError
+        If the model's answer, or a gradient, is not finite where the constants start.
+    """
+    parameters = list(module.parameters())
+    sizes = np.cumsum([0, *(parameter.numel() for parameter in parameters)])
+    losses: list[float] = []
+
+    def place(moved: np.ndarray) -> None:
+        with torch.no_grad():
+            for parameter, first, last in zip(parameters, sizes, sizes[1:], strict=False):
+                parameter.copy_(torch.from_numpy(moved[first:last]).reshape(parameter.shape))
+                parameter.grad = None
+
+    def loss_at(moved: np.ndarray) -> tuple[float, np.ndarray]:
+        place(moved)
+        loss = _backward(module, shots, scale)
+        if not _is_finite(loss, module):
+            if not losses:
+                raise TwinError(_NOT_FINITE)
+            return 10 * max(losses), np.zeros_like(moved)  # a step too far: the line search goes back
+        losses.append(loss)
+        found = [
+            np.zeros(p.numel()) if p.grad is None else as_numpy(p.grad).astype(np.float64).ravel() for p in parameters
+        ]
+        return loss, np.concatenate(found)
+
+    start = np.concatenate([as_numpy(parameter).astype(np.float64).ravel() for parameter in parameters])
+    result = minimize(loss_at, start, jac=True, method="L-BFGS-B", options={"maxiter": max_iter, "ftol": 1e-12})
+    place(result.x)
+    return int(result.nit)
+
+
+def _backward(module: PhysicsModule, shots: Shots, scale: np.ndarray) -> float:
+    """The weighted mean square, in units of the outputs' spread; its gradient is added to the constants' ``.grad``."""
+    total, weight = 0.0, max(float(shots[2].sum()), np.finfo(np.float64).tiny)
+    unit = torch.from_numpy(scale).to(module.like)
+    for start in range(0, len(shots[0]), _CHUNK_ROWS):  # one graph at a time
+        rows = slice(start, start + _CHUNK_ROWS)
+        controls, outputs, weights = (
+            torch.from_numpy(np.ascontiguousarray(part[rows])).to(module.like) for part in shots
+        )
+        with torch.enable_grad():
+            residual = (module(controls) - outputs) / unit
+            loss = (residual.square().mean(dim=1) * weights).sum() / weight
+            loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _is_finite(loss: float, module: PhysicsModule) -> bool:
+    gradients = (parameter.grad for parameter in module.parameters() if parameter.grad is not None)
+    return bool(np.isfinite(loss)) and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

@@ -1,0 +1,221 @@
+"""A twin made of the system's own equations, whose constants are fitted to measured shots."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+from skpat.controls import ControlBatch
+from skpat.devices.specification import device_name
+from skpat.exceptions import TwinError
+from skpat.twins.base import Twin, check_shots
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PhysicsTwin"]
+
+
+class PhysicsTwin(Twin):
+    """A simulated device as the twin of a real one: its equations stay, its constants are learned.
+
+    Where the equations are known a handful of constants says everything, and a few hundred shots find them, however many
+    channels there are.
+
+    Parameters
+    ----------
+    device : Device
+        The model: a simulated device with ``forward(controls, constants=None)``, with the constants as they are believed to
+        be.
+    constants : sequence of str, default=()
+        Names of the constructor constants to be fitted, scalars or arrays; see ``forward`` of the device. Empty: the model is
+        taken as it is.
+    max_iter : int, default=100
+        Most iterations of L-BFGS on all shots together.
+    learning_rate_init : float, default=1e-3
+        Step size of Adam in :meth:`partial_fit`, relative to each constant (to 1 for a constant that starts at zero).
+    validation_fraction : float, default=0.1
+        Share of the shots held out for ``score_``. 0 holds out none.
+    random_state : int, RandomState instance or None, default=None
+        For the held-out shots.
+
+    Attributes
+    ----------
+    module_ : torch.nn.Module
+        Controls (n_rows, n_controls) to outputs (n_rows, n_outputs), in the device's units. Where the device has
+        ``forward_batch`` the module has it too.
+    constants_ : dict of str to float or ndarray
+        As fitted.
+    score_ : float
+        R² on the held-out shots, from what was fitted without them.
+    n_features_in_ : int
+        Number of control channels.
+    n_iter_ : int
+        Iterations made.
+
+    Notes
+    -----
+    Weighted least squares, each output in units of its standard deviation. A constant :math:`c` is sought as
+    :math:`c_0 (1 + s)`, or as :math:`s` if it starts at zero. Not convex: start near the truth.
+
+    References
+    ----------
+    Wright, Onodera et al., Nature 601, 549 (2022), doi:10.1038/s41586-021-04223-6, for twins of known physics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpat.devices import SecondHarmonicLaser
+    >>> from skpat.twins import PhysicsTwin
+    >>> real = SecondHarmonicLaser(12, 8, coupling=25.0, random_state=0)
+    >>> believed = SecondHarmonicLaser(12, 8, coupling=20.0)
+    >>> controls = np.random.default_rng(0).uniform(size=(100, 12))
+    >>> twin = PhysicsTwin(believed, ["coupling"], random_state=0).fit(controls, real.measure(controls))
+    >>> abs(twin.constants_["coupling"] - 25) < 1
+    True
+    """
+
+    _parameter_constraints = {
+        "device": "no_validation",
+        "constants": ["array-like"],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        device=None,
+        constants=(),
+        *,
+        max_iter=100,
+        learning_rate_init=1e-3,
+        validation_fraction=0.1,
+        random_state=None,
+    ):
+        self.device = device
+        self.constants = constants
+        self.max_iter = max_iter
+        self.learning_rate_init = learning_rate_init
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+
+    @property
+    def module_(self) -> torch.nn.Module:
+        check_is_fitted(self, "n_features_in_")
+        if self.__dict__.get("_module") is None:
+            from skpat.twins.physics_module import PhysicsModule
+
+            self._module: PhysicsModule | None = PhysicsModule(
+                self._model, self._start, self._moved, np.dtype(self._dtype)
+            )
+        return self._module
+
+    def fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> PhysicsTwin:
+        """Find the constants from measured shots.
+
+        Parameters
+        ----------
+        controls : ControlBatch or array of shape (n_shots, n_controls)
+            What the device received, in its units.
+        outputs : array of shape (n_shots, n_outputs)
+            What it answered.
+        sample_weight : array of shape (n_shots,), default=None
+            Weight of each shot.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TwinError
+            If the model has no ``forward``, lacks a constant, or has other channels or outputs than the shots.
+        ValueError
+            If the shapes disagree or a number is not finite.
+        """
+        from skpat.twins.physics_module import fit_constants
+
+        self._validate_params()
+        controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        self._check_model(controls.shape[1], outputs.shape[1])
+        self._model = clone(self.device)
+        self._start = {name: np.asarray(getattr(self._model, name), dtype=np.float64) for name in self.constants}
+        self._moved = {name: np.zeros_like(value) for name, value in self._start.items()}
+        self._dtype = controls.dtype.name
+        self._module = None
+        self._optimizer: Any = None
+        self.n_features_in_ = controls.shape[1]
+        rng = check_random_state(self.random_state)
+        order = rng.permutation(len(controls))
+        n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
+        held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        spread = outputs[kept].std(axis=0)
+        self._scale = np.where(spread > 0, spread, 1.0)
+        self.n_iter_ = 0
+        if len(self.constants) and self.max_iter:
+            kept_shots = controls[kept], outputs[kept], sample_weight[kept]
+            self.n_iter_ = fit_constants(self.module_, kept_shots, self._scale, self.max_iter)
+        self.score_ = np.nan
+        if n_held_out and np.ptp(outputs[held_out], axis=0).max() > 0:
+            self.score_ = self.score(controls[held_out], outputs[held_out], sample_weight[held_out])
+        return self
+
+    def partial_fit(
+        self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None
+    ) -> PhysicsTwin:
+        """One step of Adam on all the given shots together.
+
+        Parameters and errors are those of :meth:`fit`; an unfitted twin is fitted.
+        """
+        if not hasattr(self, "n_features_in_"):
+            return self.fit(controls, outputs, sample_weight)
+        if not len(self.constants):
+            return self
+        from skpat.twins.physics_module import make_optimizer, step_constants
+
+        shots = check_shots(controls, outputs, sample_weight)
+        if getattr(self, "_optimizer", None) is None:
+            self._optimizer = make_optimizer(self.module_, self.learning_rate_init)
+        step_constants(self.module_, self._optimizer, shots, self._scale)
+        return self
+
+    @property
+    def constants_(self) -> dict[str, Any]:
+        check_is_fitted(self, "n_features_in_")
+        return {
+            name: float(value) if value.ndim == 0 else value
+            for name, value in self.module_.constants_as_numpy().items()
+        }
+
+    def _check_model(self, n_controls: int, n_outputs: int) -> None:
+        if not hasattr(self.device, "forward"):
+            raise TwinError(
+                "'device' of PhysicsTwin must be a simulated device with forward(controls, constants=None). Got "
+                f"{self.device!r}. Use NeuralTwin() where there are no equations."
+            )
+        missing = [name for name in self.constants if not hasattr(self.device, name)]
+        if missing:
+            raise TwinError(
+                f"'constants' of PhysicsTwin must name constants of {device_name(self.device)}. Got {', '.join(missing)}."
+            )
+        if (self.device.n_controls, self.device.n_outputs) != (n_controls, n_outputs):
+            raise TwinError(
+                f"The model {device_name(self.device)} must have the channels and outputs of the device, ({n_controls}, "
+                f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs})."
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if state.get("_module") is not None:  # numpy arrays: a pickle that loads without torch
+            state["_moved"] = state["_module"].moved_as_numpy()
+        state.pop("_module", None)
+        state.pop("_optimizer", None)
+        return state

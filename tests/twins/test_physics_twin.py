@@ -1,0 +1,140 @@
+"""PhysicsTwin: constants found from wrong ones, and a twin like any other."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+
+from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
+from skpat.devices import SecondHarmonicLaser
+from skpat.exceptions import TwinError
+from skpat.twins import PhysicsTwin
+
+N, M = 10, 6
+
+
+def laser(**parameters: Any) -> SecondHarmonicLaser:
+    return SecondHarmonicLaser(N, M, **parameters)
+
+
+def shots(device: Any, n_rows: int = 80, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
+    controls = np.random.default_rng(0).uniform(size=(n_rows, N)).astype(dtype)
+    return controls, device.measure(controls)
+
+
+@given(coupling=st.floats(18, 32), walk_off=st.floats(120, 280))
+@settings(max_examples=5)
+def test_finds_the_constants_from_wrong_ones(coupling: float, walk_off: float) -> None:
+    quiet = {"noise": 0, "noise_floor": 0, "energy_jitter": 0}
+    real = laser(coupling=coupling, walk_off=walk_off, **quiet)
+    twin = PhysicsTwin(laser(), ["coupling", "walk_off"], random_state=0)
+    twin.fit(*shots(real))
+    assert abs(twin.constants_["coupling"] / coupling - 1) < 0.01
+    assert abs(twin.constants_["walk_off"] / walk_off - 1) < 0.05
+    assert twin.score_ > 0.999
+
+
+def test_beats_the_wrong_constants_with_noise_and_weights() -> None:
+    real = laser(coupling=30.0, random_state=0)
+    controls, outputs = shots(real)
+    spoilt = np.concatenate([outputs, np.zeros_like(outputs)])
+    weight = np.repeat([1.0, 0.0], len(outputs))
+    twin = PhysicsTwin(laser(), ["coupling"], validation_fraction=0, random_state=0)
+    twin.fit(np.concatenate([controls, controls]), spoilt, weight)
+    assert abs(twin.constants_["coupling"] - 30) < 1
+    assert np.isnan(twin.score_)
+    without = PhysicsTwin(laser(), random_state=0).fit(controls, outputs)
+    assert without.constants_ == {}
+    assert without.score(controls, outputs) < twin.score(controls, outputs)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_module_is_differentiable_and_goes_on_learning(dtype: Any) -> None:
+    controls, outputs = shots(laser(coupling=30.0, random_state=0), dtype=dtype)
+    twin = PhysicsTwin(laser(), ["coupling"], max_iter=0).fit(controls, outputs)
+    before = twin.constants_["coupling"]
+    assert before == 25.0
+    for _ in range(5):
+        twin.partial_fit(controls, outputs)
+    assert before < twin.constants_["coupling"] < 30
+    assert twin.predict(controls).dtype == dtype
+    np.testing.assert_allclose(
+        twin.predict(ControlBatch.from_dense(controls)),
+        laser(coupling=twin.constants_["coupling"], noise=0, noise_floor=0, energy_jitter=0).measure(controls),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    tensor = torch.from_numpy(controls[:2].astype(np.float64)).requires_grad_()
+    twin.module_.double()
+    assert torch.autograd.gradcheck(twin.module_, tensor, atol=1e-4)
+
+
+def test_clone_and_pickle() -> None:
+    controls, outputs = shots(laser(coupling=30.0, random_state=0))
+    twin = PhysicsTwin(laser(), ["coupling"], max_iter=20, random_state=0).fit(controls, outputs)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(twin)).predict(controls), twin.predict(controls))
+    again = clone(twin).fit(controls, outputs)
+    assert again.constants_ == twin.constants_
+
+
+class ByParts(SecondHarmonicLaser):
+    """A laser that takes a batch, and no array of all controls."""
+
+    def forward(self, controls: Any, constants: Any = None) -> Any:
+        if self.refuses:
+            raise AssertionError("the dense array was built")
+        return super().forward(controls, constants)
+
+    def forward_batch(self, batch: Any, constants: Any = None) -> Any:
+        return super().forward(batch.dense(), constants)
+
+    refuses = False
+
+
+@pytest.mark.parametrize("gradient", ["exact", "physics_aware", "in_silico"])
+def test_a_device_that_takes_batches_gets_them(gradient: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    y = (X[:, 0] > 0).astype(int)
+    fits = []
+    for device in (laser(random_state=0), ByParts(N, M, random_state=0)):
+        twin = PhysicsTwin(clone(device), ["coupling"], max_iter=2, random_state=0)
+        network = PhysicalNetworkClassifier(
+            device, twin, gradient=gradient, max_iter=3, n_calibration_shots=40, random_state=0
+        )
+        fits.append(network.fit(X, y))
+    for name, value in fits[0].weights_.items():
+        np.testing.assert_allclose(value, fits[1].weights_[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("device", "constants", "message"),
+    [
+        (None, [], "must be a simulated device with forward"),
+        (as_device(np.sin, n_controls=N, n_outputs=M, bounds=(0, 1)), [], "Use NeuralTwin"),
+        (laser(), ["colour"], "must name constants of SecondHarmonicLaser. Got colour"),
+        (
+            SecondHarmonicLaser(N, M + 1),
+            [],
+            r"must have the channels and outputs of the device, \(10, 6\). Got \(10, 7\)",
+        ),
+    ],
+)
+def test_refuses_what_is_no_model(device: Any, constants: list[str], message: str) -> None:
+    with pytest.raises(TwinError, match=message):
+        PhysicsTwin(device, constants).fit(*shots(laser()))
+
+
+def test_a_fit_that_leaves_the_range_of_the_model_is_stopped() -> None:
+    class Fragile(SecondHarmonicLaser):
+        def forward(self, controls: Any, constants: Any = None) -> Any:
+            return super().forward(controls, constants) / 0.0
+
+    with pytest.raises(TwinError, match="must have a finite gradient"):
+        PhysicsTwin(Fragile(N, M), ["coupling"]).fit(*shots(laser()))
