@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification, device_name
 from skpat.lab.address_lock import is_of_one_process
 
@@ -46,7 +47,10 @@ def device_fingerprint(device: Any) -> str:
 
 
 def device_description(device: Any) -> dict[str, str]:
-    """Hashes of what makes a device another one: class, name, numbers, bounds, address and parameters, not its seed."""
+    """Hashes of what makes a device another one: class, name, numbers, bounds, address and parameters, not its seed.
+
+    A parameter that is a device itself counts by its own description.
+    """
     parameters = device.get_params(deep=False) if hasattr(device, "get_params") else {}
     address = getattr(device, "address", None)
     if address is not None and is_of_one_process(address):  # another one in every process
@@ -59,7 +63,11 @@ def device_description(device: Any) -> dict[str, str]:
         "bounds": check_device_specification(device),
         "address": address,
     }
-    of_parameters = {k: v for k, v in parameters.items() if k not in _NOT_THE_DEVICE and k not in stated}
+    of_parameters = {
+        k: device_description(v) if isinstance(v, Device) else v
+        for k, v in parameters.items()
+        if k not in _NOT_THE_DEVICE and k not in stated
+    }
     return {name: fingerprint(value) for name, value in (of_parameters | stated).items()}
 
 

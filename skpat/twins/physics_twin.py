@@ -12,7 +12,6 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
-from skpat.devices.specification import device_name
 from skpat.exceptions import TwinError
 from skpat.twins.base import Twin, check_shots
 
@@ -204,11 +203,11 @@ class PhysicsTwin(Twin):
         missing = [name for name in self.constants if not hasattr(self.device, name)]
         if missing:
             raise TwinError(
-                f"'constants' of PhysicsTwin must name constants of {device_name(self.device)}. Got {', '.join(missing)}."
+                f"'constants' of PhysicsTwin must name constants of {type(self.device).__name__}. Got {', '.join(missing)}."
             )
         if (self.device.n_controls, self.device.n_outputs) != (n_controls, n_outputs):
             raise TwinError(
-                f"The model {device_name(self.device)} must have the channels and outputs of the device, ({n_controls}, "
+                f"The model {type(self.device).__name__} must have the channels and outputs of the device, ({n_controls}, "
                 f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs})."
             )
 

@@ -7,13 +7,15 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
+from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
+QUICK = {"twin": NeuralTwin(hidden_layer_sizes=(64,), max_iter=20), "n_calibration_shots": 300}
 ESTIMATORS = [
     PhysicalNetworkClassifier(),
     PhysicalNetworkRegressor(),
     PhysicalNetworkClassifier(NoisyBank()),
-    PhysicalNetworkRegressor(NoisyBank()),
+    PhysicalNetworkRegressor(NoisyBank(), **QUICK),
 ]
 
 
