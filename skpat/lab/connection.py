@@ -173,9 +173,12 @@ class Connection:
         """In a forked child: this line is the parent's. Keep its handles alive, and touch nothing."""
         if self._lock is not None:
             self._lock.forget()
-        _inherited.append(self._open_device)
-        with suppress(TypeError):  # __slots__
-            _inherited.append(dict(vars(self._open_device)))  # a handle that the child's own open() would replace
+        device = self._open_device
+        while device is not None:
+            _inherited.append(device)
+            with suppress(TypeError):  # __slots__
+                _inherited.append(dict(vars(device)))  # a handle that the child's own open() would replace
+            device = getattr(device, "device", None)  # within a wrapper
 
 
 def attach(user: int, address: str | None, wait: float | None) -> Connection:
@@ -263,6 +266,8 @@ def _same_parameters(one: Any, other: Any) -> bool:
 def _equal(a: Any, b: Any) -> bool:
     if a is b:
         return True
+    if hasattr(a, "measure") and hasattr(a, "get_params"):  # a device within a wrapper
+        return _same_parameters(a, b)
     try:
         return bool(np.all(np.asarray(a == b)))
     except (TypeError, ValueError):

@@ -23,6 +23,7 @@ from sklearn.model_selection import GridSearchCV
 
 import skpat
 from skpat import Device, PhysicalNetworkClassifier
+from skpat.devices import Quantized
 from skpat.exceptions import DeviceBusyError, DeviceConnectionError, DeviceIdentityError, DeviceOutputError
 from skpat.lab import Ledger, Session
 
@@ -92,6 +93,17 @@ def test_an_inner_session_that_speaks_otherwise_opens_the_line_its_own_way(tmp_p
         outer.measure(CONTROLS)
     assert [event[3] for event in events(log)].count("open") == 3
     assert largest_overlap(log) == 1
+
+
+def test_equal_wrappers_share_one_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    device = Quantized(BenchDevice("bench", log), control_bits=8)
+    with Session(device) as outer:
+        outer.measure(np.zeros((1, 4)))
+        with Session(clone(device)) as inner:
+            inner.measure(np.zeros((1, 4)))
+        outer.measure(np.zeros((1, 4)))
+    assert [event[3] for event in events(log)].count("open") == 1
 
 
 def test_one_session_serves_several_threads(tmp_path: Path) -> None:
