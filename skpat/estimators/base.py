@@ -53,7 +53,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         "encoder": [StrOptions({"auto", "linear", "direct"})],
         "skip": [StrOptions({"input", "previous"}), None],
         "readout": [StrOptions({"linear", "bins"})],
-        "n_calibration_shots": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "n_calibration_shots": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "n_shots": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],

@@ -18,8 +18,9 @@ class PhysicsAware(GradientEstimator):
     Parameters
     ----------
     refine : bool, default=True
-        Whether the twin goes on learning from the shots of the training itself, one step for each batch (a twin without
-        ``partial_fit`` stays as it was calibrated). It costs no shots. False: the static twin of the paper.
+        Whether the twin goes on learning from the shots of the training itself, one step for each batch (for each device
+        call where the twin takes batches in parts; a twin without ``partial_fit`` stays as it was calibrated). It costs no
+        shots. False: the static twin of the paper.
 
     References
     ----------
@@ -42,9 +43,15 @@ class PhysicsAware(GradientEstimator):
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
         """Let the twin learn from the shots of this batch."""
-        if self.refine and hasattr(apparatus.twin, "partial_fit"):
-            apparatus.twin.partial_fit(
-                np.concatenate([np.asarray(made.batch) for made in measurements]),
-                np.concatenate([made.outputs for made in measurements]),
-                np.concatenate([made.sample_weight for made in measurements]),
-            )
+        twin = apparatus.twin
+        if not self.refine or not hasattr(twin, "partial_fit"):
+            return
+        if hasattr(twin.module_, "forward_batch"):  # in parts: the shared channels may be too many to copy
+            for made in measurements:
+                twin.partial_fit(made.batch, made.outputs, made.sample_weight)
+            return
+        twin.partial_fit(
+            np.concatenate([np.asarray(made.batch) for made in measurements]),
+            np.concatenate([made.outputs for made in measurements]),
+            np.concatenate([made.sample_weight for made in measurements]),
+        )

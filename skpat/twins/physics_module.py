@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from scipy.optimize import minimize
 from skpat.controls import ControlBatch, as_numpy
 from skpat.exceptions import TwinError
 
-__all__ = ["PhysicsModule", "fit_constants", "make_optimizer", "step_constants"]
+__all__ = ["PhysicsModule", "answer", "fit_constants", "make_optimizer", "step_constants"]
 
-Shots = tuple[np.ndarray, np.ndarray, np.ndarray]
+Shots = tuple[Any, np.ndarray, np.ndarray]  # controls (an array or a ControlBatch), outputs, weights
 
 _CHUNK_ROWS = 256
 _NOT_FINITE = (
@@ -67,6 +68,18 @@ class PhysicsModule(torch.nn.Module):
 
     def moved_as_numpy(self) -> dict[str, np.ndarray]:
         return {name: as_numpy(getattr(self, f"moved_{name}")).copy() for name in self.names}
+
+
+def answer(module: PhysicsModule, controls: ControlBatch | np.ndarray) -> torch.Tensor:
+    """What the model answers; a batch is taken in parts where the model can, so that nothing shared is copied."""
+
+    def tensor(array: Any) -> torch.Tensor:
+        return torch.from_numpy(np.array(array)).to(module.like)
+
+    if isinstance(controls, ControlBatch) and hasattr(module, "forward_batch"):
+        controls = controls.numpy()
+        return module.forward_batch(replace(controls, varying=tensor(controls.varying), shared=tensor(controls.shared)))
+    return module(tensor(controls))
 
 
 def make_optimizer(module: PhysicsModule, learning_rate: float) -> torch.optim.Optimizer:
@@ -131,11 +144,10 @@ def _backward(module: PhysicsModule, shots: Shots, scale: np.ndarray) -> float:
     unit = torch.from_numpy(scale).to(module.like)
     for start in range(0, len(shots[0]), _CHUNK_ROWS):  # one graph at a time
         rows = slice(start, start + _CHUNK_ROWS)
-        controls, outputs, weights = (
-            torch.from_numpy(np.ascontiguousarray(part[rows])).to(module.like) for part in shots
-        )
+        outputs, weights = (torch.from_numpy(np.ascontiguousarray(part[rows])).to(module.like) for part in shots[1:])
+        controls = shots[0].rows(rows) if isinstance(shots[0], ControlBatch) else shots[0][rows]
         with torch.enable_grad():
-            residual = (module(controls) - outputs) / unit
+            residual = (answer(module, controls) - outputs) / unit
             loss = (residual.square().mean(dim=1) * weights).sum() / weight
             loss.backward()
         total += float(loss.detach())

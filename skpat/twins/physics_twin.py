@@ -125,7 +125,7 @@ class PhysicsTwin(Twin):
         controls : ControlBatch or array of shape (n_shots, n_controls)
             What the device received, in its units.
         outputs : array of shape (n_shots, n_outputs)
-            What it answered.
+            What it answered. With no shots at all the constants stay as they are believed to be.
         sample_weight : array of shape (n_shots,), default=None
             Weight of each shot.
 
@@ -143,7 +143,8 @@ class PhysicsTwin(Twin):
         from skpat.twins.physics_module import fit_constants
 
         self._validate_params()
-        controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        if len(controls):
+            controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
         self._check_model(controls.shape[1], outputs.shape[1])
         self._model = clone(self.device)
         self._start = {name: np.asarray(getattr(self._model, name), dtype=np.float64) for name in self.constants}
@@ -156,10 +157,10 @@ class PhysicsTwin(Twin):
         order = rng.permutation(len(controls))
         n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
         held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-        spread = outputs[kept].std(axis=0)
+        spread = outputs[kept].std(axis=0) if len(kept) else np.zeros(outputs.shape[1])
         self._scale = np.where(spread > 0, spread, 1.0)
         self.n_iter_ = 0
-        if len(self.constants) and self.max_iter:
+        if len(self.constants) and self.max_iter and len(kept):
             kept_shots = controls[kept], outputs[kept], sample_weight[kept]
             self.n_iter_ = fit_constants(self.module_, kept_shots, self._scale, self.max_iter)
         self.score_ = np.nan
@@ -180,11 +181,25 @@ class PhysicsTwin(Twin):
             return self
         from skpat.twins.physics_module import make_optimizer, step_constants
 
-        shots = check_shots(controls, outputs, sample_weight)
+        controls = controls.numpy() if isinstance(controls, ControlBatch) else controls
+        in_parts = isinstance(controls, ControlBatch) and hasattr(self.module_, "forward_batch")
+        checked, outputs, sample_weight = check_shots(
+            controls.varying if in_parts else controls, outputs, sample_weight
+        )
+        shots = (controls if in_parts else checked), outputs, sample_weight
         if getattr(self, "_optimizer", None) is None:
             self._optimizer = make_optimizer(self.module_, self.learning_rate_init)
         step_constants(self.module_, self._optimizer, shots, self._scale)
         return self
+
+    def predict(self, controls: ControlBatch | np.ndarray) -> np.ndarray:
+        """What the twin expects the device to answer, shape (n_rows, n_outputs)."""
+        import torch
+
+        from skpat.twins.physics_module import answer
+
+        with torch.no_grad():
+            return answer(self.module_, controls).cpu().numpy()
 
     @property
     def constants_(self) -> dict[str, Any]:

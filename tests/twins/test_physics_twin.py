@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
-from skpat.devices import SecondHarmonicLaser
+from skpat import ControlBatch, ControlSplit, PhysicalNetworkClassifier, as_device
+from skpat.devices import CoupledOscillators, SecondHarmonicLaser
 from skpat.exceptions import TwinError
 from skpat.twins import PhysicsTwin
 
@@ -138,3 +139,26 @@ def test_a_fit_that_leaves_the_range_of_the_model_is_stopped() -> None:
 
     with pytest.raises(TwinError, match="must have a finite gradient"):
         PhysicsTwin(Fragile(N, M), ["coupling"]).fit(*shots(laser()))
+
+
+def test_a_thousand_oscillators_train_and_nothing_shared_is_copied() -> None:
+    def oscillators(**parameters: Any) -> CoupledOscillators:
+        return CoupledOscillators(1000, 10, max_coupling=2e-3, **parameters)
+
+    device = oscillators(nonlinearity_error=0.1)
+    twin = PhysicsTwin(oscillators(), ["nonlinearity_error"], learning_rate_init=0.02)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(24, 6)).astype(np.float32), np.arange(24) % 2
+    network = PhysicalNetworkClassifier(
+        device, twin, control_split=ControlSplit(device.amplitude_index), encoder="direct", n_calibration_shots=0, max_iter=2,
+        batch_size=12, random_state=0,
+    )  # fmt: skip
+    tracemalloc.start()
+    network.fit(X, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert network.n_iter_ == 2
+    assert network.twin_.constants_["nonlinearity_error"] > 0.02
+    assert (
+        peak < 120e6
+    )  # numpy's part; one batch of 12 rows with copied couplings would be 24e6 each time it is touched

@@ -1,0 +1,235 @@
+"""Accuracy of every simulated system on a task, for each training method, beside what it must be compared with.
+
+Nothing digital is trained but a gain and an offset for each input channel, and the readout: a linear map, or fixed bins of
+outputs, as the table says. The rows for each system:
+
+- physics-aware, with the twin that is named; exact gradient where the system has one, a long SPSA run where not; in silico;
+- identity: the same network with the device replaced by the identity (averaged or repeated to its outputs);
+- untrained: random weights on the device, inputs as at the start, and a logistic regression on what the device answers;
+- linear: logistic regression on the features.
+
+A run is one line of JSON in ``--results``; runs that stand there already are not repeated. Settings were chosen on the splits
+of seeds 0 to 4; the figures come from those of seeds 5 to 9.
+
+    python tests/benchmarks/accuracy.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import sklearn
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skpat import ControlSplit, PhysicalNetworkClassifier
+from skpat.devices import (
+    CoupledOscillators,
+    IdentityDevice,
+    MachZehnderMesh,
+    OscillatingPlate,
+    SecondHarmonicLaser,
+)
+from skpat.lab import Session
+from skpat.network.forward import forward
+from skpat.row_keys import hash_rows
+from skpat.training import SPSA
+from skpat.twins import PhysicsTwin
+
+FIRST_SEED = 5
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """1,797 handwritten digits of 8 x 8 pixels."""
+    return load_digits(return_X_y=True)
+
+
+def shells() -> tuple[np.ndarray, np.ndarray]:
+    """1,200 points in four dimensions; the class is the shell: nothing linear in them tells."""
+    X = np.random.default_rng(0).normal(size=(1200, 4))
+    radius = np.linalg.norm(X, axis=1)
+    return X, np.digitize(radius, np.quantile(radius, [1 / 3, 2 / 3]))
+
+
+@dataclass
+class System:
+    """One system, its task and its network."""
+
+    make: Callable[[int], Any]
+    task: Callable[[], tuple[np.ndarray, np.ndarray]]
+    network: dict[str, Any]
+    split: Callable[[Any], ControlSplit] = lambda device: ControlSplit()
+    twin: Callable[[Any], Any] = lambda device: None
+    long_spsa: dict[str, Any] = field(default_factory=dict)
+
+
+_DIRECT = {"encoder": "direct", "learning_rate_init": 0.03, "max_iter": 15}
+_BINS = _DIRECT | {"readout": "bins"}
+
+SYSTEMS: dict[str, System] = {
+    "laser": System(lambda s: SecondHarmonicLaser(), digits, _BINS | {"n_layers": 2, "n_units": 2}),
+    "plate": System(lambda s: OscillatingPlate(), digits, _BINS | {"n_units": 2}),
+    "oscillators": System(
+        lambda s: CoupledOscillators(74, 10, coupling_error=0.2, nonlinearity_error=0.1, device_seed=s),
+        digits,
+        _BINS | {"n_calibration_shots": 200},
+        lambda d: ControlSplit(d.amplitude_index[:64]),
+        lambda d: PhysicsTwin(CoupledOscillators(74, 10), ["nonlinearity_error"]),
+    ),
+    "mesh": System(
+        lambda s: MachZehnderMesh(phase_error=0.1, splitter_error=0.05, device_seed=s),
+        digits,
+        _BINS | {"n_layers": 2, "n_units": 4, "n_calibration_shots": 1000},
+        lambda d: ControlSplit(d.amplitude_index),
+        lambda d: PhysicsTwin(MachZehnderMesh(), ["loss", "nonlinearity", "phase_offsets"]),
+    ),
+}
+
+METHODS = ("physics-aware", "exact", "long SPSA", "in silico", "identity", "untrained", "linear")
+
+
+def build(name: str, method: str, seed: int, **changes: Any) -> PhysicalNetworkClassifier:
+    """The network of one system, to be trained in one way."""
+    system = SYSTEMS[name]
+    device = system.make(seed)
+    how: dict[str, Any] = {"device": device, "twin": system.twin(device), "gradient": "physics_aware"}
+    if method == "exact":
+        how["gradient"] = "exact"
+    elif method == "long SPSA":
+        how |= {"gradient": SPSA()} | system.long_spsa
+    elif method == "in silico":
+        how["gradient"] = "in_silico"
+    elif method == "identity":
+        how |= {"device": IdentityDevice.like(device), "gradient": "exact"}
+    return PhysicalNetworkClassifier(
+        **({"control_split": system.split(device), "random_state": seed} | system.network | how | changes)
+    )
+
+
+def answers(network: PhysicalNetworkClassifier, X: np.ndarray) -> np.ndarray:
+    """What the last layer's outputs are, normalised."""
+    seen: list[np.ndarray] = []
+    readout, network._network.readout = network._network.readout, _Keep(seen)
+    try:
+        with Session(network.device_) as session:
+            forward(network._network, network.weights_, X, session.run(hash_rows(X), "prediction"))
+    finally:
+        network._network.readout = readout
+    return seen[0]
+
+
+class _Keep:
+    """In the place of a readout: keeps what it gets."""
+
+    def __init__(self, seen: list[np.ndarray]):
+        self.seen = seen
+
+    def read(self, weights: Any, outputs: np.ndarray) -> np.ndarray:
+        self.seen.append(outputs)
+        return outputs
+
+
+def run(name: str, method: str, seed: int, **changes: Any) -> dict[str, Any]:
+    """One training and its test accuracy."""
+    X, y = SYSTEMS[name].task()
+    X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.25, random_state=seed, stratify=y)
+    begun = time.perf_counter()
+    twin_score, shots = None, {"calibration": 0, "training": 0}
+    if method == "linear":
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(X_train, y_train)
+        accuracy = model.score(X_test, y_test)
+    elif method == "untrained":
+        network = build(name, "exact" if hasattr(SYSTEMS[name].make(seed), "forward") else "long SPSA", seed)
+        network.set_params(max_iter=1, learning_rate_init=1e-12).fit(X_train, y_train)
+        shots = network.shots_
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        model.fit(answers(network, X_train), y_train)
+        accuracy = model.score(answers(network, X_test), y_test)
+    else:
+        network = build(name, method, seed, **changes).fit(X_train, y_train)
+        accuracy, shots, twin_score = network.score(X_test, y_test), network.shots_, network.twin_score_
+    return {
+        "system": name,
+        "task": SYSTEMS[name].task.__name__,
+        "method": method,
+        "seed": seed,
+        "accuracy": round(float(accuracy), 4),
+        "calibration_shots": shots["calibration"],
+        "training_shots": shots["training"],
+        "twin_score": None if twin_score is None else round(float(twin_score), 3),
+        "fit_seconds": round(time.perf_counter() - begun, 1),
+    }
+
+
+def methods_of(name: str) -> list[str]:
+    """The methods that a system can be trained with."""
+    has_gradient = hasattr(SYSTEMS[name].make(0), "forward")
+    return [m for m in METHODS if m != ("long SPSA" if has_gradient else "exact")]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Mean and standard error over the seeds, one line for each system and method."""
+    lines = [
+        f"{'system':<13}{'task':<9}{'readout':<9}{'method':<15}{'accuracy':>14}{'calibration':>13}{'training':>10}"
+    ]
+    for name, system in SYSTEMS.items():
+        for method in METHODS:
+            rows = [r for r in results if (r["system"], r["method"]) == (name, method)]
+            if not rows:
+                continue
+            accuracy = 100 * np.array([r["accuracy"] for r in rows])
+            error = accuracy.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
+            shots = [int(np.median([r[f"{kind}_shots"] for r in rows])) for kind in ("calibration", "training")]
+            lines.append(
+                f"{name:<13}{rows[0]['task']:<9}{system.network.get('readout', 'linear'):<9}{method:<15}"
+                f"{accuracy.mean():>7.1f} ± {error:.1f} %{shots[0]:>13,}{shots[1]:>10,}"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--systems", nargs="*", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=Path("accuracy.jsonl"))
+    arguments = parser.parse_args()
+    known = (
+        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
+    )
+    done = {(r["system"], r["method"], r["seed"]) for r in known}
+    cases = [
+        (name, method, seed)
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        for name in arguments.systems
+        for method in methods_of(name)
+        if method in arguments.methods and (name, method, seed) not in done
+    ]
+    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
+        joblib.delayed(run)(*case) for case in cases
+    ):
+        print(json.dumps(result), flush=True)
+        known.append(result)
+        with arguments.results.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+    wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
+    print(table([r for r in known if r["seed"] in wanted and r["system"] in arguments.systems]))
+
+
+if __name__ == "__main__":
+    main()
