@@ -17,5 +17,7 @@ __getattr__, __dir__, __all__ = attach(
         "PhysicalNetworkClassifier": "skpat.estimators.classifier",
         "PhysicalNetworkRegressor": "skpat.estimators.regressor",
         "as_device": "skpat.devices.function",
+        "characterize": "skpat.inspection.characterization",
+        "check_device": "skpat.inspection.driver_check",
     },
 )

@@ -20,11 +20,13 @@ import skpat
 ROOT = Path(skpat.__file__).parent
 
 PUBLIC = {
-    "skpat": "ControlBatch ControlSplit Device PhysicalNetworkClassifier PhysicalNetworkRegressor as_device",
+    "skpat": "ControlBatch ControlSplit Device PhysicalNetworkClassifier PhysicalNetworkRegressor as_device "
+    "characterize check_device",
     "skpat.devices": "Device SecondHarmonicLaser as_device",
     "skpat.lab": "EpicsDevice Journal Ledger QcodesDevice Session VisaDevice adopt",
     "skpat.twins": "NeuralTwin",
     "skpat.training": "ExactGradient GradientEstimator InSilico PhysicsAware",
+    "skpat.inspection": "DeviceCheck DeviceReport characterize check_device",
     "skpat.estimators": "PhysicalNetworkClassifier PhysicalNetworkRegressor",
 }
 
@@ -69,9 +71,10 @@ def in_a_fresh_interpreter(code: str, *path: Path) -> str:
 def test_importing_skpat_imports_neither_torch_nor_the_lab() -> None:
     found = in_a_fresh_interpreter(
         """
-        import skpat, skpat.devices, skpat.lab, skpat.twins, skpat.training, skpat.estimators
+        import skpat, skpat.devices, skpat.lab, skpat.twins, skpat.training, skpat.estimators, skpat.inspection
         print([name for name in ("torch", "numpy", "sklearn", "skpat.lab.session") if name in sys.modules])
         skpat.ControlSplit, skpat.Device, skpat.as_device, skpat.PhysicalNetworkClassifier, skpat.lab.Session
+        skpat.check_device, skpat.characterize
         print("torch" in sys.modules)
         """
     )

@@ -1,0 +1,229 @@
+"""Whether every control reaches the device as it was asked for: not rounded, not clipped, not ignored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skpat.inspection.driver_faults import ReferenceReadings
+from skpat.inspection.findings import Finding
+from skpat.inspection.legal_settings import LegalSettings
+
+__all__ = ["Scan", "check_integers", "check_scans", "check_steps", "scan_plan", "step_plan"]
+
+_MOST_CHANNELS = 6
+_NEAR_THE_END = 0.15  # of the range: how far from its end a clipped channel is looked for
+_EXACT = 1e-12  # of an output's variance: equal but for rounding
+_PAIRS = 4
+
+
+def step_plan(legal: LegalSettings) -> np.ndarray | None:
+    """Pairs of settings that differ, but not in any channel after rounding to whole numbers, down or to the nearest.
+
+    Returns
+    -------
+    ndarray of shape (8, n_controls) or None
+        Rows 0 and 1 are a pair, and so are 2 and 3, and so on. None where there is no room for them.
+    """
+    rng, n_controls = legal.rng, len(legal.low)
+    half = (
+        rng.permutation(np.arange(_PAIRS) % 2)[:, None] * 0.5
+    )  # some pairs in the lower half of a unit, some in the upper
+    first = np.ceil(legal.low - half - 0.03)
+    room = np.floor(legal.high - half - 0.47) - first
+    inside = (room >= 0) & (legal.steps < 0.05)
+    if not inside.any(axis=1).all():
+        return None
+    start = first + half + np.floor(rng.uniform(size=(_PAIRS, n_controls)) * (np.maximum(room, 0) + 1))
+    near, far = (rng.uniform(*ends, size=(_PAIRS, n_controls)) for ends in ((0.03, 0.13), (0.37, 0.47)))
+    turned = rng.uniform(size=(_PAIRS, n_controls)) < np.array([0.0, 0.5, 0.0, 0.5])[:, None]
+    pairs = np.stack([start + np.where(turned, far, near), start + np.where(turned, near, far)], axis=1)
+    pairs, inside = pairs.reshape(2 * _PAIRS, n_controls), np.repeat(inside, 2, axis=0)
+    pairs = np.where(inside, pairs, np.repeat(legal.draw(_PAIRS), 2, axis=0))
+    pairs = np.where(legal.steps > 0, legal.from_unit((pairs - legal.low) / _width(legal)), pairs)
+    if any(legal.veto(row) is not None for row in pairs):
+        return None
+    return pairs
+
+
+def check_steps(
+    legal: LegalSettings, readings: ReferenceReadings, pairs: np.ndarray | None, outputs: np.ndarray | None
+) -> Finding:
+    """Whether the pairs of :func:`step_plan` are told apart."""
+    name = "control steps"
+    if pairs is None or outputs is None:
+        return Finding(name, "skipped", "No room for settings that differ by less than one.")
+    moved = np.abs(pairs[1::2] - pairs[::2]) / _width(legal)
+    expected = 2 * readings.signal * float(np.mean((moved / 0.408) ** 2))  # 0.408: two places drawn uniformly
+    change = readings.in_scale(outputs[1::2]) - readings.in_scale(outputs[::2])
+    seen = float(np.square(change).sum(axis=1).max())
+    finding = Finding(
+        name,
+        "failed",
+        "Controls that differ by less than one get the same answer: they are rounded to whole numbers on the way.",
+        "Send floats (no int(...), no integer array). If the device has steps, state them as control_steps.",
+    )
+    if not readings.is_noisy:
+        coarse = expected < 9 * np.sum((_resolution(readings) / readings.scale) ** 2)
+        if seen > _EXACT:
+            return Finding(name, "passed", "Fractions of a unit reach the device.")
+        return Finding(name, "skipped", "The outputs are too coarse to tell.") if coarse else finding
+    if expected < 60 * readings.noise.max():
+        return Finding(name, "skipped", "The noise would hide steps of one unit.")
+    if seen < 10 * readings.noise.max():
+        return finding
+    return Finding(name, "passed", "Fractions of a unit reach the device.")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Settings that differ from one base setting in one channel: its low end, near it, near its high end, the high end.
+
+    Attributes
+    ----------
+    channels : ndarray of int, shape (k,)
+    settings : ndarray of shape (4 k, n_controls)
+    reaches : ndarray of bool, shape (k,)
+        Whether the ends are the device's bounds.
+    """
+
+    channels: np.ndarray
+    settings: np.ndarray
+    reaches: np.ndarray
+
+
+def scan_plan(legal: LegalSettings, base: np.ndarray) -> Scan:
+    """The first, the last and some other channels, each over its range."""
+    n_controls = len(base)
+    inner = 1 + legal.rng.permutation(max(n_controls - 2, 0))[: _MOST_CHANNELS - 2]
+    channels = np.unique(np.concatenate([[0], inner, [n_controls - 1]])).astype(int)
+    kept, settings, reaches = [], [], []
+    for channel in channels:
+        for low, high in (
+            (legal.bounds[channel, 0], legal.bounds[channel, 1]),
+            (legal.low[channel], legal.high[channel]),
+        ):
+            at_bounds = bool(low == legal.bounds[channel, 0] and high == legal.bounds[channel, 1])
+            if (
+                at_bounds
+                and getattr(legal.limits, "limits_changes", False)
+                and high - low > legal_change(legal, channel)
+            ):
+                continue
+            rows = np.tile(base, (4, 1))
+            inside = low + np.array([_NEAR_THE_END, 1 - _NEAR_THE_END]) * (high - low)
+            rows[:, channel] = [low, *inside, high]
+            rows[:, channel] = legal.on_steps(rows)[:, channel]
+            if len(np.unique(rows[:, channel])) < 4 or any(legal.veto(row) is not None for row in rows):
+                continue
+            kept.append(channel)
+            settings.append(rows)
+            reaches.append(at_bounds)
+            break
+    stacked = np.concatenate(settings) if settings else np.empty((0, n_controls))
+    return Scan(np.array(kept, dtype=int), stacked, np.array(reaches, dtype=bool))
+
+
+def legal_change(legal: LegalSettings, channel: int) -> float:
+    """Largest distance of two settings of a channel in the box."""
+    return float(legal.high[channel] - legal.low[channel])
+
+
+def check_scans(scan: Scan, readings: ReferenceReadings, outputs: np.ndarray) -> list[Finding]:
+    """Which channels are ignored, and which are cut off before they reach their bounds."""
+    if not len(scan.channels):
+        return [Finding("channels", "skipped", "No channel could be moved over its range.")]
+    answers = readings.in_scale(outputs).reshape(len(scan.channels), 4, -1)
+    noise, exact = readings.noise.max(), not readings.is_noisy
+    low_end, middle, high_end = (np.square(answers[:, i + 1] - answers[:, i]).sum(axis=1) for i in range(3))
+    whole = np.stack([low_end, middle, high_end]).max(axis=0)
+    sensed = float(np.median(whole))
+    if exact:
+        fine = readings.scale > 0
+        coarse = sensed < 9 * np.sum((_resolution(readings)[fine] / readings.scale[fine]) ** 2)
+        ignored = (whole <= _EXACT) & ~coarse
+    else:
+        ignored = (whole < 6 * noise) & (sensed > 100 * noise)
+    findings = []
+    if ignored.any():
+        many = ignored.mean() > 0.5
+        findings.append(
+            Finding(
+                "channels",
+                "failed" if many and exact else "warning",
+                f"{_listed(scan.channels[ignored])} of {len(ignored)} tried had no effect on any output.",
+                "Check that every channel is sent, the first and the last too, and that it is wired.",
+            )
+        )
+    else:
+        findings.append(Finding("channels", "passed", f"{_listed(scan.channels)} have an effect."))
+    if not scan.reaches.any():
+        return [*findings, Finding("range", "skipped", "The ends of the bounds were not tried.")]
+    expected = (_NEAR_THE_END / (1 - 2 * _NEAR_THE_END)) ** 2 * middle
+    resolution = np.sum((_resolution(readings) / readings.scale) ** 2)
+    flat, at_a_rail = np.zeros(len(whole), bool), np.zeros(len(whole), bool)
+    everything = np.concatenate([readings.scaled, answers.reshape(-1, answers.shape[2])])
+    lowest, highest = everything.min(axis=0), everything.max(axis=0)
+    for end, first in ((low_end, 0), (high_end, 2)):
+        is_flat = (
+            (end <= _EXACT) & (expected > 9 * resolution) if exact else (end < 6 * noise) & (expected > 40 * noise)
+        )
+        plateau = answers[:, first if first == 0 else 3]
+        moving = np.abs(answers[:, 2] - answers[:, 1]) > 0.05 * np.abs(answers[:, 2] - answers[:, 1]).max(
+            axis=1, keepdims=True
+        )
+        near = 1e-9 if exact else 3 * np.sqrt(noise / max(answers.shape[2], 1))
+        railed = (plateau <= lowest + near) | (plateau >= highest - near)
+        is_flat &= scan.reaches & ~ignored
+        flat |= is_flat
+        at_a_rail |= is_flat & (railed | ~moving).all(axis=1)
+    if not flat.any():
+        return [*findings, Finding("range", "passed", "The response goes on up to the bounds.")]
+    sure = exact and (flat & ~at_a_rail).any()
+    findings.append(
+        Finding(
+            "range",
+            "failed" if sure else "warning",
+            f"Near the ends of the bounds nothing changes any more ({_listed(scan.channels[flat])}): the control is "
+            + ("clipped on the way." if sure else "clipped on the way, or the device saturates."),
+            "Narrow 'bounds' to the range that is really sent; never clip silently.",
+        )
+    )
+    return findings
+
+
+def check_integers(readings: ReferenceReadings, outputs: np.ndarray, dtypes: set[np.dtype]) -> Finding:
+    """Whether outputs look as if they had been rounded to whole numbers."""
+    live = outputs[:, readings.live]
+    whole = bool((live == np.round(live)).all())
+    span = float(np.median(np.ptp(live, axis=0))) if live.size else 0.0
+    if whole and not readings.is_noisy and span <= 20:
+        return Finding(
+            "output resolution",
+            "warning",
+            f"All outputs are whole numbers, without noise, and span only {span:g}: are they rounded or truncated?",
+            "Return floats; if the readings are counts, count longer.",
+        )
+    kind = "/".join(sorted(str(dtype) for dtype in dtypes))
+    return Finding("output resolution", "passed", f"Outputs are {'whole numbers' if whole else 'fine'} ({kind}).")
+
+
+def _resolution(readings: ReferenceReadings) -> np.ndarray:
+    """Smallest step of each live output; 0 where hardly any two readings of different settings are equal."""
+    live = readings.record.outputs[:, readings.live]
+    steps = np.zeros(live.shape[1])
+    for i, column in enumerate(live.T):
+        values = np.unique(column)
+        if len(values) < readings.n_settings:
+            steps[i] = np.diff(values).min()
+    return steps
+
+
+def _width(legal: LegalSettings) -> np.ndarray:
+    width = legal.high - legal.low
+    return np.where(width > 0, width, 1.0)
+
+
+def _listed(channels: np.ndarray) -> str:
+    return f"{'channels' if len(channels) > 1 else 'channel'} {', '.join(map(str, channels))}".capitalize()
