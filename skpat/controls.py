@@ -113,9 +113,9 @@ class ControlBatch:
         else:
             kind = sys.modules["torch"].promote_types(self.varying.dtype, self.shared.dtype)
             out = self.varying.new_empty(shape, dtype=kind)
-        out[:, self.varying_index] = self.varying
+        out[:, np.ascontiguousarray(self.varying_index)] = self.varying  # torch takes no reversed views
         if len(self.shared_index):
-            out[:, self.shared_index] = self.shared
+            out[:, np.ascontiguousarray(self.shared_index)] = self.shared
         return out
 
     @property
@@ -197,6 +197,8 @@ class ChannelSplit:
     shared_index: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
+        for name in ("input_index", "weight_index", "fixed_index"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name)))
         object.__setattr__(self, "shared_index", np.concatenate([self.weight_index, self.fixed_index]))
 
     @property

@@ -313,3 +313,14 @@ def test_from_dense_takes_what_a_user_has() -> None:
     assert (empty.n_rows, empty.n_controls, np.asarray(empty).shape) == (0, 3, (0, 3))
     with pytest.raises(ValueError, match=r"shape \(n_rows, n_controls\)\. Got shape \(3,\)\. Use controls\.reshape"):
         ControlBatch.from_dense([0.1, 0.2, 0.3])
+
+
+def test_reversed_views_of_indices_serve_torch_too() -> None:
+    torch = pytest.importorskip("torch")
+    index = np.arange(4)
+    split = ControlSplit(index[:2][::-1]).resolve(4)
+    inputs, weights = torch.rand(3, 2), torch.rand(2)
+    batch = split.assemble(inputs, weights)
+    np.testing.assert_array_equal(batch.dense()[:, [1, 0, 2, 3]], torch.cat([inputs, weights.expand(3, 2)], dim=1))
+    other = ControlBatch(inputs, index[:2][::-1], weights, index[2:][::-1])
+    np.testing.assert_array_equal(other.dense()[:, [1, 0, 3, 2]], torch.cat([inputs, weights.expand(3, 2)], dim=1))

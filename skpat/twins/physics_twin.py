@@ -143,6 +143,7 @@ class PhysicsTwin(Twin):
         from skpat.twins.physics_module import fit_constants
 
         self._validate_params()
+        controls = np.asarray(controls)
         if len(controls):
             controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
         self._check_model(controls.shape[1], outputs.shape[1])
@@ -181,12 +182,13 @@ class PhysicsTwin(Twin):
             return self
         from skpat.twins.physics_module import make_optimizer, step_constants
 
-        controls = controls.numpy() if isinstance(controls, ControlBatch) else controls
-        in_parts = isinstance(controls, ControlBatch) and hasattr(self.module_, "forward_batch")
+        batch = None
+        if isinstance(controls, ControlBatch) and hasattr(self.module_, "forward_batch"):
+            batch = controls.numpy()
         checked, outputs, sample_weight = check_shots(
-            controls.varying if in_parts else controls, outputs, sample_weight
+            controls if batch is None else batch.varying, outputs, sample_weight
         )
-        shots = (controls if in_parts else checked), outputs, sample_weight
+        shots = (checked if batch is None else batch), outputs, sample_weight
         if getattr(self, "_optimizer", None) is None:
             self._optimizer = make_optimizer(self.module_, self.learning_rate_init)
         step_constants(self.module_, self._optimizer, shots, self._scale)
