@@ -24,6 +24,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
             "Best: {'network__control_split__input_fraction'",
             marks=pytest.mark.slow,  # a minute of both cores
         ),
+        pytest.param("plot_04_seven_devices", "frozen model", marks=pytest.mark.slow),  # a minute
+        pytest.param("plot_05_control_codes", "random codes, readout fitted", marks=pytest.mark.slow),  # 20 s
     ],
 )
 def test_example(name: str, printed: str, tmp_path: Path) -> None:

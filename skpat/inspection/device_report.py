@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["VERDICTS", "DeviceReport"]
+__all__ = ["VERDICTS", "DeviceReport", "brief"]
 
 VERDICTS = ("suitable", "linear", "dead", "saturated", "drifting", "noisy")
 
@@ -19,6 +19,11 @@ MOST_DRIFT = 0.08  # of the spread of the response, over the run
 MOST_DRIFT_TO_NOISE = 1.7
 MOST_MEMORY = 0.1
 LEAST_NONLINEAR = 0.04  # share of the variance of the response
+
+
+def brief(number: float) -> str:
+    """Two digits, and no exponent where plain figures are as short."""
+    return f"{number:,.0f}" if 10 <= abs(number) < 1e6 else f"{number:.2g}"
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,11 @@ class DeviceReport:
         if self.saturation > MOST_SATURATED:
             return "saturated", f"{self.saturation:.0%} of the readings are stuck at the end of an output's range."
         if self.overall_snr < LEAST_SNR:
-            return "noisy", f"The response is only {self.overall_snr:.2g} of the noise of one reading."
+            return "noisy", f"The response is only {brief(self.overall_snr)} of the noise of one reading."
         if self.drift > MOST_DRIFT and self.drift_to_noise > MOST_DRIFT_TO_NOISE:
             return "drifting", (
-                f"Readings of the same settings moved by {self.drift:.2g} of the response "
-                f"({self.drift_to_noise:.2g} times the noise) during the run."
+                f"Readings of the same settings moved by {brief(self.drift)} of the response "
+                f"({brief(self.drift_to_noise)} times the noise) during the run."
             )
         if abs(self.memory) > MOST_MEMORY:
             return (
@@ -140,7 +145,7 @@ class DeviceReport:
             )
         if self.nonlinear_share < LEAST_NONLINEAR:
             return "linear", f"A linear model of the controls explains {1 - self.nonlinear_share:.1%} of the response."
-        noise = f"is {self.overall_snr:.2g} times the noise" if np.isfinite(self.overall_snr) else "has no noise"
+        noise = f"is {brief(self.overall_snr)} times the noise" if np.isfinite(self.overall_snr) else "has no noise"
         return "suitable", f"A linear model misses {self.nonlinear_share:.0%} of the response, which {noise}."
 
     @property
@@ -173,12 +178,12 @@ class DeviceReport:
             ("controls, outputs", f"{self.n_controls}, {self.n_outputs}"),
             ("shots", f"{self.n_shots:,}"),
             ("shots per second", speed),
-            ("noise (median output)", f"{np.median(self.noise):.3g}{units}"),
-            ("response (median output)", f"{np.median(self.signal):.3g}{units}"),
-            ("signal-to-noise", f"{self.overall_snr:.3g}"),
+            ("noise (median output)", f"{brief(np.median(self.noise))}{units}"),
+            ("response (median output)", f"{brief(np.median(self.signal))}{units}"),
+            ("signal-to-noise", brief(self.overall_snr)),
             ("linear model misses", f"{self.nonlinear_share:.1%}"),
             ("effective rank", f"{self.effective_rank:.1f} ({self.n_significant} directions above the noise)"),
-            ("drift", f"{self.drift:.2g} of the response, {self.drift_to_noise:.2g} of the noise"),
+            ("drift", f"{brief(self.drift)} of the response, {brief(self.drift_to_noise)} of the noise"),
             ("memory of the row before", f"{self.memory:.1%}"),
             ("stuck readings", f"{self.saturation:.1%}"),
             ("dead channels, outputs", f"{len(self.dead_channels)}, {len(self.dead_outputs)}"),

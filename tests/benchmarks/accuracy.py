@@ -166,7 +166,7 @@ def answers(network: PhysicalNetworkClassifier, X: np.ndarray) -> np.ndarray:
     seen: list[np.ndarray] = []
     readout, network._network.readout = network._network.readout, _Keep(seen)
     try:
-        with Session(network.device_) as session:
+        with Session(network.device_, n_shots=network.n_shots) as session:
             forward(network._network, network.weights_, X, session.run(hash_rows(X), "prediction"))
     finally:
         network._network.readout = readout

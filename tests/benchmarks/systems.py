@@ -34,15 +34,15 @@ from torch.profiler import ProfilerActivity, profile
 import skpat.devices
 from skpat import ControlBatch
 
-SYSTEMS = {
-    "SecondHarmonicLaser": {},
-    "OscillatingPlate": {},
-    "AnalogCircuit": {},
-    "CoupledOscillators": {},
-    "MachZehnderMesh": {},
-    "NeuralTissue": {},
-    "FrozenModel": {},
-}
+SYSTEMS = (
+    "SecondHarmonicLaser",
+    "OscillatingPlate",
+    "AnalogCircuit",
+    "CoupledOscillators",
+    "MachZehnderMesh",
+    "NeuralTissue",
+    "FrozenModel",
+)
 _KINDS = {
     "fft": ("fft",),
     "matrix": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addbmm", "scaled_dot_product", "linalg"),
@@ -51,12 +51,8 @@ _MIB = 2**20
 
 
 def make(name: str) -> Any:
-    """A system with its defaults; the frozen model is the small transformer."""
-    if name == "FrozenModel":
-        from skpat.devices.small_transformer import small_transformer_device
-
-        return small_transformer_device()
-    return getattr(skpat.devices, name)(**SYSTEMS[name])
+    """A system with its defaults."""
+    return getattr(skpat.devices, name)()
 
 
 def batch(device: Any, n_rows: int, dtype: Any) -> ControlBatch:
