@@ -22,10 +22,11 @@ ROOT = Path(skpat.__file__).parent
 PUBLIC = {
     "skpat": "ControlBatch ControlSplit Device PhysicalNetworkClassifier PhysicalNetworkRegressor as_device "
     "characterize check_device",
-    "skpat.devices": "Device SecondHarmonicLaser as_device",
+    "skpat.devices": "AnalogCircuit CoupledOscillators Device Drifting FrozenModel MachZehnderMesh NeuralTissue Noisy "
+    "OscillatingPlate Quantized SecondHarmonicLaser as_device",
     "skpat.lab": "EpicsDevice Journal Ledger QcodesDevice Session VisaDevice adopt",
-    "skpat.twins": "NeuralTwin",
-    "skpat.training": "ExactGradient GradientEstimator InSilico PhysicsAware",
+    "skpat.twins": "NeuralTwin PhysicsTwin",
+    "skpat.training": "ExactGradient GradientEstimator InSilico PhysicsAware SPSA",
     "skpat.inspection": "DeviceCheck DeviceReport characterize check_device",
     "skpat.estimators": "PhysicalNetworkClassifier PhysicalNetworkRegressor",
 }

@@ -30,12 +30,12 @@ skip : {"input", "previous"} or None, default=None
 readout : {"linear", "bins"}, default="linear"
     From the last outputs to scores. "linear": a trainable linear map. "bins": each score is the mean of a fixed group of
     outputs, times one common gain.
-gradient : {"physics_aware", "in_silico", "exact"} or GradientEstimator, default="physics_aware"
+gradient : {"physics_aware", "in_silico", "exact", "spsa"} or GradientEstimator, default="physics_aware"
     Where gradients come from; see :mod:`skpat.training`.
 n_calibration_shots : int or "auto", default="auto"
     Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": two for each
-    row, layer and unit, at least 200 and at most 10,000. (Some further ones, at most 256 for each layer and unit, set the first
-    output statistics.)
+    row, layer and unit, at least 200 and at most 10,000. 0: none, for a twin that needs none. (Some further ones, at most 256
+    for each layer and unit, set the first output statistics.)
 n_shots : int, default=1
     Shots averaged for each row, in calibration, training and prediction.
 batch_size : int or "auto", default="auto"

@@ -80,7 +80,12 @@ def check_shots(
     if controls.dtype not in (np.float32, np.float64):
         controls = controls.astype(np.float64)
     outputs = np.asarray(outputs, dtype=controls.dtype)
-    if controls.ndim != 2 or outputs.ndim != 2 or len(controls) != len(outputs) or not len(controls):
+    if controls.ndim == 2 and not len(controls):
+        raise ValueError(
+            "A twin that learns from measurements needs at least one shot. Got none. Use a larger n_calibration_shots, or "
+            "PhysicsTwin, which also takes its constants on trust."
+        )
+    if controls.ndim != 2 or outputs.ndim != 2 or len(controls) != len(outputs):
         raise ValueError(
             "A twin needs controls of shape (n_shots, n_controls) and outputs of shape (n_shots, n_outputs). "
             f"Got {controls.shape} and {outputs.shape}."

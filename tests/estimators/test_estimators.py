@@ -313,7 +313,7 @@ class Unattached(Device):
         ({"encoder": "quadratic"}, ValueError, r"'encoder' parameter"),
         ({"readout": "none"}, ValueError, r"'readout' parameter"),
         ({"skip": "all"}, ValueError, r"'skip' parameter"),
-        ({"n_calibration_shots": 0}, ValueError, r"'n_calibration_shots' parameter"),
+        ({"n_calibration_shots": -1}, ValueError, r"'n_calibration_shots' parameter"),
         ({"class_weight": "even"}, ValueError, r"class_weight"),
         ({"class_weight": {0: 0, 1: 0, 2: 0}}, ValueError, r"Weights of the rows, .* must have a positive entry"),
         ({"encoder": "direct", "control_split": ControlSplit(n_inputs=2)}, ValueError, r"encoder='direct' needs"),

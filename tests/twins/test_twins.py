@@ -131,6 +131,7 @@ def test_refuses_more_channels_than_it_can_hold_before_allocating() -> None:
     [
         (np.zeros((3, 2)), np.zeros((4, 2)), r"Got \(3, 2\) and \(4, 2\)"),
         (np.zeros((3, 2)), np.zeros(3), r"Got \(3, 2\) and \(3,\)"),
+        (np.zeros((0, 2)), np.zeros((0, 2)), "needs at least one shot. Got none"),
         (np.full((3, 2), np.nan), np.zeros((3, 2)), "Got NaN or infinity"),
     ],
 )
