@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,9 +28,9 @@ class _PhysicsAwareFunction(torch.autograd.Function):
         if ctx.in_parts:
             with torch.enable_grad():
                 parts = varying.requires_grad_(), shared.requires_grad_()
-                outputs = ctx.model(replace(ctx.batch, varying=varying, shared=shared))
+                outputs = ctx.model(ctx.batch.changed(varying=varying, shared=shared))
             return *torch.autograd.grad(outputs, parts, grad_outputs, materialize_grads=True), None, None, None, None
-        controls = replace(ctx.batch, varying=varying, shared=shared).dense().requires_grad_()
+        controls = ctx.batch.changed(varying=varying, shared=shared).dense().requires_grad_()
         with torch.enable_grad():
             outputs = ctx.model(controls)
         (found,) = torch.autograd.grad(outputs, controls, grad_outputs, materialize_grads=True)

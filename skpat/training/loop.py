@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -218,9 +219,11 @@ class Trainer:
                 self.weights[f"layers.{layer}.{name}"].copy_(torch.from_numpy(value))
 
     def _check_finite(self, loss: float) -> None:
-        gradients = (as_numpy(w.grad) for w in self.trainable if w.grad is not None)
-        if np.isfinite(loss) and all(np.isfinite(gradient).all() for gradient in gradients):
-            return
+        gradients = [w.grad for w in self.trainable if w.grad is not None]
+        if math.isfinite(loss + sum(float(gradient.sum()) for gradient in gradients)):
+            return  # a sum is finite only if everything in it is
+        if math.isfinite(loss) and all(np.isfinite(as_numpy(gradient)).all() for gradient in gradients):
+            return  # large enough for the sum to overflow
         raise NonFiniteTrainingError(
             f"The training must have a finite loss and finite gradients. Got loss {loss:g} after {self.session.ledger.total} "
             "shots. Use a smaller learning_rate_init, or scale X.",
