@@ -65,7 +65,7 @@ def check_steps(
         "Send floats (no int(...), no integer array). If the device has steps, state them as control_steps.",
     )
     if not readings.is_noisy:
-        coarse = expected < 9 * np.sum((_resolution(readings) / readings.scale) ** 2)
+        coarse = expected < max(9 * np.sum((_resolution(readings) / readings.scale) ** 2), 100 * _EXACT)
         if seen > _EXACT:
             return Finding(name, "passed", "Fractions of a unit reach the device.")
         return Finding(name, "skipped", "The outputs are too coarse to tell.") if coarse else finding

@@ -376,3 +376,13 @@ print([name for name in ("torch", "matplotlib") if name in sys.modules])
     assert done.stdout.strip() == "[]"
     assert skpat.inspection.check_device is skpat.check_device
     assert skpat.inspection.characterize is skpat.characterize
+
+
+@pytest.mark.parametrize("end", [1e-9, 1e5, 1e9])
+def test_wide_and_narrow_bounds_raise_no_false_alarm(end: float) -> None:
+    mixing = np.random.default_rng(0).normal(size=(6, 5))
+
+    def bank(controls: np.ndarray) -> np.ndarray:
+        return np.tanh(controls / end @ mixing)
+
+    assert check_device(as_device(bank, n_controls=6, n_outputs=5, bounds=(0, end)), on_fail=None).passed
