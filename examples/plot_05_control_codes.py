@@ -15,16 +15,17 @@ It has only six outputs, and nothing digital is trained but gains and a linear r
 """
 
 # %%
+import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import cross_val_score, train_test_split
 
 from skpat import ControlSplit, PhysicalNetworkClassifier
-from skpat.devices import FrozenModel, IdentityDevice
+from skpat.devices import FrozenModel, IdentityDevice, embed_sentences, sentence_device
 
 X, y = load_digits(return_X_y=True)
 X = X / 8 - 1  # pixels from -1 to 1
@@ -133,3 +134,44 @@ figure.colorbar(points, ax=ax, ticks=range(10), label="digit")
 path = Path(__file__).with_suffix(".png") if "__file__" in globals() else Path("plot_05_control_codes.png")
 figure.savefig(path, dpi=120)
 print(f"\nThe figure is in {path}")
+
+# %%
+# The same with a real sentence encoder. Weights are not part of this package: name a model that transformers can load, for
+# example ``SKPAT_ENCODER=sentence-transformers/all-MiniLM-L6-v2``, with ``pip install "skpat[encoder]"``. Its words are the
+# data, a soft prompt of four tokens in front of them is trained, and what is learned is whether a sentence is about
+# weather or about cooking.
+
+WEATHER = """the rain fell all night|a cold wind blew from the north|clouds gathered over the hills|the storm passed quickly
+it will be sunny tomorrow|snow covered the fields|a thick fog hid the harbour|thunder woke the children
+the air was dry and hot|frost formed on the windows|a light breeze cooled us|hail damaged the roofs
+the forecast promised showers|it drizzled until noon|the heat lasted for weeks|lightning struck an old tree"""
+COOKING = """chop the onions finely|bring the water to the boil|bake it for forty minutes|season the soup with salt
+stir the sauce slowly|knead the dough by hand|fry the garlic in oil|whisk the eggs and sugar
+let the stew simmer gently|roast the carrots with honey|grate the cheese on top|peel and slice the apples
+drain the pasta well|melt the butter in a pan|serve the fish with lemon|fold the cream into the batter"""
+
+
+def learn_sentences(path):
+    """Physics-aware training of the prompt against random prompts with a fitted readout."""
+    weather, cooking = (text.replace("\n", "|").split("|") for text in (WEATHER, COOKING))
+    device = sentence_device(path, n_tokens=12, n_outputs=4)
+    X, y = embed_sentences(path, [*weather, *cooking], 12), np.repeat(["weather", "cooking"], 16)
+    code = np.random.default_rng(0).uniform(-1, 1, device.n_prompt).astype(X.dtype)
+    answers = device.measure(np.hstack([X, np.tile(code, (len(X), 1))]))
+    answers = (answers - answers.mean(axis=0)) / answers.std(axis=0)
+    network = PhysicalNetworkClassifier(
+        device, control_split=ControlSplit(device.data_index), encoder="direct", learning_rate_init=0.05, random_state=0
+    )
+    rows = {
+        "physics-aware, from answers alone": cross_val_score(network, X, y, cv=4),
+        "random code, readout fitted": cross_val_score(LogisticRegression(C=100), answers, y, cv=4),
+        "logistic regression on all embeddings": cross_val_score(LogisticRegression(), X, y, cv=4),
+    }
+    for name, scores in rows.items():
+        print(f"{name:<38}{scores.mean():>13.1%}")
+
+
+if "SKPAT_ENCODER" in os.environ:
+    learn_sentences(os.environ["SKPAT_ENCODER"])
+else:
+    print("No sentence encoder was tried: set SKPAT_ENCODER to a model that transformers can load.")

@@ -19,6 +19,8 @@ __getattr__, __dir__, __all__ = attach(
         "Quantized": "skpat.devices.quantized",
         "SecondHarmonicLaser": "skpat.devices.second_harmonic_laser",
         "SimulatedDevice": "skpat.devices.simulated",
+        "embed_sentences": "skpat.devices.sentence_encoder",
+        "sentence_device": "skpat.devices.sentence_encoder",
         "as_device": "skpat.devices.function",
     },
 )
