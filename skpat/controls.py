@@ -109,7 +109,8 @@ class ControlBatch:
             return self.varying
         shape = (self.n_rows, self.n_controls)
         if isinstance(self.varying, np.ndarray):
-            out = np.empty(shape, dtype=np.result_type(self.varying.dtype, as_numpy(self.shared).dtype))
+            kinds = self.varying.dtype, as_numpy(self.shared).dtype
+            out = np.empty(shape, dtype=kinds[0] if kinds[0] is kinds[1] else np.result_type(*kinds))
         else:
             kind = sys.modules["torch"].promote_types(self.varying.dtype, self.shared.dtype)
             out = self.varying.new_empty(shape, dtype=kind)

@@ -9,6 +9,7 @@ __all__ = [
     "SkpatError",
     "ControlBoundsError",
     "ControlSplitError",
+    "DeploymentFileError",
     "DeviceBusyError",
     "DeviceConnectionError",
     "DeviceContractError",
@@ -18,7 +19,9 @@ __all__ = [
     "NestedParameterError",
     "NoExactGradientError",
     "NonFiniteTrainingError",
+    "ShotBudgetError",
     "TwinError",
+    "UselessTwinWarning",
 ]
 
 
@@ -49,6 +52,10 @@ class ControlBoundsError(SkpatError, ValueError):
 
 class ControlSplitError(SkpatError, ValueError):
     """The channels cannot be split into inputs, weights and fixed ones as asked."""
+
+
+class DeploymentFileError(SkpatError, ValueError):
+    """A file is no deployed network, or it is damaged. Nothing was run, and nothing was sent to a device."""
 
 
 class DeviceBusyError(SkpatError, TimeoutError):
@@ -164,11 +171,46 @@ class NonFiniteTrainingError(SkpatError, ArithmeticError):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
+class ShotBudgetError(SkpatError, RuntimeError):
+    """Another shot would go beyond the budget. It was not sent.
+
+    Attributes
+    ----------
+    max_shots : int
+        The budget.
+    """
+
+    def __init__(self, message: str, *, max_shots: int = 0):
+        super().__init__(message)
+        self.max_shots = max_shots
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
 class TwinError(SkpatError, ValueError):
     """A twin cannot stand for this device."""
 
 
-def _rebuild(cls: type, args: tuple, state: dict) -> SkpatError:
+class UselessTwinWarning(UserWarning):
+    """A training used gradients that have little to do with what the device does.
+
+    Attributes
+    ----------
+    cosine, standard_error : float
+        Cosine between the method's gradient and the device's, as measured.
+    """
+
+    def __init__(self, message: str, *, cosine: float = float("nan"), standard_error: float = float("nan")):
+        super().__init__(message)
+        self.cosine = cosine
+        self.standard_error = standard_error
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type, args: tuple, state: dict) -> Exception:
     """Rebuild a pickled error with its state (joblib sends errors between processes)."""
     error = cls(*args)
     error.__dict__.update(state)

@@ -15,6 +15,7 @@ __all__ = ["combine_keys", "hash_rows", "splitmix64", "sum_of_columns"]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_ALL = 0xFFFFFFFFFFFFFFFF
 _S30, _S27, _S31, _S32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
 
 
@@ -40,11 +41,24 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
     >>> hex(int(splitmix64(np.zeros(1, np.uint64))[0]))  # the first output of SplitMix64 seeded with 0
     '0xe220a8397b1dcdaf'
     """
-    with np.errstate(over="ignore"):
-        z = np.asarray(x, dtype=np.uint64) + _GOLDEN
-        z = (z ^ (z >> _S30)) * _MIX_1
-        z = (z ^ (z >> _S27)) * _MIX_2
-        return z ^ (z >> _S31)
+    x = np.asarray(x, dtype=np.uint64)
+    if x.size == 1:  # faster than numpy, which also warns where a number that is no array overflows
+        return np.array(_scramble(x.item()), dtype=np.uint64).reshape(x.shape)[()]
+    z = x + _GOLDEN
+    z ^= z >> _S30
+    z *= _MIX_1
+    z ^= z >> _S27
+    z *= _MIX_2
+    z ^= z >> _S31
+    return z
+
+
+def _scramble(x: int) -> int:
+    """SplitMix64's finaliser for one number."""
+    z = (x + int(_GOLDEN)) & _ALL
+    z = ((z ^ (z >> 30)) * int(_MIX_1)) & _ALL
+    z = ((z ^ (z >> 27)) * int(_MIX_2)) & _ALL
+    return z ^ (z >> 31)
 
 
 def hash_rows(X: np.ndarray) -> np.ndarray:
@@ -72,7 +86,7 @@ def hash_rows(X: np.ndarray) -> np.ndarray:
     >>> bool((hash_rows(X)[1:2] == hash_rows(X[1:2])).all())
     True
     """
-    return splitmix64(sum_of_columns(X, np.arange(X.shape[1])))
+    return splitmix64(_sum_of_scrambled(X, _constants_of_first(X.shape[1])))
 
 
 def sum_of_columns(X: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -88,15 +102,26 @@ def sum_of_columns(X: np.ndarray, columns: np.ndarray) -> np.ndarray:
     -------
     ndarray of uint64, shape (n_rows,)
     """
+    return _sum_of_scrambled(X, splitmix64(columns.astype(np.uint64)))
+
+
+def _sum_of_scrambled(X: np.ndarray, constants: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(X, dtype=np.float64) + 0.0  # -0.0 + 0.0 is 0.0
-    bits = values.view(np.uint64) ^ splitmix64(columns.astype(np.uint64))
-    with np.errstate(over="ignore"):
-        bits ^= bits >> _S32
-        bits *= _MIX_1
-        bits ^= bits >> _S30  # without it few bits tell two values apart, and sums over columns collide
-        bits *= _MIX_2
-        bits ^= bits >> _S31
-        return bits.sum(axis=1, dtype=np.uint64)
+    bits = values.view(np.uint64)
+    bits ^= constants
+    bits ^= bits >> _S32
+    bits *= _MIX_1
+    bits ^= bits >> _S30  # without it few bits tell two values apart, and sums over columns collide
+    bits *= _MIX_2
+    bits ^= bits >> _S31
+    return np.add.reduce(bits, axis=1)
+
+
+@lru_cache(maxsize=16)
+def _constants_of_first(n_columns: int) -> np.ndarray:
+    constants = splitmix64(np.arange(n_columns, dtype=np.uint64))
+    constants.flags.writeable = False
+    return constants
 
 
 def combine_keys(keys: np.ndarray, *parts: int) -> np.ndarray:

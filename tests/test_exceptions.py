@@ -14,6 +14,7 @@ from skpat.exceptions import SkpatError
 BUILTIN = {
     "ControlBoundsError": ValueError,
     "ControlSplitError": ValueError,
+    "DeploymentFileError": ValueError,
     "DeviceBusyError": TimeoutError,
     "DeviceConnectionError": ConnectionError,
     "DeviceContractError": TypeError,
@@ -23,6 +24,7 @@ BUILTIN = {
     "NestedParameterError": ValueError,
     "NoExactGradientError": TypeError,
     "NonFiniteTrainingError": ArithmeticError,
+    "ShotBudgetError": RuntimeError,
     "TwinError": ValueError,
 }
 STATE = {
@@ -32,8 +34,10 @@ STATE = {
     "shots_done": {"training": 500},
     "journal": "run.db",
     "holder": 4711,
+    "max_shots": 500,
 }
-CLASSES = [getattr(exceptions, name) for name in exceptions.__all__ if name != "SkpatError"]
+PUBLIC = [getattr(exceptions, name) for name in exceptions.__all__ if name != "SkpatError"]
+CLASSES = [public for public in PUBLIC if not issubclass(public, Warning)]
 
 
 def make(error_class: type[SkpatError]) -> tuple[SkpatError, dict]:
@@ -74,6 +78,7 @@ def test_the_errors_that_carry_state_are_the_documented_ones() -> None:
         "DeviceIdentityError": {"shots_done", "journal"},
         "DeviceOutputError": {"shots_done", "journal"},
         "NonFiniteTrainingError": {"shots_done"},
+        "ShotBudgetError": {"max_shots"},
     }
 
 

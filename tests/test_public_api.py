@@ -25,9 +25,9 @@ PUBLIC = {
     "skpat.devices": "AnalogCircuit CoupledOscillators Device Drifting FrozenModel MachZehnderMesh NeuralTissue Noisy "
     "OscillatingPlate Quantized SecondHarmonicLaser as_device",
     "skpat.lab": "EpicsDevice Journal Ledger QcodesDevice Session VisaDevice adopt",
-    "skpat.twins": "NeuralTwin PhysicsTwin",
+    "skpat.twins": "NeuralTwin PhysicsTwin ResidualTwin",
     "skpat.training": "ExactGradient GradientEstimator InSilico PhysicsAware SPSA",
-    "skpat.inspection": "DeviceCheck DeviceReport characterize check_device",
+    "skpat.inspection": "DeviceCheck DeviceReport characterize check_device gradient_alignment",
     "skpat.estimators": "PhysicalNetworkClassifier PhysicalNetworkRegressor",
 }
 

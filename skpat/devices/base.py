@@ -43,6 +43,10 @@ class Device(BaseEstimator):
     max_change : float, array-like of shape (n_controls,) or None
         Largest legal change of a channel from one row to the next, in the device's units, repeats after a fault included.
         The first row after opening is not held against anything. None: any.
+    periodic : float, array-like of shape (n_controls,) or None
+        Period of each channel, in the device's units, 2 pi for a phase in rad: what the device answers does not change when
+        the channel moves by a whole period. 0: not periodic. None: no channel is. Nothing that is sent depends on it; a twin
+        may rely on it.
     output_range : (low, high) or None
         Readings at or beyond are saturated. None: not checked.
     on_bad_output : {"retry", "mask", "raise"}
@@ -85,6 +89,7 @@ class Device(BaseEstimator):
     address: str | None = None
     control_steps: Any = None
     max_change: Any = None
+    periodic: Any = None
     output_range: tuple[float, float] | None = None
     on_bad_output: str = "retry"
     max_retries: int = 5

@@ -75,7 +75,9 @@ class Drifting(DeviceWrapper):
 
     ``forward`` is the response without drift. A device with ``control_steps`` receives the step next to the drifted value: put
     :class:`skpat.devices.Quantized` outside, as in ``Quantized(Drifting(device))``, for a converter in front of what drifts.
-    For drift of offsets and of gains at once, wrap twice.
+    For drift of offsets and of gains at once, wrap twice. A ``periodic`` channel whose setting drifts beyond its bounds comes
+    back a period further instead of being clipped. A channel whose gain drifts is not stated to be periodic: its period drifts,
+    too.
 
     Examples
     --------
@@ -111,6 +113,10 @@ class Drifting(DeviceWrapper):
         self.on = on
         self.interval = interval
         self.random_state = random_state
+
+    @property
+    def periodic(self) -> Any:
+        return None if self.on == "control_gains" else getattr(self._wrapped, "periodic", None)
 
     def check_parameters(self) -> None:
         """Raise ValueError if a parameter is not what it must be."""

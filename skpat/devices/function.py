@@ -32,6 +32,8 @@ class FunctionDevice(Device):
         Most rows that one call of the function may carry.
     seconds_per_shot, joules_per_shot : float, default=None
         Cost of a shot, for plans and reports.
+    periodic : float or array-like of shape (n_controls,), default=None
+        Period of each channel, in the device's units; 0 for those that are not periodic. None: no channel is.
     name : str, default=None
         What to call the device; None: the function's name.
     """
@@ -48,6 +50,7 @@ class FunctionDevice(Device):
         max_batch=None,
         seconds_per_shot=None,
         joules_per_shot=None,
+        periodic=None,
         name=None,
     ):
         self.function = function
@@ -59,6 +62,7 @@ class FunctionDevice(Device):
         self.max_batch = max_batch
         self.seconds_per_shot = seconds_per_shot
         self.joules_per_shot = joules_per_shot
+        self.periodic = periodic
         self.name = name
 
     def __sklearn_clone__(self) -> FunctionDevice:
@@ -84,8 +88,8 @@ def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outpu
     bounds : (low, high) or array-like of shape (n_controls, 2)
         Legal values of all channels alike, or of each.
     **about
-        ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``name``: see
-        :class:`skpat.devices.FunctionDevice`.
+        ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``periodic``, ``name``:
+        see :class:`skpat.devices.FunctionDevice`.
 
     Returns
     -------

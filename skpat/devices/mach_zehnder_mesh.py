@@ -87,6 +87,8 @@ class MachZehnderMesh(SimulatedDevice):
     ----------
     bounds : ndarray of shape (n_controls, 2)
         0 to 1 for amplitudes, 0 to 2 pi for phases.
+    periodic : ndarray of shape (n_controls,)
+        2 pi for phases, 0 for amplitudes, and with crosstalk also for :math:`\theta` and :math:`\phi`; see Notes.
     phase_offsets : ndarray of shape (n_ports * (n_ports - 1),)
         The fixed error of each phase, in the order of the controls.
     splitter_offsets : ndarray of shape (n_ports * (n_ports - 1),)
@@ -215,6 +217,14 @@ class MachZehnderMesh(SimulatedDevice):
         highest = np.full(self.n_controls, 2 * np.pi)
         highest[self.amplitude_index] = 1.0
         return np.column_stack([np.zeros_like(highest), highest])
+
+    @property
+    def periodic(self) -> np.ndarray:
+        periods = np.full(self.n_controls, 2 * np.pi)
+        periods[self.amplitude_index] = 0.0
+        if self.crosstalk:  # a turn more heats the neighbours, too
+            periods[self._first_phase :] = 0.0
+        return periods
 
     @property
     def phase_offsets(self) -> np.ndarray:

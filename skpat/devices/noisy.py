@@ -47,7 +47,7 @@ class Noisy(DeviceWrapper):
     of (``random_state``, shot, channel), and they stay shared.
 
     ``forward`` is the response without this noise. With ``control_noise`` a device with ``control_steps`` receives the step
-    next to the noisy value.
+    next to the noisy value. A ``periodic`` channel beyond its bounds comes back a period further instead of being clipped.
 
     Examples
     --------

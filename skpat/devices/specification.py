@@ -8,9 +8,14 @@ import numpy as np
 
 from skpat.exceptions import DeviceContractError
 
-__all__ = ["check_device_specification", "device_name"]
+__all__ = ["channel_periods", "check_device_specification", "device_name"]
 
 _BAD_OUTPUT = ("retry", "mask", "raise")
+_WHAT_TO_DO = {
+    "control_steps": " Use 0 for a channel without steps.",
+    "max_change": " Use None where any change is legal.",
+    "periodic": " Use 0 for a channel that is not periodic, 2 * numpy.pi for a phase in rad.",
+}
 
 
 def device_name(device: Any) -> str:
@@ -68,6 +73,7 @@ def check_device_specification(device: Any) -> np.ndarray:
         raise DeviceContractError(f"'address' of {name} must be a string, or None. Got {address!r}.")
     _check_channel_numbers(device, name, "control_steps")
     _check_channel_numbers(device, name, "max_change")
+    _check_channel_numbers(device, name, "periodic")
     _check_output_range(device, name)
     try:
         bounds = np.asarray(device.bounds, dtype=np.float64)
@@ -90,6 +96,19 @@ def check_device_specification(device: Any) -> np.ndarray:
     return bounds
 
 
+def channel_periods(device: Any) -> np.ndarray:
+    """The period of each channel that a device states, in its units.
+
+    Returns
+    -------
+    ndarray of float, shape (n_controls,)
+        0 where a channel is not periodic.
+    """
+    stated = getattr(device, "periodic", None)
+    periods = np.asarray(0.0 if stated is None else stated, dtype=np.float64)
+    return np.array(np.broadcast_to(periods, (device.n_controls,)))
+
+
 def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:
     value = getattr(device, attribute, None)
     if value is None:
@@ -101,7 +120,7 @@ def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:
     if numbers.shape not in ((), (device.n_controls,)) or not (np.isfinite(numbers) & (numbers >= 0)).all():
         raise DeviceContractError(
             f"'{attribute}' of {name} must be a number of at least 0, or one for each of its {device.n_controls} channels, "
-            f"or None. Got {value!r}."
+            f"or None. Got {value!r}.{_WHAT_TO_DO[attribute]}"
         )
 
 

@@ -10,7 +10,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skpat.controls import ControlBatch, as_numpy
 from skpat.devices.base import Device
-from skpat.devices.specification import check_device_specification, device_name
+from skpat.devices.specification import channel_periods, check_device_specification, device_name
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class DeviceWrapper(Device):
     name : str
         For messages: ``Noisy(Quantized(SecondHarmonicLaser))``, say.
     n_controls, n_outputs, bounds, control_units, output_units, address, max_batch, seconds_per_shot, joules_per_shot, \
-control_steps, max_change, output_range, on_bad_output, max_retries, settling_seconds
+control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds
         Those of the wrapped device; see :class:`skpat.Device`.
 
     Notes
@@ -52,9 +52,10 @@ control_steps, max_change, output_range, on_bad_output, max_retries, settling_se
     ``forward`` and ``forward_batch`` exist if the wrapped device has them.
 
     A wrapper may change what is sent after the session has checked it. What reaches the wrapped device is therefore legal
-    again: clipped at its bounds (the channel saturates there), on its ``control_steps``, and shown to its
-    ``check_controls``, whose veto stops the measurement. Its ``max_change`` is held against the settings asked for, not against
-    what drift or noise add to them.
+    again: clipped at its bounds (the channel saturates there; a periodic one goes on a whole period further), on its
+    ``control_steps``, and shown to its ``check_controls``, whose veto stops the measurement. Its ``max_change`` is held against
+    the settings asked for, not against what drift or noise add to them. A subclass whose :meth:`transform_controls` bends or
+    stretches a periodic channel must state another ``periodic``.
 
     Examples
     --------
@@ -86,6 +87,7 @@ control_steps, max_change, output_range, on_bad_output, max_retries, settling_se
     joules_per_shot: Any = _handed_on("joules_per_shot")
     control_steps: Any = _handed_on("control_steps")
     max_change: Any = _handed_on("max_change")
+    periodic: Any = _handed_on("periodic")
     output_range: Any = _handed_on("output_range")
     on_bad_output: Any = _handed_on("on_bad_output")
     max_retries: Any = _handed_on("max_retries")
@@ -142,6 +144,8 @@ control_steps, max_change, output_range, on_bad_output, max_retries, settling_se
     def legal(self, values: np.ndarray, index: np.ndarray, like: np.ndarray) -> np.ndarray:
         """The nearest values that the wrapped device allows, in the precision of ``like``.
 
+        A periodic channel beyond its bounds comes back a whole period further, if they span one.
+
         Parameters
         ----------
         values : ndarray of shape (..., k)
@@ -153,7 +157,7 @@ control_steps, max_change, output_range, on_bad_output, max_retries, settling_se
         -------
         ndarray of shape (..., k)
         """
-        return self._on_steps(values, index, like, getattr(self._wrapped, "control_steps", None))
+        return self._on_steps(self._turned(values, index), index, like, getattr(self._wrapped, "control_steps", None))
 
     # ---- the device ----
 
@@ -283,6 +287,18 @@ control_steps, max_change, output_range, on_bad_output, max_retries, settling_se
             stepped = nearest_step(values, low, high, np.where(step > 0, step, 1.0))
             values = np.where(step > 0, stepped, values)
         return _in_precision(values, low, high, like.dtype)
+
+    def _turned(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
+        if getattr(self._wrapped, "periodic", None) is None or not len(index):
+            return values
+        period = channel_periods(self._wrapped)[index]
+        low, high = self._bounds()[index].T
+        turns = (period > 0) & (high - low >= period * (1 - 1e-12))
+        if not turns.any():
+            return values
+        one = np.where(turns, period, 1.0)
+        beyond = np.ceil(np.maximum(low - values, 0) / one) - np.ceil(np.maximum(values - high, 0) / one)
+        return np.where(turns, values + beyond * one, values)
 
     def _replaced(self, batch: ControlBatch, varying: Any, shared: Any) -> ControlBatch:
         """The batch with other values, made legal, in its precision."""

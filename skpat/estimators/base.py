@@ -7,7 +7,7 @@ import os
 import secrets
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -21,7 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from skpat.devices.specification import device_name
 from skpat.estimators.plan import Plan
 from skpat.estimators.specification import Specification, default_device, specify
-from skpat.exceptions import NestedParameterError
+from skpat.exceptions import NestedParameterError, ShotBudgetError
 from skpat.lab.fingerprint import fingerprint
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
@@ -34,6 +34,8 @@ __all__ = ["PhysicalNetwork"]
 _PREDICTION_ROWS = 1024  # rows of one device call in prediction: memory stays flat, and arrays in the cache
 _PREDICTION_SHOT = 1 << 32  # predictions number their shots beyond any of a fit: the noise is not met twice
 _SMALL_BATCH, _FULL_BATCH_UP_TO = 32, 64
+_FEWEST_STATISTICS_ROWS = 16
+_CHECK_SHARE = 0.1  # of the training's shots: checks of the gradient that would take more are left out
 _AUTO_CALIBRATION_SHOTS = (200, 10_000)
 _FLOATS = (np.float64, np.float32)
 
@@ -55,6 +57,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         "readout": [StrOptions({"linear", "bins"})],
         "n_calibration_shots": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "n_shots": [Interval(Integral, 1, None, closed="left")],
+        "max_shots": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
@@ -137,27 +140,68 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         n_training = n_rows - n_validation
         if X_val is not None:
             n_training, n_validation = n_rows, _count_rows(X_val)
+        calibration = self._count_calibration(made.gradient, n_training)
+        training = n_training * self.max_iter * calls * made.gradient.shots_per_row
+        validation = n_validation * self.max_iter * calls * made.gradient.trains_on_device
+        if self.max_shots is not None and calibration + training + validation > self.max_shots:
+            left = max(self.max_shots - calibration, 0)
+            training = left * training // max(training + validation, 1)
+            validation = left - training if validation else 0
         return Plan(
             device=device_name(made.device),
-            calibration=self._count_calibration(made.gradient, n_training),
-            training=n_training * self.max_iter * calls * made.gradient.shots_per_row,
-            validation=n_validation * self.max_iter * calls * made.gradient.trains_on_device,
+            calibration=calibration,
+            training=training,
+            validation=validation,
             prediction_per_row=calls,
             seconds_per_shot=getattr(made.device, "seconds_per_shot", None),
             joules_per_shot=getattr(made.device, "joules_per_shot", None),
         )
 
     def _count_calibration(self, gradient: Any, n_rows: int) -> int:
-        from skpat.training.calibration import STATISTICS_ROWS
-
-        statistics = min(n_rows, STATISTICS_ROWS) * self.n_layers * self.n_units
-        return (statistics + gradient.uses_twin * self._count_twin_shots(n_rows)) * self.n_shots
+        statistics = self._count_statistics_rows(n_rows) * self.n_layers * self.n_units
+        twin = gradient.uses_twin * self._count_twin_shots(n_rows)
+        return (statistics + twin) * self.n_shots + self._count_checks(gradient, n_rows)
 
     def _count_twin_shots(self, n_rows: int) -> int:
         if self.n_calibration_shots == "auto":
             low, high = _AUTO_CALIBRATION_SHOTS
-            return min(max(2 * n_rows * self.n_layers * self.n_units, low), high)
+            wanted = min(max(2 * n_rows * self.n_layers * self.n_units, low), high)
+            return wanted if self.max_shots is None else min(wanted, self.max_shots // (4 * self.n_shots))
         return self.n_calibration_shots
+
+    def _count_checks(self, gradient: Any, n_rows: int) -> int:
+        """Shots of the checks that tell a useless twin; none where they would be a burden."""
+        from skpat.training.useless_twin import CHECK_AT, count_check_shots
+
+        if not (gradient.uses_twin and gradient.trains_on_device):
+            return 0
+        n_calls = self.n_layers * self.n_units * self.n_shots
+        training = n_rows * self.max_iter * n_calls * gradient.shots_per_row
+        if self.max_shots is not None:
+            training = min(training, self.max_shots)
+        n_shots = len(CHECK_AT) * count_check_shots(n_rows, n_calls, training)
+        return n_shots if n_shots <= _CHECK_SHARE * training else 0
+
+    def _count_statistics_rows(self, n_rows: int) -> int:
+        from skpat.training.calibration import STATISTICS_ROWS
+
+        n_rows = min(n_rows, STATISTICS_ROWS)
+        if self.max_shots is None:
+            return n_rows
+        n_calls = self.n_layers * self.n_units * self.n_shots
+        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, self.max_shots // (8 * n_calls)))
+
+    def _check_budget(self, gradient: Any, n_rows: int) -> None:
+        """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
+        if self.max_shots is None:
+            return
+        of_batch = self._count_batch(n_rows) * gradient.shots_per_row * self.n_layers * self.n_units * self.n_shots
+        needed = self._count_calibration(gradient, n_rows) + of_batch
+        if self.max_shots < needed:
+            raise ValueError(
+                f"'max_shots' must allow for the calibration and one batch, {needed:,} shots in all. Got {self.max_shots:,}. "
+                "Nothing was sent. Use a larger max_shots, or a smaller n_calibration_shots, batch_size or n_shots."
+            )
 
     def _fit(
         self,
@@ -193,6 +237,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
     ) -> None:
         from skpat.training.loop import Data, History, threads_for, train
         from skpat.training.progress import Progress
+        from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
 
         if not go_on:
             made = specify(self.device, self.control_split, self.twin, self.gradient, rng)
@@ -209,24 +254,48 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         data = Data(X, targets, sample_weight, hash_rows(X))
         data, held_out = self._hold_out(data, X_val, y_val, incremental, rng)
         if not go_on:
+            self._check_budget(made.gradient, len(data))
             self._begin(made, rng, data.X, data.sample_weight)
         data = self._ready(data, set_scale=not go_on)
         held_out = None if held_out is None else self._ready(held_out, set_scale=False)
 
         with (
-            Session(self.device_, n_shots=self.n_shots, ledger=self.ledger_, journal=record) as session,
+            Session(
+                self.device_, n_shots=self.n_shots, ledger=self.ledger_, journal=record, max_shots=self.max_shots
+            ) as session,
             threads_for(self._count_batch(len(data)) * int(self.device_.n_controls)),
         ):
             if not go_on:
                 self._calibrate(session, data)
             trainer = self._make_trainer(session, len(data))
             if incremental:
-                loss_curve = [trainer.epoch(data, self._rng)]
-                weights, history = trainer.weights_now(), History(loss_curve, [], [self.ledger_.answered])
+                with suppress(ShotBudgetError):
+                    trainer.epoch(data, self._rng)
+                history = History([trainer.loss_so_far], [], [self.ledger_.answered])
+                weights = trainer.weights_now()
             else:
                 validate = None if held_out is None else self._validation(session, held_out)
                 note = Progress(session, trainer.settings)
-                weights, history = train(trainer, data, self._rng, validate=validate, note=note)
+                n_validated = 0 if held_out is None or not self._gradient.trains_on_device else len(held_out)
+                checks: list[Any] = []
+
+                def check() -> None:
+                    checks.append(check_alignment(trainer, data, random_state=len(checks)))
+
+                per_epoch = len(data) * self._gradient.shots_per_row + n_validated
+                weights, history = train(
+                    trainer,
+                    data,
+                    self._rng,
+                    validate=validate,
+                    note=note,
+                    shots_per_epoch=per_epoch * self.n_layers * self.n_units * self.n_shots,
+                    check=check,
+                    check_at=CHECK_AT if self._count_checks(self._gradient, len(data)) else (),
+                )
+                self.alignments_ = checks
+                warn_if_useless(checks, trainer, stacklevel=6)
+            self._identity = session.identity
         self._record(trainer, weights, history, incremental, held_out is not None)
 
     @contextmanager
@@ -328,11 +397,14 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
 
     def _calibrate(self, session: Session, data: Any) -> None:
         """Measure what the output statistics and the twin start from."""
+        from skpat.devices.specification import channel_periods
         from skpat.training.calibration import calibration_shots, start_statistics
 
         network, weights, rng = self._network, self.weights_, self._rng
         rows = (network, weights, data.X, data.sample_weight, data.row_keys)
-        self._statistics = start_statistics(*rows, rng, lambda keys: session.run(keys, "calibration"))
+        self._statistics, first = start_statistics(
+            *rows, rng, lambda keys: session.run(keys, "calibration"), self._count_statistics_rows(len(data))
+        )
         if not self._gradient.uses_twin:
             self.twin_, self.twin_score_ = None, None
             return
@@ -340,10 +412,54 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         def measure(batch: Any) -> np.ndarray:
             return session.run(np.arange(batch.n_rows, dtype=np.uint64), "calibration")(batch, 0, 0)
 
-        self.twin_.fit(*calibration_shots(*rows, self._count_twin_shots(len(data)), rng, measure))
+        if hasattr(self.twin_, "learn_specification"):
+            self.twin_.learn_specification(network.bounds, channel_periods(self.device_))
+        if self._gradient.explores(self.twin_):
+            self._calibrate_on_policy(data, first, measure)
+        else:
+            self.twin_.fit(*calibration_shots(*rows, self._count_twin_shots(len(data)), rng, measure))
         self.twin_score_ = self.twin_.score_
         if self.verbose:
             print(f"Calibration: {session.ledger.total:,} shots, R² of the twin {self.twin_score_:.3f}", flush=True)
+
+    def _calibrate_on_policy(self, data: Any, first: tuple[np.ndarray, np.ndarray], measure: Any) -> None:
+        """A short calibration where the training begins; the twin goes on learning there."""
+        from skpat.training.calibration import (
+            DITHER_ROWS,
+            calibrate_on_policy,
+            draw_rows,
+            on_policy_shots,
+            size_of_dither,
+        )
+        from skpat.training.dither import Dither
+
+        n_most = self._count_twin_shots(len(data))
+        if not n_most:
+            self.twin_.fit(*first)
+            return
+        dither = Dither(self._network, self.device_, self._gradient.seed)
+        n_dither_rows = min(DITHER_ROWS, n_most // 6) if self._gradient.dither == "auto" else 0
+        if n_dither_rows:
+            drawn = draw_rows(data.row_keys, data.sample_weight, n_dither_rows, self._rng)
+            self._gradient.size = size_of_dither(self._network, self.weights_, data.X[drawn], dither, measure)
+        n_moved = 0
+
+        def move(controls: np.ndarray) -> np.ndarray:
+            nonlocal n_moved
+            keys = np.arange(n_moved, n_moved + len(controls), dtype=np.uint64)
+            n_moved += len(controls)
+            return dither.displaced(controls, keys, -1, 2 * self._gradient.size_now)
+
+        def more(n_shots: int) -> tuple[np.ndarray, np.ndarray]:
+            n_rows = -(-n_shots // (self.n_layers * self.n_units))
+            drawn = draw_rows(data.row_keys, data.sample_weight, n_rows, self._rng)
+            return on_policy_shots(self._network, self.weights_, data.X[drawn], n_shots, move, measure)
+
+        n_left = n_most - 3 * n_dither_rows
+        if self.n_calibration_shots == "auto":
+            calibrate_on_policy(self.twin_, more, n_left)
+        else:
+            self.twin_.fit(*more(n_left))
 
     def _make_trainer(self, session: Session, n_rows: int) -> Any:
         from skpat.training.loop import Settings, Trainer
@@ -400,6 +516,41 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         self.shots_curve_ = history.shots_curve
         self.validation_scores_ = history.validation_scores if validated else None
         self.best_validation_score_ = max(history.validation_scores, default=None) if validated else None
+
+    def deploy(self) -> Any:
+        """The trained network without what training needed: numpy and the device, to be saved without pickle.
+
+        Returns
+        -------
+        DeployedNetwork
+            Predicts the same numbers on the same device, and is independent of what becomes of this estimator.
+            See :class:`skpat.deployment.DeployedNetwork`.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skpat import PhysicalNetworkClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> network = PhysicalNetworkClassifier(max_iter=1, random_state=0).fit(X, y)
+        >>> bool((network.deploy().predict(X) == network.predict(X)).all())
+        True
+        """
+        from skpat.deployment import DeployedNetwork
+
+        check_is_fitted(self, "loss_")
+        return DeployedNetwork(
+            self.device_,
+            self._network,
+            self.weights_,
+            classes=getattr(self, "classes_", None),
+            target_mean=getattr(self, "_target_mean", None),
+            target_scale=getattr(self, "_target_scale", None),
+            target_ndim=getattr(self, "_target_ndim", None),
+            feature_names=getattr(self, "feature_names_in_", None),
+            n_shots=self.n_shots,
+            identity=self._identity,
+            n_before=self.ledger_.answered,
+        )
 
     @property
     def shots_(self) -> dict[str, int]:

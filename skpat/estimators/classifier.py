@@ -71,6 +71,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         gradient="physics_aware",
         n_calibration_shots="auto",
         n_shots=1,
+        max_shots=None,
         batch_size="auto",
         max_iter=30,
         learning_rate_init=0.01,
@@ -98,6 +99,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         self.gradient = gradient
         self.n_calibration_shots = n_calibration_shots
         self.n_shots = n_shots
+        self.max_shots = max_shots
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.learning_rate_init = learning_rate_init

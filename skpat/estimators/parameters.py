@@ -33,11 +33,16 @@ readout : {"linear", "bins"}, default="linear"
 gradient : {"physics_aware", "in_silico", "exact", "spsa"} or GradientEstimator, default="physics_aware"
     Where gradients come from; see :mod:`skpat.training`.
 n_calibration_shots : int or "auto", default="auto"
-    Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": two for each
-    row, layer and unit, at least 200 and at most 10,000. 0: none, for a twin that needs none. (Some further ones, at most 256
-    for each layer and unit, set the first output statistics.)
+    Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": as few as the
+    twin needs to predict new ones, with a twin that learns on during the training (the default); else, and at most, two
+    for each row, layer and unit, at least 200 and at most 10,000. 0: none. (Some further ones, at most 256 for each layer and
+    unit, set the first output statistics; a twin that learns on begins with these where there are no others.)
 n_shots : int, default=1
     Shots averaged for each row, in calibration, training and prediction.
+max_shots : int or None, default=None
+    Budget of a fit, all purposes and repeats after faults together. It is never exceeded: the fit ends with the best
+    weights so far, and its step size falls in time. The resource of
+    :class:`~sklearn.model_selection.HalvingGridSearchCV`. None: no limit but ``max_iter``.
 batch_size : int or "auto", default="auto"
     Rows per step. "auto": all up to 64 rows, else 32.
 max_iter : int, default=30
@@ -98,6 +103,10 @@ shots_ : dict of str to int
     Shots so far by purpose: calibration, training, validation, prediction.
 ledger_ : Ledger
     The same with seconds and joules, what the journal answered, and the faults.
+alignments_ : list of skpat.training.alignment.Alignment
+    How well the gradients agreed with the device, measured at the start, in the course and at the end of a fit with a twin
+    (where that takes at most a tenth of the training's shots; they are counted as calibration). A
+    :class:`skpat.exceptions.UselessTwinWarning` tells if they hardly did.
 n_features_in_ : int
     Number of features.
 feature_names_in_ : ndarray of shape (``n_features_in_``,)

@@ -1,14 +1,17 @@
-"""Looking at a device before it is trained: is its driver sound, and is it suitable?"""
+"""Is the driver sound, is the device suitable, does it add anything: reports, a comparison, displays."""
 
 from skpat._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "BaselineComparison": "skpat.inspection.comparison_report",
         "DeviceCheck": "skpat.inspection.findings",
         "DeviceReport": "skpat.inspection.device_report",
         "Finding": "skpat.inspection.findings",
         "characterize": "skpat.inspection.characterization",
         "check_device": "skpat.inspection.driver_check",
+        "compare_baselines": "skpat.inspection.baseline_comparison",
+        "gradient_alignment": "skpat.inspection.alignment",
     },
 )

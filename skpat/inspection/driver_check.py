@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from skpat.controls import ControlBatch
-from skpat.devices.specification import check_device_specification, device_name
+from skpat.devices.specification import channel_periods, check_device_specification, device_name
 from skpat.exceptions import ControlBoundsError, DeviceBusyError, DeviceContractError, DeviceOutputError
 from skpat.inspection import driver_faults
 from skpat.inspection.control_scans import check_integers, check_scans, check_steps, scan_plan, step_plan
@@ -21,6 +21,7 @@ from skpat.inspection.driver_specification import check_specification
 from skpat.inspection.findings import DeviceCheck, Finding
 from skpat.inspection.legal_settings import LegalSettings
 from skpat.inspection.observed_device import ObservedDevice, WrongAnswerError
+from skpat.inspection.period_scans import check_periods, period_plan
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
 from skpat.row_keys import hash_rows
@@ -41,8 +42,8 @@ def check_device(
     """Check that a driver keeps the contract of a device, and say in words what is wrong and how to mend it.
 
     It works on a copy of the device, through a :class:`skpat.lab.Session`: only settings within the bounds are sent, on the
-    device's steps, within its ``max_change`` and not vetoed. It takes 90 to 150 shots; ``n_shots`` of the result
-    says how many.
+    device's steps, within its ``max_change`` and not vetoed. It takes 90 to 150 shots, and up to 48 more where a stated
+    period looks wrong; ``n_shots`` of the result says how many.
 
     Parameters
     ----------
@@ -74,8 +75,8 @@ def check_device(
     What is checked: the specification; that constructing, cloning, printing and pickling open nothing; parameters; shape,
     dtype and finite numbers for calls of different size; that an answer depends on its own row alone (not on the rows
     before it, beside it, or on the order); shared channels; controls that are rounded, clipped or ignored; outputs that
-    never change; that controls are not modified; buffers; refusal of illegal values; closing, opening again, the safe state,
-    use from another thread.
+    never change; stated periods; that controls are not modified; buffers; refusal of illegal values; closing, opening again,
+    the safe state, use from another thread.
 
     Instruments are noisy. Noise is measured first, from batches that are repeated in the course of the check, so that a slow
     drift counts as noise. A difference is a fault only if nearly all of several settings differ by more than five standard
@@ -153,6 +154,7 @@ class _Check:
                     self.attempt("shared channels", self.check_shared)
                     self.attempt("controls", self.check_controls)
                     self.attempt("noise by name", self.check_names)
+                    self.attempt("periods", self.check_periods)
                     self.attempt("batch", self.measure_last)
                 else:
                     self.add("controls", "skipped", "First, an answer must depend on its own row only.")
@@ -421,6 +423,13 @@ class _Check:
             )
         else:
             self.add("noise by name", "passed", "Noise depends on seed, row and shot alone.")
+
+    def check_periods(self) -> None:
+        """Channels that are stated to be periodic, moved by whole periods."""
+        readings, periods = self.readings, channel_periods(self.copy)
+        assert readings is not None
+        if periods.any() and readings.live.any():
+            self.findings += check_periods(period_plan(self.legal, periods), readings, self.measure)
 
     def measure_last(self) -> None:
         """How the device answers before it is closed: it may have drifted."""

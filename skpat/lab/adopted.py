@@ -132,7 +132,7 @@ class AdoptedDevice(Device):
         What to call the device.
     control_units, output_units, max_batch, seconds_per_shot, joules_per_shot : optional
         See :class:`skpat.Device`.
-    control_steps, max_change, output_range, on_bad_output, max_retries, settling_seconds : optional
+    control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds : optional
         See :class:`skpat.Device`.
     """
 
@@ -151,6 +151,7 @@ class AdoptedDevice(Device):
         joules_per_shot=None,
         control_steps=None,
         max_change=None,
+        periodic=None,
         output_range=None,
         on_bad_output="retry",
         max_retries=5,
@@ -168,6 +169,7 @@ class AdoptedDevice(Device):
         self.joules_per_shot = joules_per_shot
         self.control_steps = control_steps
         self.max_change = max_change
+        self.periodic = periodic
         self.output_range = output_range
         self.on_bad_output = on_bad_output
         self.max_retries = max_retries
@@ -235,8 +237,8 @@ def adopt(
         ``identify(handle)`` tells who answers. Another answer after a fault stops the run.
     **about
         ``name`` and the attributes of :class:`skpat.Device`: ``control_units``, ``output_units``, ``max_batch``,
-        ``seconds_per_shot``, ``joules_per_shot``, ``control_steps``, ``max_change``, ``output_range``, ``on_bad_output``,
-        ``max_retries``, ``settling_seconds``.
+        ``seconds_per_shot``, ``joules_per_shot``, ``control_steps``, ``max_change``, ``periodic``, ``output_range``,
+        ``on_bad_output``, ``max_retries``, ``settling_seconds``.
 
     Returns
     -------

@@ -56,7 +56,7 @@ class EpicsDevice(Device):
         Longest wait for an answer, in seconds. Measuring a whole batch must fit in.
     control_units, output_units, max_batch, seconds_per_shot, joules_per_shot : optional
         See :class:`skpat.Device`.
-    control_steps, max_change, output_range, on_bad_output, max_retries, settling_seconds : optional
+    control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds : optional
         See :class:`skpat.Device`.
 
     Notes
@@ -100,6 +100,7 @@ class EpicsDevice(Device):
         joules_per_shot=None,
         control_steps=None,
         max_change=None,
+        periodic=None,
         output_range=None,
         on_bad_output="retry",
         max_retries=5,
@@ -125,6 +126,7 @@ class EpicsDevice(Device):
         self.joules_per_shot = joules_per_shot
         self.control_steps = control_steps
         self.max_change = max_change
+        self.periodic = periodic
         self.output_range = output_range
         self.on_bad_output = on_bad_output
         self.max_retries = max_retries

@@ -22,7 +22,7 @@ from skpat.devices.specification import device_name
 from skpat.exceptions import JournalError
 from skpat.lab.address_lock import AddressLock
 from skpat.lab.fingerprint import device_description
-from skpat.lab.replay import Answers, Replay, control_keys
+from skpat.lab.replay import Answers, Replay, answers_of, control_keys
 
 __all__ = ["Journal", "JournalRun"]
 
@@ -114,7 +114,7 @@ class Journal:
             if not about:
                 entries = {"format": _FORMAT, "device": device_name(device), "fingerprint": json.dumps(mine)}
                 file.executemany("INSERT INTO about VALUES (?, ?)", entries.items())
-            elif (theirs := json.loads(about["fingerprint"])) != mine:
+            elif (theirs := self._recorded_device(about)) != mine:
                 names = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
                 raise JournalError(
                     f"The journal {self.path} must be of this device, {device_name(device)}. Got one of {about['device']!r}, "
@@ -124,8 +124,25 @@ class Journal:
                 "INSERT OR IGNORE INTO runs (signature, title, started) VALUES (?, ?, ?)",
                 (signature, title, time.time()),
             )
-            (number,) = file.execute("SELECT run FROM runs WHERE signature = ?", (signature,)).fetchone()
-        return JournalRun(self, number, named=bool(signature))
+            found = file.execute("SELECT run FROM runs WHERE signature = ?", (signature,)).fetchone()
+            if found is None or type(found[0]) is not int:
+                raise self.damaged("a run that was just begun is not there")
+        return JournalRun(self, found[0], named=bool(signature), n_outputs=int(device.n_outputs))
+
+    def _recorded_device(self, about: dict[str, Any]) -> dict[str, Any]:
+        try:
+            theirs = json.loads(about["fingerprint"])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self.damaged("it does not say of which device it is") from error
+        if not isinstance(theirs, dict):
+            raise self.damaged("it does not say of which device it is")
+        return theirs
+
+    def damaged(self, fault: str) -> JournalError:
+        """The error of a journal that cannot be used."""
+        return JournalError(
+            f"The journal {self.path} is damaged: {fault[:300].rstrip('.')}. Restore it from a copy, or use another file."
+        )
 
     @property
     def about(self) -> dict[str, str]:
@@ -139,26 +156,26 @@ class Journal:
 
     def read_batch(self, batch: int) -> Answers:
         """One recorded piece."""
-        ((run, purpose, shot, n_rows, kind, out_kind, varying, outputs, when, *setting),) = self.query(
+        found = self.query(
             "SELECT run, purpose, shot, n_rows, controls_dtype, outputs_dtype, varying, outputs, time, varying_index, "
             "shared_index, shared, dtype FROM batches JOIN settings USING (setting) WHERE batch = ?",
             batch,
         )
-        index, shared_index = (np.frombuffer(part, dtype=np.int64) for part in setting[:2])
-        controls = ControlBatch(
-            np.frombuffer(varying, dtype=kind).reshape(n_rows, len(index)),
-            index,
-            np.frombuffer(setting[2], dtype=setting[3]),
-            shared_index,
-            shot=shot,
-        )
-        return Answers(controls, np.frombuffer(outputs, dtype=out_kind).reshape(n_rows, -1), run, purpose, when)
+        if not found:
+            raise self.damaged(f"piece {batch} lacks its shared settings")
+        try:
+            return answers_of(found[0])
+        except Exception as error:  # whatever stands in the file, it is the file's fault
+            raise self.damaged(f"piece {batch}: {error}") from error
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Every recorded row: controls (n, n_controls), outputs (n, n_outputs), purpose, run, shot and time (n,)."""
         parts = list(self.answers())
         if not parts:
             raise JournalError(f"The journal {self.path} holds no measurement yet.")
+        shapes = {(part.controls.n_controls, part.outputs.shape[1]) for part in parts}
+        if len(shapes) > 1:
+            raise self.damaged(f"its pieces are of several shapes: {sorted(shapes)}")
         lengths = [len(part.outputs) for part in parts]
         columns = {"purpose": "purpose", "run": "run", "time": "time"}
         return {
@@ -188,8 +205,15 @@ class Journal:
 
     def query(self, statement: str, *values: Any) -> list[tuple]:
         """Rows of an SQL statement."""
-        with self._lock:
+        with self._lock, self._readable():
             return self._connected().execute(statement, values).fetchall()
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, MemoryError, OverflowError) as error:  # a damaged file claims any size
+            raise JournalError(f"The journal {self.path} cannot be read: {error}.") from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -200,7 +224,7 @@ class Journal:
                 file.execute("BEGIN IMMEDIATE")
                 yield file
                 file.execute("COMMIT")
-            except sqlite3.OperationalError as error:
+            except (sqlite3.Error, MemoryError, OverflowError) as error:
                 _roll_back(file)
                 raise JournalError(
                     f"The journal {self.path} cannot be written to: {error}. What was written before is safe. Mend the cause, "
@@ -225,7 +249,7 @@ class Journal:
                 _until_free(lambda: file.execute("PRAGMA journal_mode = WAL"))
                 file.execute("PRAGMA synchronous = FULL")
                 _until_free(lambda: file.executescript(_SCHEMA))
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, MemoryError) as error:
             file.close()
             raise JournalError(f"The journal {self.path} cannot be opened: {error}.") from error
         except BaseException:
@@ -282,19 +306,24 @@ class JournalRun:
     Each object goes through the record once, from its beginning.
     """
 
-    def __init__(self, journal: Journal, number: int, named: bool):
+    def __init__(self, journal: Journal, number: int, named: bool, n_outputs: int):
         self.journal = journal
         self.number = number
+        self.n_outputs = n_outputs
         self.path = journal.path
         self._replay = self._read()
         self._lock = AddressLock(f"journal {journal.path.resolve()} run {number}") if named else None
         self._is_writing = False
-        self._identity = journal.about.get("identity")
+        self._identity: str | None = journal.about.get("identity")
+        if not isinstance(self._identity, str | None):
+            raise journal.damaged(f"its instrument calls itself {self._identity!r:.80}")
 
     def seed(self, draw: Callable[[], int]) -> int:
         """The seed the run was begun with; drawn, and kept, where there is none yet."""
         with self.journal.transaction() as file:
-            (known,) = file.execute("SELECT seed FROM runs WHERE run = ?", (self.number,)).fetchone()
+            (known,) = file.execute("SELECT seed FROM runs WHERE run = ?", (self.number,)).fetchone() or ("none",)
+            if known is not None and (type(known) is not int or not 0 <= known < 1 << 32):
+                raise self.journal.damaged(f"the seed of run {self.number} is {known!r:.80}")
             if known is None:
                 known = draw()
                 file.execute("UPDATE runs SET seed = ? WHERE run = ?", (known, self.number))
@@ -319,9 +348,19 @@ class JournalRun:
         self._identity = identity
 
     def _read(self) -> Replay:
-        statement = "SELECT batch, row_keys FROM batches WHERE run = ? ORDER BY batch"
-        found = self.journal.query(statement, self.number)
-        return Replay([(batch, np.frombuffer(keys, dtype=np.uint64)) for batch, keys in found], self.journal.read_batch)
+        statement = "SELECT batch, n_rows, row_keys FROM batches WHERE run = ? ORDER BY batch"
+        pieces = []
+        for batch, n_rows, keys in self.journal.query(statement, self.number):
+            if not isinstance(keys, bytes) or type(n_rows) is not int or len(keys) != 8 * n_rows:
+                raise self.journal.damaged(f"piece {batch} does not name its rows")
+            pieces.append((batch, np.frombuffer(keys, dtype=np.uint64)))
+        return Replay(pieces, self._read_piece)
+
+    def _read_piece(self, batch: int) -> Answers:
+        piece = self.journal.read_batch(batch)
+        if piece.outputs.shape[1] != self.n_outputs:
+            raise self.journal.damaged(f"piece {batch} has {piece.outputs.shape[1]} outputs, not {self.n_outputs}")
+        return piece
 
     def position(self) -> np.ndarray:
         """How far the record has been gone through; for :meth:`begin_writing`."""
@@ -447,16 +486,18 @@ def _check_file(path: Path, to_write: bool) -> None:
         if to_write:
             return
         raise JournalError(f"There is no journal {path} yet. A fit with journal={str(path)!r} makes it.")
-    file = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=60)
+    file = None
     try:
+        file = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
         tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         about = dict(file.execute("SELECT name, value FROM about")) if "about" in tables else {}
     except sqlite3.OperationalError as error:
         raise JournalError(f"The journal {path} cannot be read: {error}.") from error
-    except (sqlite3.DatabaseError, ValueError) as error:
+    except (sqlite3.Error, ValueError, MemoryError, OverflowError) as error:
         raise JournalError(f"{path} is no journal of skpat: {error}. Use another file.") from error
     finally:
-        file.close()
+        if file is not None:
+            file.close()
     if (tables and "about" not in tables) or (about and not str(about.get("format", "")).startswith("skpat journal")):
         raise JournalError(f"{path} is a database, but no journal of skpat. Use another file.")
     if about and about["format"] != _FORMAT:

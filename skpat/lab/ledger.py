@@ -31,6 +31,8 @@ class Ledger:
     ----------
     seconds_per_shot, joules_per_shot : float, default=None
         Cost of one shot, where the device states it.
+    n_before : int, default=0
+        How many rows the device had answered before: where the clock of a simulated device that drifts goes on.
 
     Examples
     --------
@@ -41,19 +43,22 @@ class Ledger:
     (500, 500, 0.0005)
     """
 
-    def __init__(self, *, seconds_per_shot: float | None = None, joules_per_shot: float | None = None):
+    def __init__(
+        self, *, seconds_per_shot: float | None = None, joules_per_shot: float | None = None, n_before: int = 0
+    ):
         self.seconds_per_shot = seconds_per_shot
         self.joules_per_shot = joules_per_shot
+        self.n_before = n_before
         self._shots = dict.fromkeys(PURPOSES, 0)
         self._replayed = dict.fromkeys(PURPOSES, 0)
         self._faults = dict.fromkeys(FAULTS, 0)
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, device: Any) -> Ledger:
+    def of(cls, device: Any, n_before: int = 0) -> Ledger:
         """An empty ledger with the costs that a device states."""
         costs = {name: getattr(device, name, None) for name in ("seconds_per_shot", "joules_per_shot")}
-        return cls(**costs)
+        return cls(**costs, n_before=n_before)
 
     def add(self, purpose: str, n_shots: int) -> None:
         """Count shots.
@@ -108,8 +113,9 @@ class Ledger:
 
     @property
     def answered(self) -> int:
-        """All shots and all replayed rows: how far a run has come, whether or not it was interrupted."""
-        return self.total + sum(self.replayed.values())
+        """All shots and all replayed rows, those before included: how far a run has come, interrupted or not."""
+        with self._lock:
+            return self.n_before + sum(self._shots.values()) + sum(self._replayed.values())
 
     @property
     def shots(self) -> dict[str, int]:

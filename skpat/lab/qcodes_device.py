@@ -48,7 +48,7 @@ class QcodesDevice(Device):
         exists once: QCoDeS makes no second instrument of a name while the first is open.
     control_units, output_units, max_batch, seconds_per_shot, joules_per_shot : optional
         See :class:`skpat.Device`.
-    control_steps, max_change, output_range, on_bad_output, max_retries, settling_seconds : optional
+    control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds : optional
         See :class:`skpat.Device`. A channel whose step and lowest value are whole numbers is set to an ``int``, as the
         validator ``Ints`` demands.
 
@@ -107,6 +107,7 @@ class QcodesDevice(Device):
         joules_per_shot=None,
         control_steps=None,
         max_change=None,
+        periodic=None,
         output_range=None,
         on_bad_output="retry",
         max_retries=5,
@@ -128,6 +129,7 @@ class QcodesDevice(Device):
         self.joules_per_shot = joules_per_shot
         self.control_steps = control_steps
         self.max_change = max_change
+        self.periodic = periodic
         self.output_range = output_range
         self.on_bad_output = on_bad_output
         self.max_retries = max_retries

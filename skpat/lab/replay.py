@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from skpat.controls import ControlBatch
+from skpat.lab.ledger import PURPOSES
 from skpat.row_keys import splitmix64, sum_of_columns
 
-__all__ = ["Answers", "Replay", "control_keys"]
+__all__ = ["Answers", "Replay", "answers_of", "control_keys"]
 
 _PIECES_KEPT = 32
+_LONGEST_DTYPE = 4  # "<f8"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,50 @@ class Answers:
     run: int
     purpose: str
     time: float
+
+
+def answers_of(row: tuple[Any, ...]) -> Answers:
+    """A recorded piece from what stands in the file.
+
+    Parameters
+    ----------
+    row : tuple
+        run, purpose, shot, n_rows, dtype of the controls, dtype of the outputs, varying, outputs, time, varying_index,
+        shared_index, shared, dtype of the shared ones.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit together.
+    """
+    run, purpose, shot, n_rows, kind, out_kind, varying, outputs, when, index, shared_index, shared, shared_kind = row
+    if not all(type(number) is int for number in (run, shot, n_rows)) or n_rows < 1 or shot < 0:
+        raise ValueError(f"run, shot and number of rows must be numbers. Got {run!r:.40}, {shot!r:.40}, {n_rows!r:.40}")
+    if purpose not in PURPOSES or not isinstance(when, float):
+        raise ValueError(f"purpose and time must be what they are. Got {purpose!r:.40}, {when!r:.40}")
+    varying_index, channels = (np.frombuffer(part, dtype=np.int64) for part in (index, shared_index))
+    together = np.concatenate([varying_index, channels])
+    if not np.array_equal(np.sort(together), np.arange(len(together))):
+        raise ValueError("each channel must be set once")
+    controls = ControlBatch(
+        _numbers(varying, kind).reshape(n_rows, len(varying_index)),
+        varying_index,
+        _numbers(shared, shared_kind),
+        channels,
+        shot=shot,
+    )
+    if len(controls.shared) != len(channels):
+        raise ValueError(f"there must be {len(channels)} shared settings. Got {len(controls.shared)}")
+    return Answers(controls, _numbers(outputs, out_kind).reshape(n_rows, -1), run, purpose, when)
+
+
+def _numbers(content: Any, kind: Any) -> np.ndarray:
+    if not isinstance(kind, str) or len(kind) > _LONGEST_DTYPE or np.dtype(kind).kind != "f":
+        raise ValueError(f"numbers must be floats. Got dtype {kind!r:.40}")
+    values = np.frombuffer(content, dtype=kind)
+    if not np.isfinite(values).all():
+        raise ValueError("numbers must be finite")
+    return values
 
 
 def control_keys(batch: ControlBatch) -> np.ndarray:

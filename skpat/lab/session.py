@@ -14,13 +14,14 @@ import numpy as np
 
 from skpat.controls import ControlBatch
 from skpat.devices.specification import device_name
-from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, DeviceOutputError, SkpatError
+from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, DeviceOutputError, ShotBudgetError, SkpatError
 from skpat.lab.address_lock import is_of_one_process
 from skpat.lab.answers import inspect, mask
 from skpat.lab.connection import Connection, attach, detach
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import AddressTotals, Ledger, check_purpose
 from skpat.lab.limits import Limits
+from skpat.lab.row_names import BatchNamedOnDemand
 from skpat.row_keys import combine_keys
 
 __all__ = ["Session"]
@@ -47,6 +48,10 @@ class Session:
         Stricter bounds than the device's, in its units.
     wait : float, default=None
         Seconds to wait for an address that somebody else holds. None: until it is free. Who holds it is logged.
+    identity : str, default=None
+        What the device must answer when it is asked who it is. None or "": anybody.
+    max_shots : int, default=None
+        Most shots of this session, repeats after faults and what a journal answers included. None: any number.
 
     Attributes
     ----------
@@ -97,6 +102,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         journal: Any = None,
         bounds: Any = None,
         wait: float | None = None,
+        identity: str | None = None,
+        max_shots: int | None = None,
     ):
         self._limits = Limits(device, bounds)
         if isinstance(n_shots, bool) or not isinstance(n_shots, (int, np.integer)) or n_shots < 1:
@@ -108,11 +115,14 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             journal = Journal(journal)
         self.journal: JournalRun | None = journal.run(device) if isinstance(journal, Journal) else journal
         self.wait = wait
+        self._expected = identity or None
         self._totals: AddressTotals | None = None
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._connection: Connection | None = None
         self._next_shot = 0
+        self.max_shots = max_shots
+        self._answered_before = self.ledger.answered
 
     def __enter__(self) -> Session:
         return self
@@ -121,6 +131,28 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def identity(self) -> str | None:
+        """Who answers, by its own words; None where nobody has said so yet."""
+        answering = None if self._connection is None else self._connection.identity
+        recorded = None if self.journal is None else self.journal.identity
+        return answering or self._expected or recorded or None
+
+    @property
+    def shots_left(self) -> float:
+        """Shots that ``max_shots`` still allows; infinite without it."""
+        if self.max_shots is None:
+            return float("inf")
+        return self.max_shots - (self.ledger.answered - self._answered_before)
+
+    def _keep_within_budget(self, n_shots: int) -> None:
+        if self.max_shots is not None and n_shots > self.shots_left:
+            raise ShotBudgetError(
+                f"A measurement must not go beyond max_shots={self.max_shots:,}. {n_shots:,} more shots were asked for, "
+                f"{self.shots_left:,} are left. They were not sent. Use a larger max_shots, or a new Session.",
+                max_shots=self.max_shots,
+            )
 
     def close(self) -> None:
         """Bring the device into its safe state, close it, and free its address. The session may be used again."""
@@ -172,6 +204,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             If another instrument answers than before.
         JournalError
             If the journal was made with another instrument.
+        ShotBudgetError
+            If more than ``max_shots`` would be needed. What was asked for last was not sent.
         """
         check_purpose(purpose)
         batch = self._limits.check(ControlBatch.from_dense(batch).numpy()).read_only()
@@ -182,6 +216,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         if self._pid != os.getpid():  # forked: the line and whoever held the lock are the parent's
             self._lock, self._pid, self._connection = threading.RLock(), os.getpid(), None
         with self._lock:
+            self._keep_within_budget(batch.n_rows * self.n_shots)
             first = self._next_shot if shot is None else shot
             if shot is None:
                 self._next_shot += self.n_shots
@@ -191,14 +226,14 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         return total / self.n_shots if self.n_shots > 1 else total
 
     def run(
-        self, row_keys: np.ndarray, purpose: str, *, shot: int | None = None
+        self, row_keys: np.ndarray | Callable[[], np.ndarray], purpose: str, *, shot: int | None = None
     ) -> Callable[[ControlBatch, int, int], np.ndarray]:
         """A ``run(batch, layer, unit)`` for the network's forward pass: this device, every row named.
 
         Parameters
         ----------
-        row_keys : ndarray of uint64, shape (n_rows,)
-            Names of the rows of X; layer and unit are mixed in.
+        row_keys : ndarray of uint64, shape (n_rows,), or callable
+            Names of the rows of X; layer and unit are mixed in. A function is asked for them if the device wants to know.
         purpose, shot
             As in :meth:`measure`.
 
@@ -209,7 +244,11 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         """
 
         def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
-            batch = batch.numpy().named(combine_keys(row_keys, layer, unit))
+            batch = batch.numpy()
+            if callable(row_keys):
+                batch = BatchNamedOnDemand.of(batch, lambda: combine_keys(row_keys(), layer, unit), shot or 0)
+            else:
+                batch = batch.named(combine_keys(row_keys, layer, unit), shot or 0)
             return self.measure(batch, purpose=purpose, shot=shot).astype(batch.varying.dtype, copy=False)
 
         return run
@@ -217,7 +256,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     def _measure_once(self, batch: ControlBatch, shot: int, purpose: str) -> np.ndarray:
         """One shot of each row: from the journal where it has the answer, else from the device."""
         if self.journal is None:
-            return self._measure_rows(batch.named_shot(shot), purpose, np.arange(batch.n_rows))
+            return self._measure_rows(batch.named_shot(shot), purpose)
         if not batch.n_rows:
             return np.empty((0, self.device.n_outputs))
         before = self.journal.position()
@@ -239,7 +278,11 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         return outputs
 
     def _measure_rows(
-        self, batch: ControlBatch, purpose: str, row_numbers: np.ndarray, keys: np.ndarray | None = None
+        self,
+        batch: ControlBatch,
+        purpose: str,
+        row_numbers: np.ndarray | None = None,
+        keys: np.ndarray | None = None,
     ) -> np.ndarray:
         """Measure in pieces of at most ``max_batch`` rows; each is recorded before the next is sent."""
         if not batch.n_rows:
@@ -251,7 +294,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         pieces = []
         for start in range(0, batch.n_rows, limit):
             piece = batch.rows(slice(start, start + limit)) if limit < batch.n_rows else batch
-            pieces.append(self._measure_piece(connection, piece, purpose, int(row_numbers[start])))
+            first_row = start if row_numbers is None else int(row_numbers[start])
+            pieces.append(self._measure_piece(connection, piece, purpose, first_row))
             if self.journal is not None and keys is not None:
                 self.journal.record(piece, keys[start : start + limit], pieces[-1], purpose)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
@@ -263,6 +307,14 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             self._totals = None if address is None or is_of_one_process(address) else AddressTotals(address)
             if self.journal is not None and connection.identity is None:
                 connection.identity = self.journal.identity
+            if self._expected is not None and connection.identity != self._expected:
+                if connection.identity is not None:
+                    detach(id(self), connection)
+                    raise DeviceIdentityError(
+                        f"The instrument {device_name(self.device)} must be {self._expected!r}. Got {connection.identity!r}. "
+                        "Nothing was sent. Connect the right one."
+                    )
+                connection.identity = self._expected  # who answers otherwise is refused before anything is measured
             self._connection = connection
         return self._connection
 
@@ -271,6 +323,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         policy = getattr(self.device, "on_bad_output", "raise")
 
         def count() -> None:
+            self._keep_within_budget(piece.n_rows)  # a repeat after a fault costs shots, too
             self.ledger.add(purpose, piece.n_rows)
             if self._totals is not None:
                 self._totals.add(purpose, piece.n_rows)

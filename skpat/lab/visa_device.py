@@ -32,8 +32,8 @@ class VisaDevice(Device):
         Number of control channels and of outputs.
     bounds : (low, high) or array-like of shape (n_controls, 2)
         Legal values of all channels alike, or of each, in the device's units.
-    control_units, output_units, max_batch, seconds_per_shot, joules_per_shot, control_steps, max_change, output_range, \
-on_bad_output, max_retries, settling_seconds
+    control_units, output_units, max_batch, seconds_per_shot, joules_per_shot, control_steps, max_change, periodic, \
+output_range, on_bad_output, max_retries, settling_seconds
         As in :class:`skpat.Device`.
     timeout : float, default=2.0
         Longest wait for an answer, in seconds. Above what the largest batch takes.
@@ -99,6 +99,7 @@ on_bad_output, max_retries, settling_seconds
         joules_per_shot=None,
         control_steps=None,
         max_change=None,
+        periodic=None,
         output_range=None,
         on_bad_output="retry",
         max_retries=5,
@@ -128,6 +129,7 @@ on_bad_output, max_retries, settling_seconds
         self.joules_per_shot = joules_per_shot
         self.control_steps = control_steps
         self.max_change = max_change
+        self.periodic = periodic
         self.output_range = output_range
         self.on_bad_output = on_bad_output
         self.max_retries = max_retries

@@ -92,7 +92,7 @@ def read_status(path: str | Path, run: int | None = None) -> Status:
         found = file.execute("SELECT title, started FROM runs WHERE run = ?", (run,)).fetchone()
         if found is None:
             raise JournalError(f"The journal {path} has no run {run}.")
-        return Status(
+        status = Status(
             run=int(run or 0),
             device=about.get("identity") or about.get("device", ""),
             title=found[0],
@@ -112,13 +112,31 @@ def read_status(path: str | Path, run: int | None = None) -> Status:
                 "SELECT kind, message, time FROM faults WHERE run = ? ORDER BY fault", (run,)
             ).fetchall(),
         )
+        if not _can_be_shown(status):
+            raise JournalError(f"The journal {path} is damaged: what it holds of run {run} makes no sense.")
+        return status
     except sqlite3.OperationalError as error:
         kind = _NothingYetError if "no such table" in str(error) else JournalError
         raise kind(f"The journal {path} cannot be read: {error}.") from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.Error, ValueError, TypeError, MemoryError, OverflowError) as error:
+        if isinstance(error, JournalError):
+            raise
         raise JournalError(f"{path} is no journal of skpat: {error}.") from error
     finally:
         file.close()
+
+
+def _can_be_shown(status: Status) -> bool:
+    """Whether numbers are numbers and words are words."""
+    words = [status.device, status.title, *status.shots, *(word for *pair, _ in status.faults for word in pair)]
+    numbers = [*status.shots.values(), *(time for *_, time in status.faults)]
+    numbers += [
+        number for epoch, most, loss, _, shots, when in status.epochs for number in (epoch, most, loss, shots, when)
+    ]
+    perhaps = [status.started, status.last_answer, *(score for _, _, _, score, _, _ in status.epochs)]
+    return all(isinstance(word, str) for word in words) and all(
+        isinstance(number, (int, float)) for number in [*numbers, *(one for one in perhaps if one is not None)]
+    )
 
 
 class _NothingYetError(JournalError):

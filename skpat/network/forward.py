@@ -63,6 +63,16 @@ class Network:
         readout: str = "linear",
         skip: str | None = None,
     ):
+        self.made_with: dict[str, Any] = {
+            "n_features": n_features,
+            "n_outputs": n_outputs,
+            "n_targets": n_targets,
+            "n_layers": n_layers,
+            "n_units": n_units,
+            "encoder": encoder,
+            "readout": readout,
+            "skip": skip,
+        }
         self.split = split
         self.bounds = bounds
         steps = 0.0 if control_steps is None else control_steps
@@ -122,6 +132,10 @@ class Network:
         """Settings of all channels for numbers (n_rows, n_controls) in [0, 1], spread evenly over the bounds."""
         low, high = inner_bounds(self.bounds.T, uniform.dtype)
         values = np.clip(low + uniform * (high - low), low, high)
+        return self.legal(values)
+
+    def legal(self, values: np.ndarray) -> np.ndarray:
+        """Settings of all channels (n_rows, n_controls), within the bounds already, on the steps of those that have steps."""
         return snap(values, *_grid(self.bounds.T, self.control_steps, values.dtype)) if self.has_steps else values
 
     @property

@@ -40,9 +40,12 @@ def squash(drive: Any, middle: Any = 0.5, half: Any = 0.5) -> Any:
     >>> squash(np.array([-np.inf, 0.0, 0.75]))
     array([0. , 0.5, 0.8])
     """
-    xp = array_module(drive)
-    z = xp.clip(drive, -_LARGEST_DRIVE, _LARGEST_DRIVE)
-    return z / xp.sqrt(z * z + 1.0) * half + middle
+    if isinstance(drive, np.ndarray):
+        z = np.minimum(np.maximum(drive, -_LARGEST_DRIVE), _LARGEST_DRIVE)  # np.clip takes twice as long for one row
+        return z / np.sqrt(z * z + 1.0) * half + middle
+    torch = array_module(drive)
+    z = torch.clip(drive, -_LARGEST_DRIVE, _LARGEST_DRIVE)
+    return z / torch.sqrt(z * z + 1.0) * half + middle
 
 
 def snap(values: Any, low: Any, step: Any, n_steps: Any, high: Any) -> Any:

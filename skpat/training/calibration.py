@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
 from skpat.controls import ControlBatch
 from skpat.network.forward import Network, forward
 from skpat.network.layers import OutputStatistics
+from skpat.training.dither import Dither, measured_size
 
-__all__ = ["STATISTICS_ROWS", "calibration_shots", "draw_rows", "start_statistics"]
+__all__ = [
+    "DITHER_ROWS",
+    "STATISTICS_ROWS",
+    "calibrate_on_policy",
+    "calibration_shots",
+    "draw_rows",
+    "on_policy_shots",
+    "size_of_dither",
+    "start_statistics",
+]
 
 STATISTICS_ROWS = 256
 """Most rows that :func:`start_statistics` measures."""
 
+DITHER_ROWS = 64
+"""Most rows, each measured three times, that set the size of displacements."""
+
+_GOOD_ERROR, _SLOW_GAIN = (
+    0.1,
+    0.8,
+)  # calibration ends below this error, and where a round leaves more than this part of it
 _ROUNDS = 10  # as many different encoders and gains are tried during calibration
 _BROAD_FRACTION = 0.25  # share of the calibration shots whose controls are uniform within the bounds
 
 Measure = Callable[[ControlBatch, int, int], np.ndarray]
 Weights = dict[str, np.ndarray]
+Shots = tuple[np.ndarray, np.ndarray]
+
+_KEPT_ROWS = 64
+_MOST_KEPT_CHANNELS = 20_000  # beyond, copies of all channels of all rows would not fit
 
 
 def draw_rows(row_keys: np.ndarray, sample_weight: np.ndarray, n_rows: int, rng: np.random.RandomState) -> np.ndarray:
@@ -55,26 +78,41 @@ def start_statistics(
     row_keys: np.ndarray,
     rng: np.random.RandomState,
     measure_for: Callable[[np.ndarray], Measure],
-) -> list[OutputStatistics]:
+    n_rows: int = STATISTICS_ROWS,
+) -> tuple[list[OutputStatistics], Shots]:
     """Measure some rows layer by layer with the first weights; set each layer's mean and scale before the next.
 
-    Costs at most ``STATISTICS_ROWS`` shots per layer and unit. ``weights`` is updated in place.
+    Costs at most ``n_rows`` shots per layer and unit. ``weights`` is updated in place.
 
     Parameters
     ----------
     measure_for : callable
         ``measure_for(row_keys)`` -> ``measure(batch, layer, unit)``.
+    n_rows : int, default=256
+        Most rows.
+
+    Returns
+    -------
+    statistics : list of OutputStatistics
+    shots : tuple of ndarray
+        What was sent and what came back, (n_shots, n_controls) and (n_shots, n_outputs); up to 64 rows of each call.
     """
-    if len(X) > STATISTICS_ROWS:
-        rows = draw_rows(row_keys, sample_weight, STATISTICS_ROWS, rng)
-        X, row_keys, sample_weight = X[rows], row_keys[rows], np.ones(STATISTICS_ROWS, dtype=X.dtype)
+    if len(X) > n_rows:
+        rows = draw_rows(row_keys, sample_weight, n_rows, rng)
+        X, row_keys, sample_weight = X[rows], row_keys[rows], np.ones(n_rows, dtype=X.dtype)
     measure = measure_for(row_keys)
     statistics = [OutputStatistics(network.n_units * network.n_outputs) for _ in range(network.n_layers)]
     collected: list[np.ndarray] = []
+    sent: list[np.ndarray] = []
+    received: list[np.ndarray] = []
+    kept = np.argsort(row_keys, kind="stable")[:_KEPT_ROWS]
 
     def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
         outputs = np.asarray(measure(batch, layer, unit), dtype=X.dtype)
         collected.append(outputs)
+        if network.split.n_controls <= _MOST_KEPT_CHANNELS:
+            sent.append(np.asarray(batch.rows(kept).dense()))
+            received.append(outputs[kept])
         if unit == network.n_units - 1:  # the layer is complete: forward normalises by what stands here
             statistics[layer].update(np.concatenate(collected, axis=1), sample_weight, momentum=1.0)
             collected.clear()
@@ -83,7 +121,108 @@ def start_statistics(
         return outputs
 
     forward(network, weights, X, run)
-    return statistics
+    empty = np.empty((0, network.split.n_controls), X.dtype), np.empty((0, network.n_outputs), X.dtype)
+    return statistics, (np.concatenate(sent), np.concatenate(received)) if sent else empty
+
+
+def on_policy_shots(
+    network: Network,
+    weights: Weights,
+    X: np.ndarray,
+    n_shots: int,
+    move: Callable[[np.ndarray], np.ndarray],
+    measure: Callable[[ControlBatch], np.ndarray],
+) -> Shots:
+    """Measure what the training will send at its start, displaced: real data, weights around their first values.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_features)
+        Rows to send; at least ``n_shots / n_calls`` of them.
+    n_shots : int
+        Shots to spend, exactly.
+    move : callable
+        Displaces controls (n_rows, n_controls).
+    measure : callable
+        ``measure(batch)`` -> outputs (n_rows, n_outputs).
+
+    Returns
+    -------
+    controls : ndarray of shape (n_shots, n_controls)
+    outputs : ndarray of shape (n_shots, n_outputs)
+    """
+    controls: list[np.ndarray] = []
+    outputs: list[np.ndarray] = []
+    left = n_shots
+
+    def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+        nonlocal left
+        dense = move(np.asarray(batch.dense()))
+        left -= len(dense)
+        controls.append(dense)
+        outputs.append(np.asarray(measure(ControlBatch.from_dense(dense)), dtype=dense.dtype))
+        if left < len(dense):
+            raise _EnoughError
+        return outputs[-1]
+
+    n_calls = network.n_layers * network.n_units
+    while left:
+        n_rows = max(left // n_calls, min(left, 1))
+        with suppress(_EnoughError):
+            forward(network, weights, X[:n_rows], run)
+        X = np.roll(X, -n_rows, axis=0)
+    return np.concatenate(controls), np.concatenate(outputs)
+
+
+class _EnoughError(Exception):
+    """No shots are left for another call."""
+
+
+def size_of_dither(
+    network: Network,
+    weights: Weights,
+    X: np.ndarray,
+    dither: Dither,
+    measure: Callable[[ControlBatch], np.ndarray],
+) -> float:
+    """The size of the training's displacements, measured on the first call's settings; three shots for each row of X."""
+    seen: list[np.ndarray] = []
+
+    def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+        seen.append(np.asarray(batch.dense()))
+        raise _EnoughError
+
+    with suppress(_EnoughError):
+        forward(network, weights, X, run)
+    return measured_size(dither, seen[0], np.arange(len(X), dtype=np.uint64), measure)
+
+
+def calibrate_on_policy(twin: Any, more: Callable[[int], Shots], n_most: int) -> None:
+    """Fit a twin to more and more shots, until it predicts the new ones well or they no longer help.
+
+    Each round doubles the shots. What is new is first predicted: calibration ends when the error falls below a tenth of
+    the variance, or when a round leaves more than four fifths of it.
+
+    Parameters
+    ----------
+    twin : Twin
+    more : callable
+        ``more(n)`` -> n further shots.
+    n_most : int
+        Most shots in all.
+    """
+    n_first = min(n_most, max(100, n_most // 16))
+    controls, outputs = more(n_first)
+    twin.fit(controls, outputs)
+    before = np.inf
+    while len(controls) < n_most:
+        new = more(min(len(controls), n_most - len(controls)))
+        error = 1 - twin.score(*new) if len(new[0]) > 1 else before
+        controls, outputs = np.concatenate([controls, new[0]]), np.concatenate([outputs, new[1]])
+        twin.fit(controls, outputs)
+        if error < _GOOD_ERROR or error > _SLOW_GAIN * before:
+            return
+        before = error
 
 
 def calibration_shots(

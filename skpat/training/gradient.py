@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from skpat.controls import ControlBatch
-from skpat.network.forward import Run
+from skpat.network.forward import Network, Run
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +34,21 @@ class Apparatus:
     weights : dict of str to tensor
         The network's weights by name, for methods that move them; see
         :meth:`skpat.network.forward.Network.initial_weights`.
+    network : Network
+        The wiring.
+    row_keys : ndarray of uint64, shape (n_rows,)
+        Names of the batch's rows, from their values alone.
+    progress : float
+        How far the training has come, 0 to 1; 0 where it has no end, in ``partial_fit``.
     """
 
     measure: Callable[[ControlBatch, int, int], np.ndarray]
     device: Any
     twin: Any
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    network: Network | None = None
+    row_keys: np.ndarray | None = None
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,16 @@ class GradientEstimator(BaseEstimator):
     def run(self, apparatus: Apparatus) -> Run:
         """The ``run(batch, layer, unit)`` of the training's forward pass."""
         raise NotImplementedError(f"{type(self).__name__} must define run(apparatus) or loss_and_gradient(...).")
+
+    def explores(self, twin: Any) -> bool:
+        """Whether the training itself displaces controls for this twin to learn from; its calibration is short then.
+        Default: no."""
+        return False
+
+    @property
+    def step_factor(self) -> float:
+        """What the step size is multiplied with; a method that mistrusts its gradients goes slower. Default: 1."""
+        return 1.0
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
         """Called after each step with what the batch sent and got, in order. Default: nothing."""

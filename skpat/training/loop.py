@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from skpat.controls import ControlBatch, as_numpy
-from skpat.exceptions import NonFiniteTrainingError
+from skpat.exceptions import NonFiniteTrainingError, ShotBudgetError
 from skpat.lab.session import Session
 from skpat.network.forward import Network, Run, forward, is_trainable
 from skpat.network.layers import OutputStatistics
@@ -129,6 +129,7 @@ class Trainer:
         self.settings = settings
         self.torch_device = torch_device
         self.loss_so_far = np.nan  # of the epoch that is under way
+        self.progress = 0.0
         self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
         self.trainable = [w.requires_grad_() for name, w in self.weights.items() if is_trainable(name)]
         self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
@@ -140,6 +141,7 @@ class Trainer:
         """Set the step size for a run that has come ``progress`` (0 to 1) of its way: half a cosine, falling."""
         low = _FINAL_STEP_FRACTION
         factor = low + (1 - low) * 0.5 * (1 + np.cos(np.pi * progress))
+        self.progress = progress
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate_init * factor
 
@@ -165,7 +167,7 @@ class Trainer:
         self.loss_so_far = np.nan
         for number, rows in enumerate(np.array_split(order, n_batches)):
             if progress is not None:
-                self.set_step(progress[0] + (progress[1] - progress[0]) * number / n_batches)
+                self.set_step(min(progress[0] + (progress[1] - progress[0]) * number / n_batches, 1.0))
             batch_weight = float(data.sample_weight[rows].sum())
             total += self._batch(data, rows) * batch_weight
             weight += batch_weight
@@ -196,16 +198,27 @@ class Trainer:
             device=self.session.device,
             twin=self.twin,
             weights=self.weights,
+            network=self.network,
+            row_keys=data.row_keys[rows],
+            progress=self.progress,
         )
         for weight in self.trainable:
             weight.grad = None
         with torch.enable_grad():
             loss = float(self.gradient.loss_and_gradient(loss_of, apparatus).detach())
         self._check_finite(loss)
-        self.optimizer.step()
+        self._step(self.gradient.step_factor)
         self._update_statistics(measurements, data.sample_weight[rows])
         self.gradient.after_batch(apparatus, measurements)
         return loss
+
+    def _step(self, factor: float) -> None:
+        steps = [group["lr"] for group in self.optimizer.param_groups]
+        for group, step in zip(self.optimizer.param_groups, steps, strict=True):
+            group["lr"] = step * factor
+        self.optimizer.step()
+        for group, step in zip(self.optimizer.param_groups, steps, strict=True):
+            group["lr"] = step
 
     def _update_statistics(self, measurements: list[Measurement], sample_weight: np.ndarray) -> None:
         measured = {(made.layer, made.unit): made.outputs for made in measurements}
@@ -246,8 +259,11 @@ def train(
     *,
     validate: Callable[[dict[str, np.ndarray]], float] | None = None,
     note: Callable[[int, History], None] | None = None,
+    shots_per_epoch: int = 0,
+    check: Callable[[], None] | None = None,
+    check_at: tuple[float, ...] = (),
 ) -> tuple[dict[str, np.ndarray], History]:
-    """Train for at most ``max_iter`` epochs. Ctrl-C ends it, with the best weights so far.
+    """Train for at most ``max_iter`` epochs. Ctrl-C ends it, and so does the session's budget, with the best weights so far.
 
     Parameters
     ----------
@@ -258,6 +274,10 @@ def train(
         ``validate(weights)`` -> score. With it the weights of the best score are kept.
     note : callable, default=None
         Called as ``note(epoch, history)`` after each epoch.
+    shots_per_epoch : int, default=0
+        What an epoch takes of the session's budget: where that will end the run, the step size falls in time.
+    check : callable, default=None
+        Called before the first epoch that begins at or after each part ``check_at`` of the run, and at its end for 1.
 
     Returns
     -------
@@ -274,9 +294,16 @@ def train(
     sign = 1.0 if watched is history.validation_scores else -1.0
     best_watched, since = -np.inf, 0
     best_score, best_weights = -np.inf, None
+    horizon = float(settings.max_iter)  # epochs
+    if shots_per_epoch:
+        horizon = min(horizon, trainer.session.shots_left / shots_per_epoch)
+    checks_left = sorted(check_at) if check is not None else []
     try:
         for epoch in range(settings.max_iter):
-            loss = trainer.epoch(data, rng, (epoch / settings.max_iter, (epoch + 1) / settings.max_iter))
+            while checks_left and check is not None and checks_left[0] <= epoch / horizon:
+                checks_left.pop(0)
+                check()
+            loss = trainer.epoch(data, rng, (epoch / horizon, (epoch + 1) / horizon))
             history.loss_curve.append(loss)
             if validate is not None:
                 score = validate(trainer.weights_now())
@@ -290,11 +317,17 @@ def train(
             best_watched = max(best_watched, sign * watched[-1])
             if since >= settings.n_iter_no_change:
                 break
-    except KeyboardInterrupt:
+        if checks_left and check is not None:
+            check()
+    except (KeyboardInterrupt, ShotBudgetError) as reason:
         n_done = len(history.shots_curve)
-        if len(history.loss_curve) == n_done:
+        within_epoch = len(history.loss_curve) == n_done
+        if within_epoch and not (np.isnan(trainer.loss_so_far) and n_done):  # else the last epoch had just been noted
             history.loss_curve.append(trainer.loss_so_far)
-        history.shots_curve.append(trainer.session.ledger.answered)
+        if len(history.loss_curve) > n_done:
+            history.shots_curve.append(trainer.session.ledger.answered)
+        if isinstance(reason, ShotBudgetError):
+            return (trainer.weights_now() if best_weights is None else best_weights), history
         warnings.warn(
             f"The training was interrupted in epoch {n_done + 1} of {settings.max_iter}. The estimator keeps the best weights "
             "so far.",

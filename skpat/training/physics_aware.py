@@ -1,13 +1,28 @@
-"""Physics-aware training: the device forward, the twin backward."""
+"""Physics-aware training: the device forward, the twin backward, and a twin that learns on the way."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+
+from skpat.controls import ControlBatch, as_numpy
 from skpat.network.forward import Run
+from skpat.training.dither import Dither
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["PhysicsAware"]
+
+_UNMEASURED_DITHER = 0.02
+_TOLERATED_ERROR = 0.1  # of the variance: smaller errors of the twin do not slow the training
 
 
 class PhysicsAware(GradientEstimator):
@@ -18,9 +33,22 @@ class PhysicsAware(GradientEstimator):
     Parameters
     ----------
     refine : bool, default=True
-        Whether the twin goes on learning from the shots of the training itself, one step for each batch (for each device
-        call where the twin takes batches in parts; a twin without ``partial_fit`` stays as it was calibrated). It costs no
-        shots. False: the static twin of the paper.
+        Whether the twin goes on learning from the shots of the training itself, after each batch (a twin without
+        ``partial_fit`` stays as it was calibrated). It costs no shots, and calibration becomes short and stays
+        where the training is. False: the static twin of the paper, from many shots over all settings.
+    dither : float or "auto", default="auto"
+        Standard deviation of a random displacement of every channel and row, in parts of the channel's range; it fades to
+        0 over the training. A weight that is the same in all rows of a batch tells a learned twin nothing about
+        itself; displaced a little, it does. "auto": the size that adds a tenth to the variance of the outputs, found by
+        measurement during the calibration. Only twins that ask for it (``explores``) get it, while they are refined.
+    random_state : int, RandomState instance or None, default=None
+        For the displacements. None: seeded by the estimator.
+
+    Notes
+    -----
+    Where the twin says how well it predicts each output (``trust_``: R² of shots predicted before they were learned), the
+    gradient that comes back through an output is shrunk by that number, and the network's step is made smaller while
+    that error is larger than it has been.
 
     References
     ----------
@@ -28,18 +56,85 @@ class PhysicsAware(GradientEstimator):
     """
 
     uses_twin = True
+    size = _UNMEASURED_DITHER
+    """The size that ``dither="auto"`` was measured to ask for."""
 
-    def __init__(self, refine=True):
+    _parameter_constraints = {
+        "refine": ["boolean"],
+        "dither": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="both")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, refine=True, dither="auto", random_state=None):
         self.refine = refine
+        self.dither = dither
+        self.random_state = random_state
+
+    def check_device(self, device: Any) -> None:
+        """Check the parameters; any device will do."""
+        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
 
     def run(self, apparatus: Apparatus) -> Run:
         """The bridge between the device's values and the twin's gradients."""
         from skpat.training.autograd_bridge import bridge  # here: a trained network is unpickled without torch
 
-        module = apparatus.twin.module_
+        twin = apparatus.twin
+        module = twin.module_
         if hasattr(module, "forward_batch"):
             return bridge(apparatus.measure, module.forward_batch, in_parts=True)
-        return bridge(apparatus.measure, module)
+        if not self.explores(twin):
+            return bridge(apparatus.measure, module)
+        if not hasattr(self, "_sent"):
+            self._sent: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def measure(batch: ControlBatch, layer: int, unit: int) -> Any:
+            outputs = apparatus.measure(batch, layer, unit)
+            self._sent.append((as_numpy(batch.dense()), as_numpy(outputs)))
+            return outputs
+
+        through_twin = bridge(measure, trusted(module, getattr(twin, "trust_", None)))
+        move = self.mover(apparatus)
+        return lambda batch, layer, unit: through_twin(move(batch, layer, unit), layer, unit)
+
+    def explores(self, twin: Any) -> bool:
+        """Whether the training's shots are displaced for this twin to learn from."""
+        return bool(self.refine and getattr(twin, "explores", False))
+
+    def mover(self, apparatus: Apparatus) -> Callable[[ControlBatch, int, int], ControlBatch]:
+        """Displace a batch of tensors, by as much as the training's progress asks for."""
+        size = self.size_now * 0.5 * (1 + math.cos(math.pi * apparatus.progress))
+        if not size or apparatus.network is None or apparatus.row_keys is None:
+            return lambda batch, layer, unit: batch
+        dither, keys = Dither(apparatus.network, apparatus.device, self.seed), apparatus.row_keys
+        self._n_calls = getattr(self, "_n_calls", 0)
+
+        def move(batch: ControlBatch, layer: int, unit: int) -> ControlBatch:
+            self._n_calls += 1
+            return ControlBatch.from_dense(dither.displaced(batch.dense(), keys, self._n_calls, size))
+
+        return move
+
+    @property
+    def seed(self) -> int:
+        """The seed of the displacements."""
+        if not hasattr(self, "_seed"):
+            self._seed = int(check_random_state(self.random_state).randint(2**31))
+        return self._seed
+
+    @property
+    def size_now(self) -> float:
+        """The size of displacements at the start of the training; the calibration sets it where ``dither="auto"``."""
+        return self.size if self.dither == "auto" else float(self.dither)
+
+    @property
+    def step_factor(self) -> float:
+        """Below 1 while the twin predicts new shots worse than it already did."""
+        return getattr(self, "_caution", 1.0)
+
+    def _watch(self, twin: Any) -> None:
+        error = 1.0 - float(np.mean(twin.trust_))
+        self._least_error = min(getattr(self, "_least_error", 1.0), error)
+        self._caution = (self._least_error + _TOLERATED_ERROR) / (error + _TOLERATED_ERROR)
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
         """Let the twin learn from the shots of this batch."""
@@ -50,8 +145,38 @@ class PhysicsAware(GradientEstimator):
             for made in measurements:
                 twin.partial_fit(made.batch, made.outputs, made.sample_weight)
             return
+        keys = apparatus.row_keys
+        order = slice(None) if keys is None else np.argsort(keys, kind="stable")  # what is learned has no order of rows
+        weights = [made.sample_weight[order] for made in measurements]
+        if not self.explores(twin):
+            twin.partial_fit(
+                np.concatenate([np.asarray(made.batch)[order] for made in measurements]),
+                np.concatenate([made.outputs[order] for made in measurements]),
+                np.concatenate(weights),
+            )
+            return
+        controls, outputs = zip(
+            *self._sent[-len(measurements) :], strict=True
+        )  # all of this batch, however often asked
+        self._sent = []
+        pace = 0.5 * (1 + math.cos(math.pi * apparatus.progress))
         twin.partial_fit(
-            np.concatenate([np.asarray(made.batch) for made in measurements]),
-            np.concatenate([made.outputs for made in measurements]),
-            np.concatenate([made.sample_weight for made in measurements]),
+            np.concatenate([part[order] for part in controls]),
+            np.concatenate([part[order] for part in outputs]),
+            np.concatenate(weights),
+            pace=pace,
         )
+        if hasattr(twin, "trust_"):
+            self._watch(twin)
+
+
+def trusted(module: Callable[[torch.Tensor], torch.Tensor], trust: np.ndarray | None) -> Callable[..., torch.Tensor]:
+    """The module with the gradient through each output shrunk; the bridge never uses its value."""
+    if trust is None:
+        return module
+
+    def shrunk(controls: torch.Tensor) -> torch.Tensor:
+        outputs = module(controls)
+        return outputs * outputs.new_tensor(trust)
+
+    return shrunk

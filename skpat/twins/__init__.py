@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "NeuralTwin": "skpat.twins.neural_twin",
         "PhysicsTwin": "skpat.twins.physics_twin",
+        "ResidualTwin": "skpat.twins.residual_twin",
         "Twin": "skpat.twins.base",
         "gradient_cosine": "skpat.twins.fidelity",
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,20 @@ class Twin(RegressorMixin, BaseEstimator):
 
     score_: float
 
+    explores = False
+    """Whether the twin wants the training's shots displaced at random, to learn from them how outputs react. Its
+    ``partial_fit`` then also takes ``pace``, a factor of its step size."""
+
+    def learn_specification(self, bounds: np.ndarray, periods: np.ndarray) -> None:
+        """Told before ``fit`` what the device states of its channels. Default: nothing is done with it.
+
+        Parameters
+        ----------
+        bounds : ndarray of shape (n_controls, 2)
+        periods : ndarray of shape (n_controls,)
+            0 where a channel is not periodic.
+        """
+
     @property
     def module_(self) -> torch.nn.Module:
         raise NotImplementedError(f"{type(self).__name__} must define module_.")
@@ -63,6 +78,16 @@ class Twin(RegressorMixin, BaseEstimator):
         """R² of the prediction, the mean over outputs weighted by their variance."""
         predicted = self.predict(controls)
         return float(r2_score(outputs, predicted, sample_weight=sample_weight, multioutput="variance_weighted"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(super().__getstate__())  # a copy: a subclass leaves things out of it, not out of the twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Twin:
+        """A copy that goes on learning as the twin would: with what a pickle leaves out, such as an optimizer's state."""
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def _tensor_kind(self) -> torch.Tensor:
         """A tensor of the module's dtype and place."""

@@ -16,10 +16,12 @@ __all__ = [
     "make_optimizer",
     "module_from_state",
     "module_state",
-    "step_module",
+    "refine_module",
+    "standard_tensors",
     "train_module",
 ]
 
+_OUTPUT_FLOOR = 0.01  # of the mean variance, added to each output's
 _RIDGE = 0.1  # penalty of the first linear path per channel, in units of the standardised noise
 
 Shots = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -31,12 +33,18 @@ class NeuralModule(nn.Module):
     Parameters
     ----------
     widths : list of int
-        Channels, hidden widths, outputs.
+        Features (channels, and one more for each periodic one), hidden widths, outputs.
+    periods : array-like of shape (n_controls,), default=None
+        Periods of the channels, 0 for those that have none. A periodic channel enters as a sine and a cosine.
     """
 
-    def __init__(self, widths: list[int]):
+    def __init__(self, widths: list[int], periods: Any = None):
         super().__init__()
         self.widths = list(widths)
+        self.periods = np.zeros(widths[0]) if periods is None else np.asarray(periods, dtype=np.float64)
+        self.register_buffer("plain", torch.from_numpy(np.flatnonzero(self.periods == 0)), persistent=False)
+        self.register_buffer("turning", torch.from_numpy(np.flatnonzero(self.periods > 0)), persistent=False)
+        self.register_buffer("per_turn", torch.from_numpy(2 * np.pi / self.periods[self.periods > 0]), persistent=False)
         self.linear = nn.utils.skip_init(nn.Linear, widths[0], widths[-1])
         pairs = list(pairwise(widths)) if len(widths) > 2 else []
         self.hidden = nn.ModuleList(
@@ -48,7 +56,18 @@ class NeuralModule(nn.Module):
 
     def forward(self, controls: torch.Tensor) -> torch.Tensor:
         """Controls (n_rows, n_controls) to outputs (n_rows, n_outputs), both in the device's units."""
-        return self.standard((controls - self.control_mean) / self.control_scale) * self.output_scale + self.output_mean
+        return self.standard(self.features(controls)) * self.output_scale + self.output_mean
+
+    def features(self, controls: torch.Tensor) -> torch.Tensor:
+        """What the perceptron sees of the controls: shape (n_rows, widths[0]), standardised."""
+        return (self.raw_features(controls) - self.control_mean) / self.control_scale
+
+    def raw_features(self, controls: torch.Tensor) -> torch.Tensor:
+        """Controls, the periodic ones replaced by cosine and sine."""
+        if not len(self.turning):
+            return controls
+        angle = controls[:, self.turning] * self.per_turn
+        return torch.cat([controls[:, self.plain], torch.cos(angle), torch.sin(angle)], dim=1)
 
     def standard(self, x: torch.Tensor) -> torch.Tensor:
         """The same between standardised quantities."""
@@ -67,16 +86,24 @@ def build_module(
     weight: np.ndarray,
     rng: np.random.RandomState,
     place: str,
+    periods: Any = None,
+    bounds: np.ndarray | None = None,
 ) -> NeuralModule:
     """A module with the shots' statistics, the linear path solved by ridge regression, and the other weights drawn from
-    ``rng`` (torch's own generator is not touched)."""
-    module = NeuralModule(widths).to(torch.from_numpy(controls).dtype)
+    ``rng`` (torch's own generator is not touched). With ``bounds`` channels are scaled by these instead: the shots of a
+    training move on, and must not leave the scale of the first ones."""
+    module = NeuralModule(widths, periods).to(torch.from_numpy(controls).dtype)
     total = weight.sum()
     with torch.no_grad():
-        for name, values in (("control", controls), ("output", outputs)):
+        features = module.raw_features(torch.from_numpy(np.ascontiguousarray(controls))).numpy()
+        for name, values in (("control", features), ("output", outputs)):
             mean = weight @ values / total
             scale = np.sqrt(weight @ np.square(values - mean) / total)
             scale = np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, 1.0)
+            if name == "control" and bounds is not None:
+                mean, scale = _scale_of_bounds(module, bounds)
+            elif name == "output":  # outputs of little but noise shall not cost the others
+                scale = np.sqrt(scale**2 + _OUTPUT_FLOOR * np.mean(scale**2))
             getattr(module, f"{name}_mean").copy_(torch.from_numpy(mean))
             getattr(module, f"{name}_scale").copy_(torch.from_numpy(scale))
         last = module.hidden[-1] if module.hidden else None
@@ -86,7 +113,7 @@ def build_module(
             layer.weight.copy_(torch.from_numpy(rng.standard_normal(shape) * spread / np.sqrt(shape[1])))
             if layer.bias is not None:
                 layer.bias.zero_()
-        x, y, w = _standard_tensors(module, (controls, outputs, weight))
+        x, y, w = standard_tensors(module, (controls, outputs, weight))
         ridge = _RIDGE * x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
         module.linear.weight.copy_(torch.linalg.solve((w[:, None] * x).T @ x + ridge, (w[:, None] * x).T @ y).T)
     return module.to(place)
@@ -113,8 +140,8 @@ def train_module(
     n_iter_no_change: int,
 ) -> int:
     """Minibatch Adam with a falling step; keeps the state with the least held-out error. Returns the passes made."""
-    x, y, w = _standard_tensors(module, shots)
-    held = None if held_out is None else _standard_tensors(module, held_out)
+    x, y, w = standard_tensors(module, shots)
+    held = None if held_out is None else standard_tensors(module, held_out)
     optimizer = make_optimizer(module, learning_rate, alpha)
     n = len(x)
     batch_size = min(batch_size, n)
@@ -143,27 +170,49 @@ def train_module(
     return n_iter
 
 
-def step_module(module: NeuralModule, optimizer: torch.optim.Optimizer, *shots: np.ndarray) -> None:
-    """One step on all the given shots (controls, outputs, weights)."""
-    _step(module, optimizer, *_standard_tensors(module, shots))
+def refine_module(
+    module: NeuralModule,
+    optimizer: torch.optim.Optimizer,
+    draws: list[tuple[torch.Tensor, torch.Tensor]],
+    learning_rate: float,
+) -> None:
+    """A step on each of the given draws of standardised shots (features, outputs)."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    for x, y in draws:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            (module.standard(x) - y).square().mean().backward()
+        optimizer.step()
+
+
+def _scale_of_bounds(module: NeuralModule, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation that each feature has where channels are spread evenly over their bounds."""
+    middle, spread = bounds.mean(axis=1), (bounds[:, 1] - bounds[:, 0]) / np.sqrt(12)
+    plain, n_turning = module.periods == 0, int((module.periods > 0).sum())
+    mean = np.concatenate([middle[plain], np.zeros(2 * n_turning)])
+    return mean, np.concatenate([spread[plain], np.full(2 * n_turning, np.sqrt(0.5))])
 
 
 def module_state(module: NeuralModule) -> dict[str, Any]:
     """Widths and numpy arrays that :func:`module_from_state` takes."""
-    return {"widths": module.widths, "arrays": {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}}
+    arrays = {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+    return {"widths": module.widths, "periods": module.periods, "arrays": arrays}
 
 
 def module_from_state(state: dict[str, Any], place: str) -> NeuralModule:
     """The module whose state :func:`module_state` gave."""
-    module = NeuralModule(state["widths"])
+    module = NeuralModule(state["widths"], state["periods"])
     arrays = {name: torch.from_numpy(array) for name, array in state["arrays"].items()}
     module.to(arrays["control_mean"].dtype).load_state_dict(arrays)
     return module.to(place)
 
 
-def _standard_tensors(module: NeuralModule, shots: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def standard_tensors(module: NeuralModule, shots: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Shots (controls, outputs, weights) as standardised features and outputs, and weights."""
     x, y, w = (torch.from_numpy(np.ascontiguousarray(a)).to(module.control_mean) for a in shots)
-    return (x - module.control_mean) / module.control_scale, (y - module.output_mean) / module.output_scale, w
+    with torch.no_grad():
+        return module.features(x), (y - module.output_mean) / module.output_scale, w
 
 
 def _loss(module: NeuralModule, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["NeuralTwin"]
 
 _LARGEST_WEIGHT_COUNT = 20_000_000
+_LEAST_TRUST = 0.02
+_TRUST_MOMENTUM = 0.1
+_WELL_PREDICTED = 0.95
 
 
 class NeuralTwin(Twin):
@@ -42,6 +45,15 @@ class NeuralTwin(Twin):
         Share of the shots held out: for early stopping, and for ``score_``. 0 holds out none.
     n_iter_no_change : int, default=10
         Passes without a better held-out error before the fit stops. The best state is kept.
+    n_refine_steps : int, default=8
+        Steps of Adam in each :meth:`partial_fit`; twice as many while R² of new shots is below 0.95. 0: none, the shots are
+        only kept.
+    refine_batch_size : int, default=256
+        Shots per such step: a quarter of them new, the others from all that were ever seen.
+    refine_learning_rate : float, default=7e-3
+        Step size there.
+    memory_size : int, default=100000
+        Most shots kept for :meth:`partial_fit`; the oldest go first.
     torch_device : str, default="cpu"
         Where the twin's tensors live.
     random_state : int, RandomState instance or None, default=None
@@ -55,6 +67,9 @@ class NeuralTwin(Twin):
         R² on the held-out shots.
     output_scores_ : ndarray of shape (n_outputs,)
         R² on the held-out shots of each output.
+    trust_ : ndarray of shape (n_outputs,)
+        R² of each output between 0 and 1: of the held-out shots at first, then a running mean over the calls of
+        ``partial_fit`` of how well new shots were predicted before they were learned.
     n_features_in_ : int
         Number of control channels.
     n_iter_ : int
@@ -62,7 +77,9 @@ class NeuralTwin(Twin):
 
     Notes
     -----
-    Controls and outputs are standardised inside. The precision is that of the controls.
+    Controls and outputs are standardised inside, controls by the device's bounds where an estimator tells them; a channel that
+    the device states to be periodic enters as a sine and a cosine. The precision is that of the controls. A pickle does not
+    hold the shots.
 
     Examples
     --------
@@ -83,6 +100,10 @@ class NeuralTwin(Twin):
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "n_refine_steps": [Interval(Integral, 0, None, closed="left")],
+        "refine_batch_size": [Interval(Integral, 1, None, closed="left")],
+        "refine_learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "memory_size": [Interval(Integral, 1, None, closed="left")],
         "torch_device": [str],
         "random_state": ["random_state"],
     }
@@ -97,6 +118,10 @@ class NeuralTwin(Twin):
         max_iter=60,
         validation_fraction=0.1,
         n_iter_no_change=10,
+        n_refine_steps=8,
+        refine_batch_size=256,
+        refine_learning_rate=7e-3,
+        memory_size=100_000,
         torch_device="cpu",
         random_state=None,
     ):
@@ -107,8 +132,20 @@ class NeuralTwin(Twin):
         self.max_iter = max_iter
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.n_refine_steps = n_refine_steps
+        self.refine_batch_size = refine_batch_size
+        self.refine_learning_rate = refine_learning_rate
+        self.memory_size = memory_size
         self.torch_device = torch_device
         self.random_state = random_state
+
+    explores = True
+    _bounds: np.ndarray | None = None
+    _periods: np.ndarray | None = None
+
+    def learn_specification(self, bounds: np.ndarray, periods: np.ndarray) -> None:
+        """Take over the scale of the channels, and which of them are periodic, from a device's specification."""
+        self._bounds, self._periods = np.asarray(bounds, dtype=np.float64), np.asarray(periods, dtype=np.float64)
 
     @property
     def module_(self) -> torch.nn.Module:
@@ -146,7 +183,10 @@ class NeuralTwin(Twin):
 
         self._validate_params()
         controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
-        widths = [controls.shape[1], *map(int, self.hidden_layer_sizes), outputs.shape[1]]
+        known = self._periods is not None and len(self._periods) == controls.shape[1]  # of this device
+        periods, bounds = (self._periods, self._bounds) if known else (None, None)
+        n_features = controls.shape[1] + (0 if periods is None else int((periods > 0).sum()))
+        widths = [n_features, *map(int, self.hidden_layer_sizes), outputs.shape[1]]
         self._refuse_too_many(widths)
         rng = check_random_state(self.random_state)
         weights_rng = np.random.RandomState(rng.randint(2**31))  # first weights must not depend on the number of shots
@@ -154,9 +194,17 @@ class NeuralTwin(Twin):
         order = rng.permutation(len(controls))
         held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
         self._module = build_module(
-            widths, controls[kept], outputs[kept], sample_weight[kept], weights_rng, self.torch_device
+            widths,
+            controls[kept],
+            outputs[kept],
+            sample_weight[kept],
+            weights_rng,
+            self.torch_device,
+            periods=periods,
+            bounds=bounds,
         )
-        self._optimizer = None
+        self._optimizer: Any = None
+        self._memory: Any = None
         self.n_features_in_ = controls.shape[1]
         self.n_iter_ = train_module(
             self._module,
@@ -175,24 +223,66 @@ class NeuralTwin(Twin):
             residual = np.square(outputs[held_out] - self.predict(controls[held_out])).mean(axis=0)
             variance = outputs[held_out].var(axis=0)
             self.output_scores_ = 1 - residual / np.where(variance > 0, variance, np.inf)
+        self.trust_ = np.clip(np.where(np.isnan(self.output_scores_), 1.0, self.output_scores_), _LEAST_TRUST, 1.0)
+        self._rng = np.random.RandomState(rng.randint(2**31))
+        self._remember(controls, outputs, sample_weight)
         return self
 
     def partial_fit(
-        self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None
+        self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None, *, pace: float = 1.0
     ) -> NeuralTwin:
-        """One step of Adam on all the given shots together, at half of ``learning_rate_init``.
+        """Judge the twin by new shots, keep them, and learn: ``n_refine_steps`` steps on new and old ones.
 
-        Parameters and errors are those of :meth:`fit`; an unfitted twin is fitted.
+        Parameters and errors are those of :meth:`fit`; an unfitted twin is fitted. ``pace`` multiplies the step size.
         """
         if not hasattr(self, "n_features_in_"):
             return self.fit(controls, outputs, sample_weight)
-        from skpat.twins.neural_module import make_optimizer, step_module
+        import torch
+
+        from skpat.twins.neural_module import make_optimizer, refine_module, standard_tensors
+        from skpat.twins.shot_memory import drawn
 
         controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        if not sample_weight.any():
+            return self
         if getattr(self, "_optimizer", None) is None:
-            self._optimizer = make_optimizer(self.module_, self.learning_rate_init / 2, self.alpha)
-        step_module(self.module_, self._optimizer, controls, outputs, sample_weight)
+            self._optimizer = make_optimizer(self.module_, self.refine_learning_rate, self.alpha)
+        x, y, _ = standard_tensors(self.module_, (controls, outputs, sample_weight))
+        self._judge(x, y, sample_weight)
+        memory = self._remember(controls, outputs, sample_weight)
+        n_new = -(-self.refine_batch_size // 4)
+        draws = []
+        n_steps = self.n_refine_steps * (2 if np.mean(self.trust_) < _WELL_PREDICTED else 1)
+        for uniform in self._rng.uniform(size=(n_steps, self.refine_batch_size)):
+            new = drawn(sample_weight, uniform[:n_new])
+            old_x, old_y = memory.draw(uniform[n_new:])
+            draws.append((torch.cat([x[new], old_x]), torch.cat([y[new], old_y])))
+        refine_module(self.module_, self._optimizer, draws, pace * self.refine_learning_rate)
         return self
+
+    def _judge(self, x: Any, y: Any, sample_weight: np.ndarray) -> None:
+        """Let ``trust_`` follow how well new shots are predicted."""
+        import torch
+
+        with torch.no_grad():
+            residual = (self.module_.standard(x) - y).square().cpu().numpy()
+        seen = y.cpu().numpy()
+        total = sample_weight.sum()
+        mean = sample_weight @ seen / total
+        variance = sample_weight @ np.square(seen - mean) / total
+        error = sample_weight @ residual / total / np.maximum(variance, 1e-9)
+        score = np.clip(1 - error, _LEAST_TRUST, 1.0)
+        self.trust_ = (1 - _TRUST_MOMENTUM) * self.trust_ + _TRUST_MOMENTUM * score
+
+    def _remember(self, controls: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray) -> Any:
+        from skpat.twins.neural_module import standard_tensors
+        from skpat.twins.shot_memory import ShotMemory
+
+        if self.__dict__.get("_memory") is None:
+            self._memory = ShotMemory(self.memory_size)
+        x, y, _ = standard_tensors(self.module_, (controls, outputs, sample_weight))
+        self._memory.add(x, y, sample_weight)
+        return self._memory
 
     def _refuse_too_many(self, widths: list[int]) -> None:
         n_weights = widths[0] * widths[-1] + sum(a * b for a, b in pairwise(widths))
@@ -209,6 +299,6 @@ class NeuralTwin(Twin):
             from skpat.twins.neural_module import module_state
 
             state["_module_state"] = module_state(state["_module"])
-        state.pop("_module", None)
-        state.pop("_optimizer", None)
+        for name in ("_module", "_optimizer", "_memory"):
+            state.pop(name, None)
         return state

@@ -10,11 +10,13 @@ from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
 from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
-QUICK = {"twin": NeuralTwin(hidden_layer_sizes=(64,), max_iter=20), "n_calibration_shots": 300}
+# the same path with a smaller twin that learns in fewer steps; the defaults take minutes
+QUICK = {"twin": NeuralTwin(hidden_layer_sizes=(32,), max_iter=20, n_refine_steps=1, refine_batch_size=64)}
+DEFAULTS = [PhysicalNetworkClassifier(), PhysicalNetworkRegressor()]
 ESTIMATORS = [
-    PhysicalNetworkClassifier(),
-    PhysicalNetworkRegressor(),
-    PhysicalNetworkClassifier(NoisyBank()),
+    PhysicalNetworkClassifier(**QUICK),
+    PhysicalNetworkRegressor(**QUICK),
+    PhysicalNetworkClassifier(NoisyBank(), **QUICK),
     PhysicalNetworkRegressor(NoisyBank(), **QUICK),
 ]
 
@@ -24,6 +26,12 @@ def test_scikit_learn_check(estimator, check) -> None:
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS[:2], ids=str)
+@pytest.mark.slow
+@parametrize_with_checks(DEFAULTS)
+def test_scikit_learn_check_of_the_defaults(estimator, check) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", DEFAULTS, ids=str)
 def test_noise_needs_no_excuse(estimator) -> None:
     assert not get_tags(estimator).non_deterministic

@@ -163,16 +163,14 @@ def test_spsa_learns_and_repeats_bit_for_bit() -> None:
 
 
 def test_a_perfect_twin_gives_the_exact_gradients_training() -> None:
-    class Perfect(PhysicsAware):
+    class Perfect(GradientEstimator):
         """The device's own equations in place of the twin; calibrated like the exact gradient."""
-
-        uses_twin = False
 
         def run(self, apparatus: Any) -> Any:
             return bridge(apparatus.measure, apparatus.device.forward)
 
     X, y = data()
-    a = small(gradient=Perfect(refine=False)).fit(X, y)
+    a = small(gradient=Perfect()).fit(X, y)
     b = small(gradient=ExactGradient()).fit(X, y)
     for name in a.weights_:
         np.testing.assert_array_equal(a.weights_[name], b.weights_[name])

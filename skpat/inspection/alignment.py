@@ -1,0 +1,93 @@
+"""gradient_alignment: how far the gradients of a fitted network may be trusted, by measurement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skpat.lab.session import Session
+from skpat.row_keys import hash_rows
+
+if TYPE_CHECKING:
+    from skpat.training.alignment import Alignment
+
+__all__ = ["gradient_alignment"]
+
+
+def gradient_alignment(
+    est: Any, X: Any, y: Any, *, n_rows: int = 32, n_directions: int = 8, random_state: Any = 0
+) -> Alignment:
+    """Cosine between the gradient that a network is trained with and what its device really does, layer by layer.
+
+    What counts is the gradient of a batch's mean loss with respect to the weights. A twin may agree row by row and yet be
+    wrong here: errors that all rows share do not average out.
+
+    Parameters
+    ----------
+    est : PhysicalNetworkClassifier or PhysicalNetworkRegressor
+        Fitted, with any ``gradient``. Its weights and its twin stay as they are.
+    X : array-like or sparse matrix of shape (n_samples, n_features)
+        Rows like those of the training.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        Their labels or targets.
+    n_rows : int, default=32
+        Rows of the batch, drawn from X; all of them where there are no more.
+    n_directions : int, default=8
+        Random directions for each layer, at least 2. More of them lower the standard errors.
+    random_state : int, RandomState instance or None, default=0
+        For the rows and the directions. None: other ones each time.
+
+    Returns
+    -------
+    Alignment
+        ``cosine`` over all weights before a measurement and ``layer_cosines`` of each layer's own, with
+        ``standard_error`` and ``layer_standard_errors``; ``slope``, the measured slope along the gradient over the promised
+        one; ``n_shots``. Print it.
+
+    Raises
+    ------
+    ValueError
+        If ``n_rows`` is below 1 or ``n_directions`` below 2, or X and y are not what the network was fitted to. Nothing was
+        sent.
+    NotFittedError
+        If ``est`` is not fitted.
+
+    Notes
+    -----
+    Costs ``n_rows * (2 + 2 * n_layers * (n_directions + 1)) * n_layers * n_units * n_shots`` shots at most, counted in
+    ``est.ledger_`` as calibration. How: see :func:`skpat.training.alignment.measure_alignment`.
+
+    Near the end of a training the gradient itself becomes small, and with it the cosine of all but very good twins.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skpat import PhysicalNetworkClassifier
+    >>> from skpat.inspection import gradient_alignment
+    >>> X, y = load_iris(return_X_y=True)
+    >>> network = PhysicalNetworkClassifier(gradient="exact", max_iter=2, random_state=0).fit(X, y)
+    >>> found = gradient_alignment(network, X, y)
+    >>> bool(found.cosine > 0.8), found.n_shots
+    (True, 640)
+    """
+    from skpat.training.alignment import measure_alignment
+    from skpat.training.loop import Data
+
+    check_is_fitted(est, "loss_")
+    for name, value, least in (("n_rows", n_rows, 1), ("n_directions", n_directions, 2)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name!r} of gradient_alignment must be an int of at least {least}. Got {value!r}.")
+    rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
+    dtype = est.weights_["layers.0.gain"].dtype
+    X, y = validate_data(est, X, y, reset=False, accept_sparse="csr", dtype=dtype, **est._y_checks)
+    X = np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)
+    targets = est._encode_targets(y, None, first=False)
+    data = est._ready(Data(X, targets, np.ones(len(X), dtype=dtype), hash_rows(X)), set_scale=False)
+    with Session(est.device_, n_shots=est.n_shots, ledger=est.ledger_) as session:
+        trainer = est._make_trainer(session, len(data))
+        return measure_alignment(
+            trainer, data, n_rows=n_rows, n_directions=n_directions, per_layer=True, random_state=rng
+        )

@@ -1,0 +1,174 @@
+"""The loss of a few rows on the device, with the weights as they are or moved; and the gradient a method gives there."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skpat.controls import ControlBatch, as_numpy
+from skpat.network.forward import Run, forward, is_trainable
+from skpat.training.gradient import Apparatus
+
+if TYPE_CHECKING:
+    import torch
+
+    from skpat.training.loop import Data, Trainer
+
+__all__ = ["LossProbe"]
+
+_SMALLEST_MOVE, _LARGEST_MOVE = 0.002, 0.05  # root mean square, in parts of the channels' ranges
+_COARSEST = 0.25  # a channel of few steps is moved by no more
+_SAME = 1e-5  # in parts of a channel's range: numpy and torch do not round alike
+
+
+class LossProbe:
+    """One batch of rows, measured twice with the weights as they are, and then with moved ones.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Its network, weights, loss, gradient estimator, twin and session; nothing of it is changed.
+    data : Data
+        The rows.
+
+    Attributes
+    ----------
+    layer_names : list of list of str
+        Names of the trained weights that stand before the measurements of each layer and behind those of the one before.
+    gradient : dict of str to ndarray
+        The method's, of the weighted mean of the rows' losses, with respect to these weights.
+    loss_variance : float
+        Variance of that mean by the device's noise.
+    n_shots : int
+        Shots so far.
+    """
+
+    def __init__(self, trainer: Trainer, data: Data):
+        self.trainer, self.data = trainer, data
+        self.weights = trainer.weights_now()
+        self.n_shots = 0
+        network = trainer.network
+        self.layer_names = [self._names_before(layer) for layer in range(network.n_layers)]
+        self._share = data.sample_weight.astype(float) / float(data.sample_weight.sum())
+        self._measure = trainer.session.run(data.row_keys, "calibration")
+        self._known: dict[tuple[int, int], tuple[ControlBatch, np.ndarray]] = {}
+        noise = self._losses(self.weights, self._recorded) - self._losses(self.weights, self._measured)
+        self.loss_variance = float(self._share**2 @ noise**2) / 2
+        width = np.ptp(network.bounds, axis=1)
+        self._width = np.where(width > 0, width, 1.0)
+        coarse = min(math.sqrt(float(np.mean((network.control_steps / self._width) ** 2))), _COARSEST)
+        self._least_move, self._most_move = max(_SMALLEST_MOVE, coarse), max(_LARGEST_MOVE, coarse)
+        self._stepless = copy.copy(network)  # as if all channels were continuous
+        self._stepless.control_steps = np.zeros_like(network.control_steps)
+        self._stepless._known_intervals = []
+        self._settings_here = self._settings(self.weights)
+        self.gradient = self._gradient_of_method()
+
+    def _names_before(self, layer: int) -> list[str]:
+        parts = (f"layers.{layer}.",) if layer else ("encoder.", "layers.0.")
+        return [name for name in self.weights if name.startswith(parts) and is_trainable(name)]
+
+    def slope(
+        self, direction: np.ndarray, names: list[str], *, move: float = 0.0, step: float = 0.0
+    ) -> tuple[float, float]:
+        """The measured slope of the loss along a direction, by a central difference, and its variance.
+
+        Costs two shots per row, layer and unit.
+
+        Parameters
+        ----------
+        direction : ndarray of shape (n_weights,)
+            A unit vector, over the weights of these names.
+        names : list of str
+        move : float, default=0
+            How far the controls shall go: root mean square in parts of their ranges, in the call they move most.
+        step : float, default=0
+            How far the weights shall go instead, if the controls then go neither too far nor hardly at all.
+        """
+        reach = self._reach(direction, names)
+        step = float(np.clip(move / reach if move else step, self._least_move / reach, self._most_move / reach))
+        up, down = (self._losses(self._moved(side * step * direction, names), self._measured) for side in (1.0, -1.0))
+        return float(self._share @ (up - down)) / (2 * step), self.loss_variance / (2 * step**2)
+
+    def _reach(self, direction: np.ndarray, names: list[str]) -> float:
+        """How far a unit step moves the controls."""
+        step = 1e-3 * math.sqrt(len(direction))
+        there = self._settings(self._moved(step * direction, names))
+        squares = [np.square(b - a).mean() for a, b in zip(self._settings_here, there, strict=True) if a.size]
+        return max(math.sqrt(float(max(squares))) / step, 1e-12)
+
+    def _settings(self, weights: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """What the calls would send, in parts of the ranges, if the outputs stayed as they were measured."""
+        parts: list[np.ndarray] = []
+
+        def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+            parts.append(np.asarray(batch.varying, dtype=float) / self._width[batch.varying_index])
+            parts.append(np.asarray(batch.shared, dtype=float) / self._width[batch.shared_index])
+            return self._known[layer, unit][1]
+
+        forward(self._stepless, weights, self.data.X, run)
+        return parts
+
+    def _moved(self, move: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+        """All weights, those of the names moved."""
+        weights, start = dict(self.weights), 0
+        for name in names:
+            value = weights[name]
+            own = move[start : start + value.size].reshape(value.shape)
+            weights[name], start = (value + own).astype(value.dtype), start + value.size
+        return weights
+
+    def _losses(self, weights: dict[str, np.ndarray], run: Run) -> np.ndarray:
+        """The loss of each row, shape (n_rows,)."""
+        import torch
+
+        with torch.no_grad():
+            scores = torch.from_numpy(forward(self.trainer.network, weights, self.data.X, run))
+            return as_numpy(self.trainer.loss(scores, torch.from_numpy(self.data.targets))).astype(float)
+
+    def _measured(self, batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+        self.n_shots += batch.n_rows * self.trainer.session.n_shots
+        return self._measure(batch, layer, unit)
+
+    def _recorded(self, batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+        outputs = self._measured(batch, layer, unit)
+        self._known[layer, unit] = batch, outputs
+        return outputs
+
+    def _remembered(self, batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+        """What has been measured already where the same is asked again, else the device."""
+        known, outputs = self._known[layer, unit]
+        asked = batch.numpy()
+        same = np.array_equal(asked.varying_index, known.varying_index) and all(
+            np.abs((getattr(asked, part) - getattr(known, part)) / self._width[index]).max(initial=0.0) < _SAME
+            for part, index in (("varying", known.varying_index), ("shared", known.shared_index))
+        )
+        return outputs if same else self._measured(asked, layer, unit)
+
+    def _gradient_of_method(self) -> dict[str, np.ndarray]:
+        """The method's gradient, at controls that are not displaced."""
+        import torch
+
+        trainer = self.trainer
+        weights = {name: torch.from_numpy(w.copy()).to(trainer.torch_device) for name, w in self.weights.items()}
+        for name, weight in weights.items():
+            weight.requires_grad_(is_trainable(name))
+        share = self._share.astype(self.data.X.dtype)
+        X, targets, share = (
+            torch.from_numpy(array).to(trainer.torch_device) for array in (self.data.X, self.data.targets, share)
+        )
+
+        def loss_of(run: Run) -> torch.Tensor:
+            return share @ trainer.loss(forward(trainer.network, weights, X, run), targets)
+
+        own = copy.deepcopy(trainer.gradient)  # it may keep count of what it is asked
+        with torch.enable_grad():
+            own.loss_and_gradient(loss_of, Apparatus(self._remembered, trainer.session.device, trainer.twin, weights))
+        return {
+            name: np.zeros_like(self.weights[name]) if weights[name].grad is None else as_numpy(weights[name].grad)
+            for names in self.layer_names
+            for name in names
+        }

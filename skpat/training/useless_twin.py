@@ -1,0 +1,129 @@
+"""Whether a twin is of any use to a training: a few cheap checks, and a warning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from skpat.exceptions import UselessTwinWarning
+from skpat.training.alignment import Alignment, measure_alignment, pooled
+
+if TYPE_CHECKING:
+    from skpat.training.loop import Data, Trainer
+
+__all__ = ["CHECK_AT", "count_check_shots", "check_alignment", "is_useless", "warn_if_useless"]
+
+CHECK_AT = (0.0, 0.3, 1.0)
+"""When a fit checks its gradients: parts of its epochs."""
+
+_USELESS_BELOW = 0.45
+_UNDECIDED_ABOVE = 0.35  # of the cosine's standard error: the device's noise hides everything
+_FEWEST_SHOTS, _SHARE = 500, 0.02
+_MOST_ROWS = 32
+_FEW, _MANY = 3, 4  # random directions
+
+
+def _rows_and_directions(n_calls: int, n_training_shots: int) -> tuple[int, int]:
+    """How many rows and random directions one check may have, for a network of so many calls (times n_shots) per row."""
+    evaluations = max(_FEWEST_SHOTS, _SHARE * n_training_shots / n_calls) / len(CHECK_AT)
+    if evaluations >= _MOST_ROWS * _evaluations(_MANY):
+        return _MOST_ROWS, _MANY
+    return min(int(evaluations / _evaluations(_FEW)), _MOST_ROWS), _FEW
+
+
+def _evaluations(n_directions: int) -> int:
+    return 2 + 2 * (n_directions + 1)
+
+
+def count_check_shots(n_rows: int, n_calls: int, n_training_shots: int) -> int:
+    """Shots of one :func:`check_alignment`.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the training data.
+    n_calls : int
+        Shots that one row takes: ``n_layers * n_units * n_shots``.
+    n_training_shots : int
+        Shots of the whole training.
+
+    Returns
+    -------
+    int
+        All checks of a fit together take at most 500 times ``n_calls`` shots, or 2 % of the training's if that is more;
+        never more than 384 rows each. Weights fewer than the random directions need less.
+    """
+    most, n_directions = _rows_and_directions(n_calls, n_training_shots)
+    return min(most, n_rows) * _evaluations(n_directions) * n_calls
+
+
+def check_alignment(trainer: Trainer, data: Data, *, random_state: int = 0) -> Alignment:
+    """Measure, with few shots, how well the gradients of a training agree with the device.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Nothing of it is changed.
+    data : Data
+        The rows of the training.
+    random_state : int, default=0
+        For the choice of rows and directions; another one for each check of a fit.
+
+    Returns
+    -------
+    Alignment
+
+    Notes
+    -----
+    Costs :func:`count_check_shots` shots, counted as calibration.
+    """
+    network, settings = trainer.network, trainer.settings
+    n_calls = network.n_layers * network.n_units * trainer.session.n_shots
+    n_training_shots = settings.max_iter * len(data) * n_calls * trainer.gradient.shots_per_row
+    n_rows, n_directions = _rows_and_directions(n_calls, n_training_shots)
+    return measure_alignment(trainer, data, n_rows=n_rows, n_directions=n_directions, random_state=random_state)
+
+
+def is_useless(alignments: Sequence[Alignment]) -> bool:
+    """Whether gradients that were checked so are hardly better than random ones.
+
+    Parameters
+    ----------
+    alignments : sequence of Alignment
+        The checks of one fit.
+
+    Returns
+    -------
+    bool
+        True if their pooled cosine is below 0.45. False, too, where the device's noise leaves that open.
+    """
+    found = pooled(alignments)
+    return found.cosine < _USELESS_BELOW and found.standard_error < _UNDECIDED_ABOVE
+
+
+def warn_if_useless(alignments: Sequence[Alignment], trainer: Trainer, *, stacklevel: int = 2) -> None:
+    """Issue an :class:`skpat.exceptions.UselessTwinWarning` if the checks of a fit say so.
+
+    Parameters
+    ----------
+    alignments : sequence of Alignment
+        None at all: nothing happens.
+    trainer : Trainer
+        Names the twin in the message.
+    stacklevel : int, default=2
+        As of :func:`warnings.warn`.
+    """
+    if not alignments or not is_useless(alignments):
+        return
+    found = pooled(alignments)
+    message = (
+        f"The {type(trainer.twin).__name__} must have gradients like the device's to train with. In {len(alignments)} checks "
+        f"({found.n_shots:,} shots) the cosine between its gradient of the loss and the measured one was {found.cosine:.2f} ± "
+        f"{found.standard_error:.2f} (below {_USELESS_BELOW}; 1 is perfect, 0 is random), and a step along it changed the loss "
+        f"by {found.slope:.2f} of what it promised. What was learned was learned in spite of the twin. Use PhysicsTwin if the "
+        "equations are known, a larger n_calibration_shots, a smaller learning_rate_init, so that a twin that learns "
+        "can keep up, or gradient='spsa', which needs no twin."
+    )
+    warning = UselessTwinWarning(message, cosine=found.cosine, standard_error=found.standard_error)
+    warnings.warn(warning, stacklevel=stacklevel)

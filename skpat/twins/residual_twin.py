@@ -1,0 +1,278 @@
+"""A twin made of the system's own equations and of what was learned about their error."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+from skpat.controls import ControlBatch
+from skpat.exceptions import TwinError
+from skpat.twins.base import Twin, check_shots
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ResidualTwin"]
+
+_LARGEST_SEED = np.iinfo(np.int32).max
+_LEAST_TRUST = 0.02
+_TRUST_MOMENTUM = 0.1
+
+
+class ResidualTwin(Twin):
+    r"""Physics plus a learned correction: the equations say most, and measurements what the equations leave out.
+
+    .. math::
+
+        y(c) = p(c) + r(c, p(c)),
+
+    with the model's answer :math:`p` at the controls :math:`c` and a correction :math:`r` learned from what the model leaves.
+    For a device whose equations are known, but neither all of its constants nor every effect: a detector that saturates,
+    channels that leak into each other.
+
+    Parameters
+    ----------
+    physics : PhysicsTwin
+        The unfitted model :math:`p`; or another twin. Its parameters are reached as ``physics__...``.
+    correction : Twin, default=None
+        The unfitted correction :math:`r`. None: :class:`skpat.twins.NeuralTwin` (). Its parameters are reached as
+        ``correction__...``.
+    feed_physics : bool, default=True
+        Whether the correction sees the model's answer beside the controls, as ``n_outputs`` channels more. False:
+        :math:`r(c)`. An error that follows the answer (of a detector, an amplifier) is then much harder to learn.
+    validation_fraction : float, default=0.1
+        Share of the shots that neither part learns from, for ``score_``. 0 holds out none. (Each part may hold out some of the
+        others for itself.)
+    random_state : int, RandomState instance or None, default=None
+        For the held-out shots, and for the parts where they have no seed of their own.
+
+    Attributes
+    ----------
+    physics_, correction_ : Twin
+        As fitted; the constants that were found are ``physics_.constants_``.
+    module_ : torch.nn.Module
+        Controls (n_rows, n_controls) to outputs (n_rows, n_outputs), in the device's units.
+    score_ : float
+        R² on the held-out shots.
+    trust_ : ndarray of shape (n_outputs,)
+        R² of each output between 0 and 1: of the held-out shots at first, then a running mean over the calls of
+        :meth:`partial_fit` of how well new shots were predicted before they were learned.
+    n_features_in_ : int
+        Number of control channels.
+
+    Notes
+    -----
+    :meth:`fit` finds the model's constants first, as if nothing else were wrong, and the correction from what remains, in
+    units of the outputs' spread. :meth:`partial_fit` does the same in small: first the constants, if the model has any to be
+    found, on what the correction leaves; then the correction on what the model leaves.
+
+    The correction needs every control of every row: a device with more channels than it can hold is refused, and wants a
+    :class:`skpat.twins.PhysicsTwin`.
+
+    References
+    ----------
+    Psichogios, Ungar, AIChE J. 38, 1499 (1992), doi:10.1002/aic.690381003, for models that are half equations and half
+    network.
+
+    Examples
+    --------
+    A laser with another crystal than was believed, and a detector that saturates:
+
+    >>> import numpy as np
+    >>> from skpat.devices import SecondHarmonicLaser
+    >>> from skpat.twins import PhysicsTwin, ResidualTwin
+    >>> real = SecondHarmonicLaser(8, 4, coupling=28.0, random_state=0)
+    >>> controls = np.random.default_rng(0).uniform(size=(500, 8))
+    >>> outputs = 20 * np.tanh(real.measure(controls) / 20)
+    >>> believed = PhysicsTwin(SecondHarmonicLaser(8, 4), ["coupling"])
+    >>> twin = ResidualTwin(believed, random_state=0).fit(controls, outputs)
+    >>> bool(twin.score_ > twin.physics_.score_)
+    True
+    """
+
+    _parameter_constraints = {
+        "physics": "no_validation",
+        "correction": "no_validation",
+        "feed_physics": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, physics=None, correction=None, *, feed_physics=True, validation_fraction=0.1, random_state=None):
+        self.physics = physics
+        self.correction = correction
+        self.feed_physics = feed_physics
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+
+    _specification: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def explores(self) -> bool:  # type: ignore[override]
+        """Whether the training's shots are to be displaced at random: as the correction wants it."""
+        return bool(getattr(self._unfitted_correction(), "explores", False))
+
+    def learn_specification(self, bounds: np.ndarray, periods: np.ndarray) -> None:
+        """Hand on to both parts, when they are fitted, what the device states of its channels."""
+        self._specification = np.asarray(bounds, dtype=np.float64), np.asarray(periods, dtype=np.float64)
+
+    @property
+    def module_(self) -> torch.nn.Module:
+        check_is_fitted(self, "n_features_in_")
+        import torch
+
+        from skpat.twins.residual_module import ResidualModule
+
+        # Made anew each time, and nothing but a sum: the weights are those of the parts, whatever becomes of these.
+        physics, correction = self.physics_.module_, self.correction_.module_
+        # Displaced at random, no two rows share a channel: there are no parts in which a batch could be taken.
+        in_parts = hasattr(physics, "forward_batch") and not self.explores
+        unit = torch.from_numpy(self._unit)
+        return ResidualModule(physics, correction, unit, feed_physics=self.feed_physics, in_parts=in_parts)
+
+    def fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> ResidualTwin:
+        """Find the model's constants from measured shots, and learn what remains.
+
+        Parameters
+        ----------
+        controls : ControlBatch or array of shape (n_shots, n_controls)
+            What the device received, in its units.
+        outputs : array of shape (n_shots, n_outputs)
+            What it answered.
+        sample_weight : array of shape (n_shots,), default=None
+            Weight of each shot.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TwinError
+            If a part is no twin, the model does not fit the device, or the device has more channels than the correction can
+            hold.
+        ValueError
+            If the shapes disagree, a number is not finite, or there are no shots.
+        """
+        self._validate_params()
+        for name, part in (("physics", self.physics), ("correction", self._unfitted_correction())):
+            _check_part(name, part)
+        controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        rng = check_random_state(self.random_state)
+        physics, correction = (_own_copy(part, rng) for part in (self.physics, self._unfitted_correction()))
+        order = rng.permutation(len(controls))
+        n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
+        held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        if self._specification is not None and hasattr(physics, "learn_specification"):
+            physics.learn_specification(*self._specification)
+        physics.fit(controls[kept], outputs[kept], sample_weight[kept])
+        expected = physics.predict(controls[kept])
+        self._tell(correction, expected)
+        spread = outputs[kept].std(axis=0)  # what remains may be nothing: it has no scale of its own
+        self._unit = np.where(spread > 0, spread, np.ones_like(spread))
+        correction.fit(
+            self._seen(controls[kept], expected), (outputs[kept] - expected) / self._unit, sample_weight[kept]
+        )
+        self.physics_, self.correction_ = physics, correction
+        self.n_features_in_ = controls.shape[1]
+        self.score_, self.trust_ = np.nan, np.ones(outputs.shape[1])
+        shots = controls[held_out], outputs[held_out], sample_weight[held_out]
+        if shots[2].any() and np.ptp(shots[1], axis=0).max() > 0:
+            self.score_ = self.score(*shots)
+            self.trust_ = _trust(self.predict(shots[0]), *shots[1:])
+        return self
+
+    def partial_fit(
+        self,
+        controls: ControlBatch | np.ndarray,
+        outputs: np.ndarray,
+        sample_weight: Any = None,
+        *,
+        pace: float = 1.0,
+    ) -> ResidualTwin:
+        """Judge the twin by new shots, and let both parts learn from them.
+
+        Parameters and errors are those of :meth:`fit`; an unfitted twin is fitted. ``pace`` multiplies the correction's step
+        size, if the correction takes one.
+        """
+        if not hasattr(self, "n_features_in_"):
+            return self.fit(controls, outputs, sample_weight)
+        in_parts = controls.numpy() if isinstance(controls, ControlBatch) else None
+        controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        if not sample_weight.any():
+            return self
+        batch = controls if in_parts is None else in_parts
+        expected = self.physics_.predict(batch)
+        correction = self._unit * self.correction_.predict(self._seen(controls, expected))
+        judged = _trust(expected + correction, outputs, sample_weight)
+        self.trust_ = (1 - _TRUST_MOMENTUM) * self.trust_ + _TRUST_MOMENTUM * judged
+        if hasattr(self.physics_, "partial_fit") and len(getattr(self.physics_, "constants", ("any",))):
+            self.physics_.partial_fit(batch, outputs - correction, sample_weight)
+            expected = self.physics_.predict(batch)
+        if hasattr(self.correction_, "partial_fit"):
+            shots = self._seen(controls, expected), (outputs - expected) / self._unit, sample_weight
+            self.correction_.partial_fit(*shots, **({"pace": pace} if self.explores else {}))
+        return self
+
+    def predict(self, controls: ControlBatch | np.ndarray) -> np.ndarray:
+        """What the twin expects the device to answer, shape (n_rows, n_outputs)."""
+        check_is_fitted(self, "n_features_in_")
+        expected = self.physics_.predict(controls)
+        return expected + self._unit * self.correction_.predict(self._seen(np.asarray(controls), expected))
+
+    def _seen(self, controls: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        """What the correction is given."""
+        return np.hstack([controls, expected]) if self.feed_physics else controls
+
+    def _tell(self, correction: Any, expected: np.ndarray) -> None:
+        """Hand on the specification; the model's answers are channels too, as wide as they are spread."""
+        if self._specification is None or not hasattr(correction, "learn_specification"):
+            return
+        bounds, periods = self._specification
+        if self.feed_physics:
+            middle, half = expected.mean(axis=0), np.sqrt(3) * expected.std(axis=0)  # of numbers spread evenly
+            half = np.where(half > 1e-9 * (1 + np.abs(middle)), half, 1.0)
+            bounds = np.concatenate([bounds, np.column_stack([middle - half, middle + half])])
+            periods = np.concatenate([periods, np.zeros(len(middle))])
+        correction.learn_specification(bounds, periods)
+
+    def _unfitted_correction(self) -> Any:
+        if self.correction is not None:
+            return self.correction
+        from skpat.twins.neural_twin import NeuralTwin
+
+        return NeuralTwin()
+
+
+def _check_part(name: str, part: Any) -> None:
+    if isinstance(part, type) or not (
+        hasattr(part, "fit") and hasattr(part, "predict") and hasattr(type(part), "module_")
+    ):
+        use = "PhysicsTwin(device, constants), or NeuralTwin() alone where there are no equations"
+        raise TwinError(
+            f"'{name}' of ResidualTwin must be an unfitted twin. Got {part!r}. Use {name}="
+            f"{use if name == 'physics' else 'NeuralTwin(), or None'}."
+        )
+
+
+def _own_copy(part: Any, rng: np.random.RandomState) -> Any:
+    """A clone in which every ``random_state`` that is None is seeded."""
+    part = clone(part)
+    params = part.get_params(deep=True)
+    names = sorted(name for name in params if name.split("__")[-1] == "random_state")
+    seeds = {name: int(rng.randint(_LARGEST_SEED)) for name in names}
+    return part.set_params(**{name: seed for name, seed in seeds.items() if params[name] is None})
+
+
+def _trust(expected: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+    """R² of each output, between a little above 0 and 1."""
+    total = sample_weight.sum()
+    mean = sample_weight @ outputs / total
+    variance, error = (sample_weight @ np.square(outputs - other) / total for other in (mean, expected))
+    return np.clip(1 - error / np.maximum(variance, 1e-12 * (1 + mean**2)), _LEAST_TRUST, 1.0)

@@ -1,0 +1,104 @@
+"""What a deployed network costs beside the device: one row at a time, with devices that answer at once.
+
+Every figure is the median of blocks of calls, the cases in turn. Prints one JSON line per figure.
+
+    python tests/benchmarks/deployment.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from skpat import Device, PhysicalNetworkClassifier, as_device, deployment
+from skpat.controls import ControlBatch
+
+ANSWER = np.zeros((1, 50))
+
+
+def zeros(controls: np.ndarray) -> np.ndarray:
+    """A device that answers at once."""
+    return ANSWER if len(controls) == 1 else np.zeros((len(controls), 50))
+
+
+class Null(Device):
+    """The same without an array of all controls, as a driver that reads the two parts of a batch."""
+
+    n_controls, n_outputs = 100, 50
+    bounds = np.tile([0.0, 1.0], (100, 1))
+
+    def measure(self, batch: ControlBatch) -> np.ndarray:
+        return zeros(batch.varying)
+
+
+DEVICES = {
+    "device that reads the parts": Null(),
+    "function of an array": as_device(zeros, n_controls=100, n_outputs=50, bounds=(0, 1)),
+}
+
+
+def trained(device: Any, n_layers: int) -> PhysicalNetworkClassifier:
+    X, y = load_digits(return_X_y=True)
+    network = PhysicalNetworkClassifier(device, n_layers=n_layers, max_iter=1, n_calibration_shots=50, random_state=0)
+    return network.fit(X[:64], y[:64])
+
+
+def microseconds(calls: dict[Any, Callable[[], Any]], blocks: int, n_calls: int) -> dict[Any, tuple[float, float]]:
+    """Median and lowest of the blocks, for each case; the blocks of all cases take turns."""
+    found: dict[Any, list[float]] = {case: [] for case in calls}
+    for _ in range(blocks):
+        for case, call in calls.items():
+            call()
+            begun = time.perf_counter()
+            for _ in range(n_calls):
+                call()
+            found[case].append((time.perf_counter() - begun) / n_calls * 1e6)
+    return {case: (float(np.median(times)), min(times)) for case, times in found.items()}
+
+
+def report(**figures: Any) -> None:
+    print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--blocks", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=300)
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 4])
+    asked = parser.parse_args()
+    row = load_digits().data[:1].copy()
+    calls: dict[Any, Callable[[], Any]] = {}
+    for name, device in DEVICES.items():
+        for n_layers in asked.layers:
+            network = trained(device, n_layers)
+            kept, opened = network.deploy(), network.deploy()
+            kept.__enter__()
+            calls[name, n_layers, "kept open"] = lambda kept=kept: kept.predict(row)
+            calls[name, n_layers, "opened for each call"] = lambda opened=opened: opened.predict(row)
+            calls[name, n_layers, "estimator"] = lambda network=network: network.predict(row)
+    report(figure="where", python=platform.python_version(), numpy=np.__version__, processor=platform.processor())
+    for (name, n_layers, way), (median, lowest) in microseconds(calls, asked.blocks, asked.calls).items():
+        figures = {"us_per_row_and_layer": median / n_layers, "lowest": lowest / n_layers}
+        report(figure="predict, one row", device=name, layers=n_layers, way=way, **figures)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.skpat"
+        network = trained(DEVICES["device that reads the parts"], 2)
+        ways = {
+            "save": lambda: network.deploy().save(path),
+            "load": lambda: deployment.load(path, network.device_),
+        }
+        for way, (median, _) in microseconds(ways, 5, 10).items():
+            report(figure=way, milliseconds=median / 1e3, bytes=path.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Accuracy against shots: how many each training method needs to come near the exact gradient.
+
+Systems, tasks and networks are those of ``accuracy.py`` (nothing digital but gains, offsets and the readout; learned twins
+only), with one schedule for every method: Adam, first step 0.03, half a cosine, as many epochs. A quarter of the data is the
+test part; a quarter of the rest is the validation part, on which the curve is measured after every epoch (its shots are not counted) and
+the best epoch is chosen. Arrival is the first epoch whose validation accuracy is 95 % of the last one of the exact gradient
+with the same seed; a run that never arrives counts as its whole budget. All calibration shots count.
+
+A run is one line of JSON in ``--results``; runs that stand there already are not repeated.
+
+    python tests/benchmarks/shots.py --plot docs/figures/shots.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import sklearn
+from accuracy import SYSTEMS
+from scipy.stats import t
+from sklearn.model_selection import train_test_split
+
+from skpat import PhysicalNetworkClassifier
+from skpat.training import SPSA, PhysicsAware
+
+EPOCHS = {"laser": 12, "plate": 20, "circuit": 20, "mesh": 10}
+SPSA_FACTOR = 10  # times as many epochs, of two shots per row
+
+METHODS: dict[str, dict[str, Any]] = {
+    "exact": {"gradient": "exact"},
+    "default": {},
+    "no calibration": {"n_calibration_shots": 0},
+    "static, 20,000": {"gradient": PhysicsAware(refine=False), "n_calibration_shots": 20_000},
+    "in silico, 20,000": {"gradient": "in_silico", "n_calibration_shots": 20_000},
+    "SPSA": {"gradient": SPSA(), "learning_rate_init": 0.003},
+}
+
+
+def run(name: str, method: str, seed: int) -> dict[str, Any]:
+    """One training: the validation accuracy after each epoch with the shots until then, and the test accuracy."""
+    system = SYSTEMS[name]
+    X, y = system.task()
+    X, X_test, y, y_test = train_test_split(X, y, test_size=0.25, random_state=seed, stratify=y)
+    X, X_val, y, y_val = train_test_split(X, y, test_size=0.25, random_state=seed, stratify=y)
+    device = system.make(seed)
+    how = system.network | METHODS[method]
+    how["max_iter"] = EPOCHS[name] * (SPSA_FACTOR if method == "SPSA" else 1)
+    network = PhysicalNetworkClassifier(
+        device, control_split=system.split(device), random_state=seed, **(how | {"n_iter_no_change": how["max_iter"]})
+    )
+    begun = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of twins that are useless: that is what this is about
+        network.fit(X, y, X_val=X_val, y_val=y_val)
+    seconds = time.perf_counter() - begun
+    n_epochs = len(network.validation_scores_)
+    per_epoch = network.shots_["training"] / n_epochs
+    return {
+        "system": name,
+        "method": method,
+        "seed": seed,
+        "calibration_shots": network.shots_["calibration"],
+        "shots_per_epoch": per_epoch,
+        "validation": [round(float(score), 4) for score in network.validation_scores_],
+        "test": round(float(network.score(X_test, y_test)), 4),
+        "fit_seconds": round(seconds, 1),
+    }
+
+
+def shots_after(result: dict[str, Any]) -> np.ndarray:
+    """Shots until the end of each epoch."""
+    epochs = np.arange(1, len(result["validation"]) + 1)
+    return result["calibration_shots"] + epochs * result["shots_per_epoch"]
+
+
+def arrival(result: dict[str, Any], exact: dict[str, Any]) -> tuple[float, bool]:
+    """Shots until 95 % of the exact gradient's last validation accuracy, and whether it was reached at all."""
+    reached = np.array(result["validation"]) >= 0.95 * exact["validation"][-1]
+    shots = shots_after(result)
+    return float(shots[reached.argmax()] if reached.any() else shots[-1]), bool(reached.any())
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Medians over the seeds of the shots, and paired differences of the test accuracy to the exact gradient's."""
+    lines = [
+        f"{'system':<9}{'method':<19}{'shots to 95 %':>14}{'ratio':>8}{'arrived':>9}{'test accuracy':>16}"
+        f"{'deficit (95 % interval)':>26}"
+    ]
+    for name in SYSTEMS:
+        of_seed = {r["seed"]: r for r in results if (r["system"], r["method"]) == (name, "exact")}
+        for method in METHODS:
+            rows = [r for r in results if (r["system"], r["method"]) == (name, method) and r["seed"] in of_seed]
+            if not rows:
+                continue
+            arrivals = [arrival(r, of_seed[r["seed"]]) for r in rows]
+            of_exact = [arrival(of_seed[r["seed"]], of_seed[r["seed"]])[0] for r in rows]
+            ratios = [shots / reference for (shots, _), reference in zip(arrivals, of_exact, strict=True)]
+            deficit = 100 * np.array([of_seed[r["seed"]]["test"] - r["test"] for r in rows])
+            error = deficit.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
+            half = t.ppf(0.975, len(rows) - 1) * error if len(rows) > 1 else np.nan
+            lines.append(
+                f"{name:<9}{method:<19}{np.median([shots for shots, _ in arrivals]):>14,.0f}{np.median(ratios):>8.2f}"
+                f"{sum(reached for _, reached in arrivals):>5}/{len(rows):<3}"
+                f"{100 * np.mean([r['test'] for r in rows]):>14.1f} %"
+                f"{deficit.mean():>10.1f} ({deficit.mean() - half:.1f} to {deficit.mean() + half:.1f})"
+            )
+    return "\n".join(lines)
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Mean validation accuracy against shots, one curve for each method and one panel for each system."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = [name for name in SYSTEMS if any(r["system"] == name for r in results)]
+    figure = Figure(figsize=(3.2 * len(names), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names), sharey=True)), names, strict=True):
+        for number, method in enumerate(METHODS):
+            rows = [r for r in results if (r["system"], r["method"]) == (name, method)]
+            if not rows:
+                continue
+            n_epochs = min(len(r["validation"]) for r in rows)
+            shots = np.median([shots_after(r)[:n_epochs] for r in rows], axis=0)
+            mean = 100 * np.mean([r["validation"][:n_epochs] for r in rows], axis=0)
+            style = {"color": f"C{number}", "marker": "osD^vx"[number % 6], "markevery": 0.2, "markersize": 4}
+            axes.plot(shots, mean, label=method, **style)
+        axes.set_xscale("log")
+        axes.set_xlabel("shots, calibration included")
+        axes.set_title(name)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("validation accuracy (%)")
+    figure.axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--systems", nargs="*", default=list(EPOCHS), choices=list(EPOCHS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=Path("shots.jsonl"))
+    parser.add_argument("--plot", type=Path, default=None, help="where to save the figure")
+    arguments = parser.parse_args()
+    known = (
+        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
+    )
+    done = {(r["system"], r["method"], r["seed"]) for r in known}
+    wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    cases = [
+        (name, method, seed)
+        for seed in wanted
+        for method in arguments.methods
+        for name in arguments.systems
+        if (name, method, seed) not in done
+    ]
+    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
+        joblib.delayed(run)(*case) for case in cases
+    ):
+        print(json.dumps(result), flush=True)
+        known.append(result)
+        with arguments.results.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+    shown = [r for r in known if r["seed"] in wanted and r["system"] in arguments.systems]
+    print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
+    print(table(shown))
+    if arguments.plot is not None:
+        plot(shown, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

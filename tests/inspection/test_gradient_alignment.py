@@ -1,0 +1,118 @@
+"""gradient_alignment: a fitted network's gradients against its device's."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+
+from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
+from skpat.devices import SecondHarmonicLaser
+from skpat.inspection import gradient_alignment
+from skpat.lab import Session
+from skpat.row_keys import hash_rows
+from skpat.training import ExactGradient
+from skpat.training.loop import Data
+from skpat.training.loss_probe import LossProbe
+from skpat.twins import PhysicsTwin
+
+LASER = SecondHarmonicLaser(16, 12, n_steps=3)
+
+
+def data(n: int = 60, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
+    X = np.random.RandomState(0).uniform(-1, 1, (n, 3)).astype(dtype)
+    return X, (X[:, 0] * X[:, 1] > 0).astype(int)
+
+
+def fitted(kind: type = PhysicalNetworkClassifier, dtype: Any = np.float64, **params: Any) -> Any:
+    X, y = data(dtype=dtype)
+    defaults = {"max_iter": 2, "n_calibration_shots": 300, "random_state": 0}
+    return kind(LASER, **(defaults | params)).fit(X, y)
+
+
+def true_cosine(network: Any, X: np.ndarray, y: np.ndarray) -> float:
+    """With the exact gradient of the device without noise, over all rows."""
+    targets = network._encode_targets(y, None, first=False)
+    rows = network._ready(Data(X, targets, np.ones(len(X)), hash_rows(X)), set_scale=False)
+    silent = copy.copy(network.device_).set_params(noise=0.0, energy_jitter=0.0, noise_floor=0.0)
+    found = []
+    for gradient in (None, ExactGradient()):
+        with Session(network.device_ if gradient is None else silent) as session:
+            trainer = network._make_trainer(session, len(X))
+            trainer.gradient = trainer.gradient if gradient is None else gradient
+            found.append(np.concatenate([part.ravel() for part in LossProbe(trainer, rows).gradient.values()]))
+    a, b = found
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("gradient", ["physics_aware", "in_silico", "exact"])
+@pytest.mark.parametrize("kind", [PhysicalNetworkClassifier, PhysicalNetworkRegressor])
+def test_the_cosine_is_the_true_one_within_its_error(kind: type, gradient: str) -> None:
+    X, y = data()
+    network = fitted(kind, gradient=gradient, n_layers=2)
+    found = gradient_alignment(network, X, y, n_rows=60, n_directions=12)
+    assert abs(found.cosine - true_cosine(network, X, y)) < 3 * found.standard_error + 0.02
+    assert found.standard_error < 0.2
+    assert len(found.layer_cosines) == len(found.layer_standard_errors) == 2
+
+
+def test_the_exact_gradient_is_aligned_and_a_twin_without_shots_is_not() -> None:
+    X, y = data()
+    exact = gradient_alignment(fitted(gradient="exact"), X, y, n_rows=60)
+    wrong = SecondHarmonicLaser(16, 12, n_steps=3, chirp=0.0, walk_off=0.0, coupling=2.0)
+    believed = gradient_alignment(fitted(twin=PhysicsTwin(wrong), n_calibration_shots=0), X, y, n_rows=60)
+    assert exact.cosine > 0.85
+    assert believed.cosine < exact.cosine - 2 * exact.standard_error
+    assert "layer 0" in str(exact)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_shots_are_counted_and_the_network_stays(dtype: Any) -> None:
+    X, y = data(dtype=dtype)
+    network = fitted(dtype=dtype, n_units=2, n_shots=2)
+    before = pickle.dumps((network.weights_, network.twin_.predict(np.full((2, 16), 0.5))))
+    counted = network.shots_
+    found = gradient_alignment(network, X.tolist(), y, n_rows=10, n_directions=3)
+    assert found.n_shots == 10 * (2 + 2 * 4) * 2 * 2
+    assert network.shots_ == counted | {"calibration": counted["calibration"] + found.n_shots}
+    assert pickle.dumps((network.weights_, network.twin_.predict(np.full((2, 16), 0.5)))) == before
+
+
+def test_it_repeats_bit_for_bit_and_works_on_an_unpickled_network() -> None:
+    X, y = data()
+    network = fitted()
+    found = [gradient_alignment(pickle.loads(pickle.dumps(network)), X, y, random_state=1) for _ in range(2)]
+    assert found[0] == found[1]
+    assert gradient_alignment(network, X, y, random_state=None).n_shots == found[0].n_shots
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    X, y = data()
+    network = fitted()
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()
+    gradient_alignment(network, X, y, random_state=None)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [({"n_rows": 0}, "'n_rows' of gradient_alignment"), ({"n_directions": 1}, "'n_directions' of gradient_alignment")],
+)
+def test_parameters_are_checked_before_anything_is_sent(parameters: dict[str, Any], message: str) -> None:
+    X, y = data()
+    network = fitted()
+    counted = network.shots_
+    with pytest.raises(ValueError, match=message):
+        gradient_alignment(network, X, y, **parameters)
+    assert network.shots_ == counted
+
+
+def test_an_unfitted_network_is_refused() -> None:
+    X, y = data()
+    with pytest.raises(NotFittedError, match="not fitted"):
+        gradient_alignment(PhysicalNetworkClassifier(LASER), X, y)

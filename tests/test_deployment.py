@@ -1,0 +1,945 @@
+"""The deployed network gives the estimator's numbers, refuses the wrong device and any file that is not whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import textwrap
+import tracemalloc
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_array
+
+import skpat
+from skpat import ControlBatch, ControlSplit, Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, deployment
+from skpat.deployment import DeployedNetwork
+from skpat.devices import Drifting, Quantized, SecondHarmonicLaser
+from skpat.exceptions import (
+    ControlBoundsError,
+    DeploymentFileError,
+    DeviceContractError,
+    DeviceIdentityError,
+    JournalError,
+)
+from skpat.lab import Journal, Ledger, Session
+from skpat.lab.array_file import write_arrays
+from skpat.lab.row_names import BatchNamedOnDemand
+from skpat.network import description
+from skpat.network.description import network_from_dict, network_to_dict
+from skpat.network.forward import forward
+from skpat.network.settled import SettledNetwork
+from skpat.row_keys import hash_rows
+
+from .benchmarks.mutated_files import fuzz_deployments, fuzz_journals, leaks
+
+LASER = SecondHarmonicLaser(16, 12, n_steps=3)
+SMALL: dict[str, Any] = {"n_calibration_shots": 40, "max_iter": 1, "random_state": 0}
+STREAMABLE = ("predict", "predict_proba", "predict_log_proba", "decision_function")
+
+
+class Bank(Device):
+    """Without torch; counts what it is sent."""
+
+    n_controls, n_outputs = 6, 4
+    control_units = "V"
+
+    def __init__(self, gain=1.0, bounds=(-1.0, 1.0), steps=None, serial="", max_batch=None):
+        self.gain = gain
+        self.bounds = bounds
+        self.steps = steps
+        self.serial = serial
+        self.max_batch = max_batch
+        self.rows = 0
+        self.most_rows = 0
+        self.opened = 0
+
+    @property
+    def control_steps(self) -> Any:
+        return self.steps
+
+    def identify(self) -> str:
+        return self.serial
+
+    def open(self) -> None:
+        self.opened += 1
+
+    def measure(self, batch: ControlBatch) -> np.ndarray:
+        self.rows += batch.n_rows
+        self.most_rows = max(self.most_rows, batch.n_rows)
+        controls = np.asarray(batch)
+        return np.tanh(self.gain * controls[:, :4] + controls[:, 2:])
+
+
+def data(n: int = 60, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
+    X = np.random.default_rng(0).uniform(-1, 1, (n, 3)).astype(dtype)
+    return X, (X[:, 0] > X[:, 1]).astype(int) + (X[:, 2] > 0)
+
+
+def trained(device: Any = None, **params: Any) -> PhysicalNetworkClassifier:
+    X, y = data()
+    return PhysicalNetworkClassifier(Bank() if device is None else device, **(SMALL | params)).fit(X, y)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "network.skpat"
+
+
+# ---- the same numbers ----
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"n_layers": 2, "n_units": 2, "skip": "input", "n_shots": 2},
+        {"n_layers": 3, "skip": "previous"},
+        {"encoder": "direct", "readout": "bins", "n_units": 2},
+        {"control_split": ControlSplit("random", fixed={2: 0.25, 5: 1.0}, random_state=1)},
+        {"device": Quantized(LASER, control_bits=6)},
+        {"device": Drifting(LASER, common=0.05, interval=10, random_state=1), "n_shots": 2},
+    ],
+    ids=["plain", "wide", "deep", "direct", "fixed", "steps", "drifting"],
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_noisy_device_gives_the_deployed_network_the_estimators_numbers(
+    params: dict[str, Any], dtype: Any, path: Path
+) -> None:
+    X, y = data(dtype=dtype)
+    network = PhysicalNetworkClassifier(**({"device": LASER} | SMALL | params)).fit(X, y)
+    network.deploy().save(path)
+    for method in STREAMABLE:  # anew for each: the clock of a drifting device goes on
+        deployed = network.deploy()
+        deployed.save(path)
+        loaded = deployment.load(path, network.device_)
+        expected = getattr(network, method)(X)
+        for other in (deployed, loaded):
+            found = getattr(other, method)(X)
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_a_regressors_targets_come_back_on_their_own_scale(ndim: int, path: Path) -> None:
+    X, _ = data()
+    y = 1000 * X[:, 0] if ndim == 1 else 1000 * X[:, :2] + 7
+    network = PhysicalNetworkRegressor(LASER, **SMALL).fit(X, y)
+    network.deploy().save(path)
+    loaded = DeployedNetwork.load(path, network.device_)
+    np.testing.assert_array_equal(loaded.predict(X), network.predict(X))
+    assert loaded.predict(X).shape == y.shape
+    assert not hasattr(loaded, "predict_proba")
+    assert not hasattr(loaded, "classes_")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["no", "yes, perhaps"], [3, -7], [False, True], [2.0, 5.0], ["ä", "日本"]],
+    ids=["str", "int", "bool", "float", "unicode"],
+)
+def test_classes_of_any_kind_come_back(labels: list[Any], path: Path) -> None:
+    X, y = data()
+    network = PhysicalNetworkClassifier(Bank(), **SMALL).fit(X, np.array(labels)[np.minimum(y, 1)])
+    network.deploy().save(path)
+    loaded = deployment.load(path, Bank())
+    assert loaded.classes_.dtype == network.classes_.dtype
+    np.testing.assert_array_equal(loaded.predict(X), network.predict(X))
+    np.testing.assert_array_equal(loaded.decision_function(X), network.decision_function(X))
+
+
+def test_more_rows_than_one_device_call_carries() -> None:
+    network = trained(LASER, n_layers=2)
+    X, _ = data(2500)
+    np.testing.assert_array_equal(network.deploy().decision_function(X), network.decision_function(X))
+    deployed = trained().deploy()
+    deployed.predict(X)
+    assert deployed.device_.most_rows == 1024
+
+
+def test_data_come_as_any_container() -> None:
+    X, y = data()
+    table = pd.DataFrame(X, columns=["a", "b", "c"])
+    network = PhysicalNetworkClassifier(Bank(), **SMALL).fit(table, y)
+    deployed = network.deploy()
+    expected = network.decision_function(table)
+    for same in (table, X, X.tolist(), csr_array(X), np.asfortranarray(X), X.astype(object)):
+        np.testing.assert_array_equal(deployed.decision_function(same), expected)
+    assert deployed.feature_names_in_.tolist() == ["a", "b", "c"]
+    with pytest.raises(
+        ValueError, match=r"must have the columns \['a', 'b', 'c'\], in this order. Got \['c', 'b', 'a'\]"
+    ):
+        deployed.predict(table[["c", "b", "a"]])
+
+
+def test_feature_names_and_everything_else_survive_the_file(path: Path) -> None:
+    X, y = data()
+    network = PhysicalNetworkClassifier(Bank(), n_shots=3, **SMALL).fit(pd.DataFrame(X, columns=["a", "b", "c"]), y)
+    network.deploy().save(path)
+    loaded = deployment.load(path, Bank())
+    assert loaded.feature_names_in_.tolist() == ["a", "b", "c"]
+    assert loaded.n_features_in_ == 3
+    loaded.predict(X)
+    assert loaded.shots_["prediction"] == 3 * len(X)
+    with np.load(path) as saved:  # it is an npz file
+        np.testing.assert_array_equal(saved["weights/readout.coef"], network.weights_["readout.coef"])
+    again = path.with_name("again")
+    loaded_anew = deployment.load(path, Bank())
+    loaded_anew.save(again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_what_becomes_of_the_estimator_does_not_touch_the_deployed_network() -> None:
+    X, y = data()
+    network = trained()
+    deployed = network.deploy()
+    before = deployed.decision_function(X)
+    network.partial_fit(X, y)
+    for value in network.weights_.values():
+        value[...] = 0
+    np.testing.assert_array_equal(deployed.decision_function(X), before)
+    with pytest.raises(ValueError, match="read-only"):
+        deployed.weights_["readout.coef"][0] = 1
+
+
+def test_only_a_fitted_estimator_can_be_deployed() -> None:
+    from sklearn.exceptions import NotFittedError
+
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        PhysicalNetworkClassifier().deploy()
+
+
+def test_a_deployed_network_can_be_pickled_while_it_is_in_use() -> None:
+    X, _ = data()
+    with trained(LASER).deploy() as deployed:
+        expected = deployed.decision_function(X)
+        copy = pickle.loads(pickle.dumps(deployed))
+    np.testing.assert_array_equal(copy.decision_function(X), expected)
+
+
+# ---- what it refuses ----
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (np.zeros(3), ValueError, r"must be an array of shape \(n_samples, 3\).* Got shape \(3,\)\. Use X.reshape"),
+        (np.zeros((2, 4)), ValueError, r"Got shape \(2, 4\)"),
+        (np.full((2, 3), np.nan), ValueError, "must hold finite numbers, as float64. Got NaN or infinity"),
+        (np.array([["a", "b", "c"]]), ValueError, "must hold real numbers. Got dtype <U1"),
+        (np.zeros((1, 3), dtype=complex), ValueError, "must hold real numbers. Got dtype complex128"),
+        (iter([np.zeros((1, 3))]), TypeError, r"Got an iterator. Use predict_stream\(chunks\)"),
+    ],
+)
+def test_wrong_data_are_refused_before_anything_is_sent(X: Any, error: type[Exception], message: str) -> None:
+    deployed = trained().deploy()
+    deployed.device_.rows = 0
+    with pytest.raises(error, match=message):
+        deployed.predict(X)
+    assert deployed.device_.rows == 0
+    assert deployed.predict(np.empty((0, 3))).shape == (0,)
+
+
+def test_a_number_too_large_for_float32_is_refused() -> None:
+    X, y = data(dtype=np.float32)
+    deployed = PhysicalNetworkClassifier(Bank(), **SMALL).fit(X, y).deploy()
+    with pytest.raises(ValueError, match="finite numbers, as float32"):
+        deployed.predict(np.full((1, 3), 1e300))
+
+
+def test_every_value_is_checked_against_the_bounds_as_they_are_now() -> None:
+    deployed = trained(Bank(bounds=np.tile([-1.0, 1.0], (6, 1)))).deploy()
+    X, _ = data()
+    with deployed:
+        deployed.predict(X)
+        deployed.device_.rows = 0
+        for channel in range(6):  # inputs and weights alike
+            deployed.device_.bounds[:] = [-1.0, 1.0]
+            deployed.device_.bounds[channel] = [0.999, 1.0]
+            with pytest.raises(ControlBoundsError, match=rf"in channel {channel}.*Nothing was sent"):
+                deployed.predict(X)
+    assert deployed.device_.rows == 0
+    assert deployed.shots_["prediction"] == len(X)
+
+
+@pytest.mark.parametrize("bounds", [[-1.0, 1.0], [(-1.0, 1.0)] * 6, [[-1.0, 1.0] for _ in range(6)]])
+def test_bounds_in_a_list_may_change_too(bounds: Any) -> None:
+    deployed = trained(Bank(bounds=bounds)).deploy()
+    X, _ = data()
+    with deployed:
+        deployed.predict(X)
+        deployed.device_.bounds[-2:] = [0.998, 0.999] if np.ndim(bounds) == 1 else [[0.998, 0.999]] * 2
+        with pytest.raises(ControlBoundsError, match="Nothing was sent"):
+            deployed.predict(X)
+
+
+def test_every_shot_is_counted_once() -> None:
+    network = trained(n_layers=2, n_units=2, n_shots=3)
+    deployed = network.deploy()
+    X, _ = data(50)
+    before = network.shots_
+    deployed.device_.rows = 0
+    with deployed:
+        deployed.predict(X)
+        deployed.predict_proba(X[:5])
+    assert deployed.shots_["prediction"] == deployed.device_.rows == 55 * 2 * 2 * 3
+    assert network.shots_ == before
+
+
+# ---- sessions and streams ----
+
+
+def test_within_a_with_block_the_device_is_opened_once() -> None:
+    deployed = trained().deploy()
+    X, _ = data()
+    deployed.device_.opened = 0
+    with deployed, deployed:
+        for row in X[:5, None]:
+            deployed.predict(row)
+    assert deployed.device_.opened == 1
+    deployed.predict(X)
+    deployed.predict(X)
+    assert deployed.device_.opened == 3
+
+
+@pytest.mark.parametrize("method", STREAMABLE)
+def test_a_stream_gives_chunk_by_chunk_what_the_chunks_give(method: str) -> None:
+    network = trained(LASER)
+    X, _ = data()
+    asked: list[int] = []
+
+    def chunks() -> Iterator[np.ndarray]:
+        for start in range(0, 60, 20):
+            asked.append(start)
+            yield X[start : start + 20]
+
+    found = network.deploy().predict_stream(chunks(), method)
+    for number, part in enumerate(found):
+        assert len(asked) == number + 1  # nothing is asked for ahead
+        np.testing.assert_array_equal(part, getattr(network, method)(X[20 * number : 20 * number + 20]))
+    assert len(asked) == 3
+
+
+def test_a_stream_holds_the_device_until_it_ends() -> None:
+    deployed = trained().deploy()
+    X, _ = data()
+    deployed.device_.opened = 0
+    stream = deployed.predict_stream(iter([X, X, X]))
+    next(stream)
+    next(stream)
+    assert deployed.device_.opened == 1
+    stream.close()  # type: ignore[attr-defined]
+    deployed.predict(X)
+    assert deployed.device_.opened == 2
+
+
+def test_a_stream_of_what_there_is_not_is_refused_at_once() -> None:
+    X, _ = data()
+    regressor = PhysicalNetworkRegressor(Bank(), **SMALL).fit(X, X[:, 0]).deploy()
+    with pytest.raises(ValueError, match=r"'method' must be one of predict\. Got 'predict_proba'"):
+        regressor.predict_stream(iter([X]), "predict_proba")
+    with pytest.raises(ValueError, match="Got 'save'"):
+        trained().deploy().predict_stream(iter([X]), "save")
+
+
+def peak_of_a_stream(n_rows: int) -> int:
+    """The most memory, in bytes, that a stream of so many rows takes."""
+    deployed = trained(Bank(max_batch=512)).deploy()
+    chunk = np.random.default_rng(0).uniform(-1, 1, (1000, 3))
+    tracemalloc.start()
+    try:
+        n_seen = sum(len(part) for part in deployed.predict_stream(chunk for _ in range(n_rows // 1000)))
+        assert n_seen == n_rows == deployed.shots_["prediction"]
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_stream_takes_constant_memory() -> None:
+    peak_of_a_stream(2_000)
+    assert peak_of_a_stream(40_000) < peak_of_a_stream(4_000) + 5e4 < 2e6  # a chunk is 24 kB, all of them 960 kB
+
+
+@pytest.mark.slow
+def test_a_million_rows_take_the_memory_of_a_thousand() -> None:
+    peak_of_a_stream(2_000)
+    assert peak_of_a_stream(1_000_000) < peak_of_a_stream(4_000) + 2e5  # numpy keeps some small blocks for later
+
+
+# ---- which device ----
+
+
+class Other(Bank):
+    """Another class."""
+
+
+class MoreOutputs(Bank):
+    n_outputs = 5
+
+
+class MoreControls(Bank):
+    n_controls = 8
+
+
+class Millivolts(Bank):
+    control_units = "mV"
+
+
+@pytest.mark.parametrize(
+    ("device", "message", "fatal"),
+    [
+        (Bank(gain=2.0), "differs in its gain. Nothing was sent. .* use load\\(..., any_device=True\\)", False),
+        (Other(), r"differs in its class, its name\.", False),
+        (MoreOutputs(), r"differs in its n_outputs \(5 here, 4 there\)", True),
+        (MoreControls(), r"differs in its n_controls \(8 here, 6 there\)", True),
+        (
+            Bank(bounds=(-1.0, 2.0)),
+            r"differs in its bounds \(\[-1.  2.\] here, \[-1.  1.\] there, in channel 0\)",
+            True,
+        ),
+        (Bank(steps=0.5), r"differs in its control_steps \(0.5 here, 0.0 there, in channel 0\)", True),
+        (Millivolts(), r"differs in its control_units \('mV' here, 'V' there\)", True),
+    ],
+)
+def test_another_device_is_refused_and_the_difference_named(
+    device: Bank, message: str, fatal: bool, path: Path
+) -> None:
+    trained().deploy().save(path)
+    with pytest.raises(DeviceIdentityError, match=message):
+        deployment.load(path, device)
+    if fatal:
+        with pytest.raises(DeviceIdentityError, match=message):
+            deployment.load(path, device, any_device=True)
+    else:
+        X, _ = data()
+        assert deployment.load(path, device, any_device=True).predict(X).shape == (60,)
+    with pytest.raises(DeviceContractError, match=r"must be a skpat\.Device"):
+        deployment.load(path, "cuda")
+
+
+def test_the_seed_of_a_simulated_device_is_not_the_device(path: Path) -> None:
+    trained(SecondHarmonicLaser(16, 12, n_steps=3, random_state=0)).deploy().save(path)
+    deployment.load(path, SecondHarmonicLaser(16, 12, n_steps=3, random_state=5))
+    with pytest.raises(DeviceIdentityError, match="differs in its noise"):
+        deployment.load(path, SecondHarmonicLaser(16, 12, n_steps=3, noise=0.5))
+
+
+def test_another_instrument_at_the_address_is_refused_before_it_measures(path: Path) -> None:
+    trained(Bank(serial="maker, model, 17")).deploy().save(path)
+    X, _ = data()
+    same, other = (Bank(serial=f"maker, model, {number}") for number in (17, 18))
+    same_bank = deployment.load(path, same, any_device=False)
+    assert len(same_bank.predict(X)) == 60
+    about, _ = take_apart(path)
+    assert about["identity"] == "maker, model, 17"
+    about["device"]["fingerprint"]["serial"] = deployment.device_description(other)["serial"]
+    repack(path, about)
+    with pytest.raises(
+        DeviceIdentityError, match=r"must be the one that answered before, 'maker, model, 17'. Got .* 18'"
+    ):
+        deployment.load(path, other).predict(X)
+    assert other.rows == 0
+    assert len(deployment.load(path, other, any_device=True).predict(X)) == 60
+
+
+def test_an_open_line_to_another_instrument_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path))
+
+    class Addressed(Bank):
+        address = "bench 7"
+
+    device = Addressed(serial="one")
+    batch = np.zeros((1, 6))
+    with Session(device) as outer:
+        outer.measure(batch)
+        assert outer.identity == "one"
+        with (
+            Session(device, identity="two") as inner,
+            pytest.raises(DeviceIdentityError, match=r"must be 'two'. Got 'one'. Nothing was sent"),
+        ):
+            inner.measure(batch)
+        with Session(device, identity="one") as inner:
+            inner.measure(batch)
+        outer.measure(batch)
+    assert device.rows == 3
+
+
+# ---- the file ----
+
+
+def take_apart(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    return json.loads(members.pop("about.json")), members
+
+
+def repack(
+    path: Path, about: Any, arrays: dict[str, np.ndarray | bytes] | None = None, **options: Any
+) -> dict[str, bytes]:
+    """Write a file anew with other plain values or other arrays, all checksums right."""
+    _, members = take_apart(path)
+    for name, value in (arrays or {}).items():
+        if isinstance(value, np.ndarray):
+            npy = io.BytesIO()
+            np.lib.format.write_array(npy, value, allow_pickle=True)
+            value = npy.getvalue()
+        members[f"{name}.npy"] = value
+    text = about if isinstance(about, bytes) else json.dumps(about).encode()
+    with zipfile.ZipFile(path, "w", **options) as file:
+        for name, content in {"about.json": text, **members}.items():
+            file.writestr(name, content)
+    return members
+
+
+def change(*place: str, to: Any) -> Callable[[Path], Any]:
+    """Another plain value in the file."""
+
+    def act(path: Path) -> None:
+        about, _ = take_apart(path)
+        part = about
+        for key in place[:-1]:
+            part = part[key]
+        part[place[-1]] = to
+        repack(path, about)
+
+    return act
+
+
+def put(name: str, value: Any) -> Callable[[Path], Any]:
+    """Another array in the file."""
+    return lambda path: repack(path, take_apart(path)[0], {name: value})
+
+
+def text(content: bytes) -> Callable[[Path], Any]:
+    return lambda path: repack(path, content)
+
+
+def header(text: str, version: tuple[int, int] = (1, 0), body: bytes = b"\0" * 8) -> bytes:
+    encoded = text.encode()
+    return b"\x93NUMPY" + bytes(version) + len(encoded).to_bytes(2, "little") + encoded + body
+
+
+def with_end(content: bytes, place: int, new: bytes) -> bytes:
+    start = len(content) - 22 + place
+    return content[:start] + new + content[start + len(new) :]
+
+
+def append(path: Path, name: str) -> None:
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as file:
+        warnings.simplefilter("ignore")  # the name is there already
+        file.writestr(name, b"")
+
+
+def without(name: str) -> Callable[[Path], Any]:
+    def act(path: Path) -> None:
+        about, members = take_apart(path)
+        with zipfile.ZipFile(path, "w") as file:
+            for other, content in {"about.json": json.dumps(about).encode(), **members}.items():
+                if other != name:
+                    file.writestr(other, content)
+
+    return act
+
+
+def zip64(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-22] + b"PK\6\7" + b"\0" * 16 + content[-22:])
+
+
+NAN = np.full((4, 3), np.nan)
+FORGED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "nothing": (lambda path: path.unlink(), "there is no such file"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "there is no such file"),
+    "empty": (lambda path: path.write_bytes(b""), "it is no npz file, or its end is missing"),
+    "text": (lambda path: path.write_text("weights\n" * 40), "it is no npz file, or its end is missing"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "its end is missing"),
+    "many": (lambda path: path.write_bytes(with_end(path.read_bytes(), 10, b"\xff\xff")), "contents is too long"),
+    "long": (lambda path: path.write_bytes(with_end(path.read_bytes(), 12, b"\xff" * 4)), "contents is too long"),
+    "zip64": (zip64, "it is a zip64 file"),
+    "twice": (lambda path: append(path, "classes.npy"), "two members have one name"),
+    "script": (lambda path: append(path, "run.py"), "the member 'run.py' is no array"),
+    "stranger": (put("extra", np.zeros(1)), "it must hold classes, or the targets' mean and scale"),
+    "bomb": (lambda path: repack(path, {}, compression=zipfile.ZIP_DEFLATED), "the member 'about.json' is compressed"),
+    "no json": (without("about.json"), "it has no member 'about.json'"),
+    "long json": (text(b" " * (1 << 21)), "longer than 1,048,576 bytes"),
+    "no text": (text(b"\xff"), "UnicodeDecodeError"),
+    "half json": (text(b'{"format": '), "JSONDecodeError"),
+    "deep json": (text(b"[" * 100_000), "RecursionError"),
+    "list": (text(b"[]"), "holds no names"),
+    "nan": (text(b'{"format": NaN}'), "NaN is no number"),
+    "repeated": (text(b'{"a": 1, "a": 2}'), "a name is given twice"),
+    "surrogate": (change("identity", to="\ud800"), "UnicodeEncodeError"),
+    "version": (change("format", to="skpat deployment 2"), "must be of format 'skpat deployment 1'. Got 'skpat deployment 2'"),
+    "unknown": (change("more", to=1), "it must state"),
+    "n_shots": (change("n_shots", to=10**9), "'n_shots' must be an int from 1 to 65,536"),
+    "n_before": (change("n_before", to=-1), "'n_before' must be an int of at least 0"),
+    "identity": (change("identity", to=5), "'identity' must be a string or null"),
+    "names": (change("feature_names", to=["a"]), "'feature_names' must be a name for each feature"),
+    "ndim": (change("target_ndim", to=1), "'target_ndim' of a classifier must be null"),
+    "device": (change("device", to={}), "'device' must state"),
+    "device words": (change("device", "name", to=3), "'device' must state strings"),
+    "fingerprint": (change("device", "fingerprint", to={"a": 1}), "'fingerprint' must hold strings"),
+    "wiring": (change("network", "more", to=1), "the network must be described by"),
+    "wiring twice": (change("network", "bounds", to=1), "must state each part of the network once"),
+    "features": (change("network", "n_features", to=True), "'n_features' must be an int from 1 to 16,777,216. Got True"),
+    "targets": (change("network", "n_targets", to=-3), "'n_targets' must be an int from 1"),
+    "outputs": (change("network", "n_outputs", to=10**7), "Got a wiring that needs more"),
+    "wide": (change("network", "n_features", to=10**6), "Got a wiring that needs more"),
+    "layers": (change("network", "n_layers", to=2), "it must hold the weights"),
+    "encoder": (change("network", "encoder", to="pickle"), "'encoder' must be one of"),
+    "readout": (change("network", "readout", to=["bins"]), "'readout' must be one of"),
+    "skip": (change("network", "skip", to="x"), "'skip' must be one of"),
+    "no channels": (put("network/input_index", np.empty(0, np.int64)), "the channels must each be an input, a weight"),
+    "channels": (put("network/input_index", np.array([0, 0, 99])), "the channels must each be an input, a weight"),
+    "index": (put("network/input_index", np.array([0.5])), "'input_index' must be an array of 1 dimensions and kind 'i'"),
+    "bounds": (put("network/bounds", np.tile([1.0, 1.0], (6, 1))), "pairs of a lower bound and a higher one"),
+    "wide bounds": (put("network/bounds", np.tile([-1e308, 1e308], (6, 1))), "'bounds' must not lie too far apart"),
+    "infinite": (put("network/bounds", np.tile([0.0, np.inf], (6, 1))), "'network/bounds.npy' must hold finite numbers"),
+    "steps": (put("network/control_steps", -np.ones(6)), "'control_steps' must be a number of at least 0"),
+    "fixed": (put("network/fixed_values", np.ones(2)), "'fixed_values' must be one number within the bounds"),
+    "shape": (put("weights/encoder.coef", np.ones((3, 2))), r"'encoder.coef' must have shape \(3, 3\). Got \(3, 2\)"),
+    "whole numbers": (put("weights/encoder.coef", np.ones((3, 3), int)), "its weights must be floats"),
+    "mixed": (put("weights/encoder.coef", np.ones((3, 3), np.float32)), "its weights must be floats"),
+    "scale": (put("weights/encoder.scale", np.zeros(3)), "'encoder.scale' must be above 0"),
+    "not finite": (put("weights/readout.coef", NAN), "must hold finite numbers only"),
+    "group": (put("code/x", np.ones(1)), "it must not hold 'code/x'"),
+    "classes": (put("classes", np.array(["a"])), r"'classes' must have shape \(3,\)"),
+    "same classes": (put("classes", np.array([1, 1, 2])), "'classes' must differ from each other"),
+    "object": (put("classes", np.array([os.system, 1, 2], dtype=object)), "must hold numbers, booleans or strings, not"),
+    "pickle": (put("classes", pickle.dumps(7)), "ValueError"),
+    "record": (put("classes", np.zeros(3, dtype=[("a", float)])), "must hold numbers, booleans or strings"),
+    "dates": (put("classes", np.zeros(3, dtype="M8[s]")), "must hold numbers, booleans or strings"),
+    "half bool": (
+        put("classes", header("{'descr': '|b1', 'fortran_order': False, 'shape': (8,), }", body=b"\7" * 8)),
+        "must hold booleans",
+    ),
+    "no character": (
+        put("classes", header("{'descr': '<U2', 'fortran_order': False, 'shape': (1,), }", body=b"\xff" * 8)),
+        "must hold characters",
+    ),
+    "npy 2": (put("classes", header("{}", (2, 0))), "must be of npy version 1.0"),
+    "fortran": (
+        put("classes", header("{'descr': '<f8', 'fortran_order': True, 'shape': (1,), }")),
+        "a shape or an order that is never written",
+    ),
+    "huge": (
+        put("classes", header("{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776,), }")),
+        "must hold 1099511627776 values of 8 bytes. Got 8 bytes",
+    ),
+    "negative": (
+        put("classes", header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }")),
+        "a shape or an order that is never written",
+    ),
+    "code": (put("classes", header("__import__('os').abort()")), "ValueError"),
+}  # fmt: skip
+
+
+@cache
+def whole_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        trained().deploy().save(f"{folder}/whole")
+        return Path(folder, "whole").read_bytes()
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_file_is_refused_by_one_named_error(name: str, path: Path) -> None:
+    forge, message = FORGED[name]
+    path.write_bytes(whole_file())
+    forge(path)
+    device = Bank()
+    with pytest.raises(DeploymentFileError, match=message) as caught:
+        deployment.load(path, device)
+    assert str(caught.value).startswith(
+        f"{str(path)!r} must be a deployed network, as save(path) writes it. Got a file"
+    )
+    assert "Nothing was sent to the device." in str(caught.value)
+    assert device.rows == device.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (change("target_ndim", to=3), "'target_ndim' must be 1 or 2"),
+        (change("target_ndim", to=1), "'target_ndim' must be 2 for several targets"),
+        (put("targets/mean", np.zeros(3)), "'targets/mean' must be 2 numbers"),
+        (put("targets/scale", np.zeros(2)), "'targets/scale' must be above 0"),
+    ],
+)
+def test_a_forged_file_of_a_regressor_is_refused(forge: Callable[[Path], Any], message: str, path: Path) -> None:
+    X, _ = data()
+    PhysicalNetworkRegressor(Bank(), **SMALL).fit(X, X[:, :2]).deploy().save(path)
+    forge(path)
+    with pytest.raises(DeploymentFileError, match=message):
+        deployment.load(path, Bank())
+
+
+def test_a_file_longer_than_any_network_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(path, "wb") as file:
+        file.truncate((1 << 30) + 1)
+    with pytest.raises(DeploymentFileError, match="it is longer than 1,073,741,824 bytes"):
+        deployment.load(path, Bank())
+
+
+def test_mutated_deployment_files_give_named_errors_only() -> None:
+    counts, _ = fuzz_deployments(270, seed=1)
+    assert leaks(counts) == []
+    assert counts["refused as a file"] > 200
+
+
+def test_mutated_journals_give_named_errors_only() -> None:
+    counts, _ = fuzz_journals(96, seed=1)
+    assert leaks(counts) == []
+    assert counts["refused"] + counts["refused in part"] > 20
+
+
+# ---- writing ----
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed = trained().deploy()
+    deployed.save(path)
+    whole = path.read_bytes()
+    written = [0]
+    real = zipfile.ZipFile.writestr
+
+    def stops(self: zipfile.ZipFile, *arguments: Any, **options: Any) -> None:
+        written[0] += 1
+        if written[0] == 4:
+            raise KeyboardInterrupt
+        real(self, *arguments, **options)
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", stops)
+    with pytest.raises(KeyboardInterrupt):
+        trained(gain := Bank(gain=3.0)).deploy().save(path)
+    assert gain.gain == 3.0
+    assert path.read_bytes() == whole
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_process_killed_while_it_saves_leaves_the_old_file(path: Path) -> None:
+    trained().deploy().save(path)
+    whole = path.read_bytes()
+    code = f"""
+        import os, sys, pathlib, pickle
+        import numpy as np
+        from skpat.lab import array_file
+        calls = []
+        real = np.lib.format.write_array
+        def kill(*arguments, **options):
+            calls.append(1)
+            if len(calls) == 3:
+                os._exit(9)
+            real(*arguments, **options)
+        np.lib.format.write_array = kill
+        array_file.write_arrays({str(path)!r}, {{}}, {{name: np.zeros(9) for name in "abcd"}})
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 9, done.stderr
+    assert path.read_bytes() == whole
+    deployment.load(path, Bank())
+
+
+def test_what_cannot_be_read_again_is_not_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"'a' must hold numbers, booleans or strings. Got dtype object"):
+        write_arrays(path, {}, {"a": np.array([None])})
+    with pytest.raises(ValueError, match=r"must hold at most 1,073,741,824 bytes .* Got 8,589,93"):
+        write_arrays(path, {}, {"a": np.broadcast_to(0.0, 1 << 30)})
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        trained().deploy().save(path.parent / "nowhere" / "file")
+    with pytest.raises(ValueError, match=r"'n_shots' must be at most 65,536 to be saved\. Got 70,000"):
+        trained().set_params(n_shots=70_000).deploy().save(path)
+    deployed = trained().deploy()
+    deployed.classes_ = np.array([1, None, "x"], dtype=object)
+    with pytest.raises(ValueError, match="Classes must be numbers, booleans or strings to be saved"):
+        deployed.save(path)
+    assert not path.exists()
+    deployed.classes_ = np.array(["x", "y", "z"], dtype=object)
+    deployed.save(path)
+    assert deployment.load(path, Bank()).classes_.tolist() == ["x", "y", "z"]
+
+
+# ---- without torch ----
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(skpat.__file__).parents[1])}
+
+
+BANK = '''
+import numpy as np
+from skpat import Device
+
+
+class PlainBank(Device):
+    """Without torch."""
+
+    n_controls, n_outputs = 6, 4
+    bounds = np.tile([-1.0, 1.0], (6, 1))
+
+    def measure(self, batch):
+        controls = np.asarray(batch)
+        return np.tanh(controls[:, :4] + controls[:, 2:])
+'''
+
+
+def test_loading_and_predicting_import_no_torch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path.parent / "plain_bank_of_a_test.py").write_text(BANK)
+    monkeypatch.syspath_prepend(path.parent)
+    import plain_bank_of_a_test as bank  # type: ignore[import-not-found]
+
+    network = trained(bank.PlainBank())
+    network.deploy().save(path)
+    X, _ = data()
+    np.save(path.with_name("X.npy"), X)
+    code = f"""
+        import sys, numpy as np
+        sys.path.insert(0, {str(path.parent)!r})
+        import skpat.deployment
+        from plain_bank_of_a_test import PlainBank
+        deployed = skpat.deployment.load({str(path)!r}, PlainBank())
+        np.save({str(path.with_name("scores.npy"))!r}, deployed.predict_proba(np.load({str(path.with_name("X.npy"))!r})))
+        deployed.predict(np.zeros((1, 3)))
+        unwanted = ("torch", "skpat.training", "skpat.estimators", "skpat.twins", "sklearn.metrics", "sklearn.model_selection")
+        print([name for name in unwanted if name in sys.modules])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+    np.testing.assert_array_equal(np.load(path.with_name("scores.npy")), network.predict_proba(X))
+
+
+# ---- what makes it fast ----
+
+
+def test_a_settled_network_gives_the_same_numbers() -> None:
+    network = trained(LASER, n_layers=2, n_units=2, skip="previous", control_split=ControlSplit(fixed={3: 0.5}))
+    X, _ = data()
+    sent: list[list[np.ndarray]] = [[], []]
+
+    def run(number: int) -> Callable[[ControlBatch, int, int], np.ndarray]:
+        def measure(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+            sent[number].append(np.asarray(batch))
+            return np.sin(sent[number][-1][:, :12])
+
+        return measure
+
+    settled = SettledNetwork(network._network, network.weights_)
+    a = forward(network._network, network.weights_, X, run(0))
+    b = forward(settled, network.weights_, X, run(1))
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(sent[0], sent[1])
+
+
+def test_rows_are_named_when_a_device_asks_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed = trained().deploy()
+    monkeypatch.setattr(deployment, "hash_rows", lambda X: pytest.fail("an instrument does not ask for names"))
+    deployed.predict(data()[0])
+    asked: list[int] = []
+
+    def names() -> np.ndarray:
+        asked.append(1)
+        return np.arange(4, dtype=np.uint64)
+
+    batch = BatchNamedOnDemand.of(ControlBatch.from_dense(np.zeros((4, 2))), names, shot=3)
+    later = batch.changed(clock=np.arange(4)).read_only()
+    assert (asked, later.shot) == ([], 3)
+    assert pickle.loads(pickle.dumps(batch)).row_keys.tolist() == [0, 1, 2, 3]
+    assert later.rows(slice(1, 3)).row_keys.tolist() == [1, 2]
+    assert later.row_keys.tolist() == later.row_keys.tolist()
+    assert len(asked) == 2  # of two batches, once each
+    from dataclasses import replace
+
+    assert replace(batch, varying=np.ones((4, 2))).row_keys.tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(hash_rows(np.eye(3)), [hash_rows(row[None])[0] for row in np.eye(3)])
+
+
+def test_the_clock_of_a_ledger_goes_on() -> None:
+    ledger = Ledger(n_before=10)
+    ledger.add("prediction", 3)
+    assert (ledger.total, ledger.answered) == (3, 13)
+
+
+def test_a_description_is_a_network_again() -> None:
+    network = trained(
+        n_layers=2, skip="input", encoder="direct", n_units=2, control_split=ControlSplit(fixed={1: 0.5})
+    )._network
+    plain = network_to_dict(network)
+    again = network_to_dict(network_from_dict(plain, 1000))
+    assert list(plain) == list(again)
+    for name, value in plain.items():
+        np.testing.assert_array_equal(again[name], value)
+
+
+def test_an_encoder_with_parameters_is_described_by_them(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    class Patches:
+        def __init__(self, patch_shape: Any = None):
+            self.patch_shape = patch_shape
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]:
+            return {"patch_shape": self.patch_shape}
+
+    deployed = trained().deploy()
+    deployed._network.made_with["encoder"] = Patches([3, 3])
+    with pytest.raises(ValueError, match=r"encoder of a network to be saved must be one of \['auto'.*ENCODER_OBJECTS"):
+        deployed.save(path)
+    monkeypatch.setitem(description.ENCODER_OBJECTS, "patches", Patches)
+    plain = network_to_dict(deployed._network)["encoder"]
+    assert plain == {"name": "patches", "patch_shape": [3, 3]}
+    assert description._encoder_from_plain(plain).patch_shape == [3, 3]
+
+
+# ---- what a damaged journal says ----
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("DELETE FROM about WHERE name = 'fingerprint'", "is damaged: it does not say of which device it is"),
+        ("UPDATE about SET value = '[]' WHERE name = 'fingerprint'", "is damaged: it does not say of which device it is"),
+        ("UPDATE about SET value = x'00' WHERE name = 'identity'", "is damaged: its instrument calls itself"),
+        ("UPDATE runs SET seed = 'x'", "is damaged: the seed of run 1 is 'x'"),
+        ("UPDATE batches SET row_keys = x'00'", "is damaged: piece 1 does not name its rows"),
+        ("UPDATE batches SET n_rows = 'x'", "is damaged: piece 1 does not name its rows"),
+        ("UPDATE batches SET outputs_dtype = 'O'", "is damaged: piece 1: numbers must be floats. Got dtype 'O'"),
+        ("UPDATE batches SET shot = -1", "is damaged: piece 1: run, shot and number of rows must be numbers"),
+        ("UPDATE batches SET purpose = 'fun'", "is damaged: piece 1: purpose and time must be what they are. Got 'fun'"),
+        ("UPDATE settings SET shared = zeroblob(8)", "is damaged: piece 1: there must be 0 shared settings. Got 1"),
+        ("UPDATE settings SET varying_index = zeroblob(48)", "is damaged: piece 1: each channel must be set once"),
+        ("UPDATE batches SET outputs = zeroblob(3 * 5 * 8)", "is damaged: piece 1 has 5 outputs, not 4"),
+        ("UPDATE batches SET outputs = x'000000000000f87f'", "is damaged: piece 1: numbers must be finite"),
+        ("DELETE FROM settings", "is damaged: piece 1 lacks its shared settings"),
+        ("ALTER TABLE batches RENAME COLUMN row_keys TO x", "cannot be read: no such column: row_keys"),
+    ],
+)  # fmt: skip
+def test_a_damaged_journal_says_what_is_wrong(statement: str, message: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).uniform(-1, 1, (3, 6))
+
+    def go_on(journal: Journal) -> None:
+        with Session(Bank(serial="one"), journal=journal) as session:
+            assert session.journal is not None
+            session.journal.seed(lambda: 7)
+            session.measure(rows)
+
+    with Journal(tmp_path / "run.db") as journal:
+        go_on(journal)
+        go_on(journal)
+        with journal.transaction() as file:
+            file.execute(statement)
+        with pytest.raises(JournalError, match=message):
+            go_on(journal)

@@ -1,0 +1,276 @@
+"""The measured agreement of gradients, and the verdict on a twin."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skpat import ControlSplit, PhysicalNetworkClassifier, as_device
+from skpat.devices import MachZehnderMesh, SecondHarmonicLaser
+from skpat.exceptions import UselessTwinWarning
+from skpat.lab import Session
+from skpat.row_keys import hash_rows
+from skpat.training import ExactGradient, GradientEstimator, bridge
+from skpat.training.alignment import Alignment, Slopes, measure_alignment, pooled
+from skpat.training.loop import Data, Trainer
+from skpat.training.loss_probe import LossProbe
+from skpat.training.useless_twin import check_alignment, count_check_shots, is_useless, warn_if_useless
+
+LASER = SecondHarmonicLaser(16, 12, n_steps=3)
+
+
+class Tilted(GradientEstimator):
+    """The device's equations with gradients that are partly those of a random linear map."""
+
+    def __init__(self, share: float = 0.0):
+        self.share = share
+
+    def run(self, apparatus: Any) -> Any:
+        device = apparatus.device
+        generator = torch.Generator().manual_seed(0)
+        matrix = torch.randn(device.n_controls, device.n_outputs, generator=generator, dtype=torch.float64)
+
+        def model(controls: torch.Tensor) -> torch.Tensor:
+            wrong = controls @ matrix.to(controls.dtype)
+            return (1 - self.share) * device.forward(controls) + self.share * wrong
+
+        return bridge(apparatus.measure, model)
+
+
+@contextmanager
+def training(
+    device: Any = LASER, gradient: Any = None, dtype: Any = np.float64, seed: int = 0, n: int = 80, **shape: Any
+) -> Iterator[tuple[Trainer, Data]]:
+    """A network before its training."""
+    X = np.random.RandomState(seed).uniform(-1, 1, (n, 4)).astype(dtype)
+    y = (X[:, 0] * X[:, 1] > 0) + 2 * (X[:, 2] > 0)
+    network = PhysicalNetworkClassifier(
+        device,
+        gradient=ExactGradient() if gradient is None else gradient,
+        max_iter=1,
+        learning_rate_init=1e-12,
+        random_state=seed,
+        **shape,
+    )
+    network.fit(X, y)
+    with Session(network.device_, n_shots=network.n_shots, ledger=network.ledger_) as session:
+        trainer = network._make_trainer(session, n)
+        targets = network._encode_targets(y, None, first=False)
+        yield trainer, Data(X, targets, np.ones(n, dtype=dtype), hash_rows(X))
+
+
+def flat(probe: LossProbe, names: list[str]) -> np.ndarray:
+    return np.concatenate([probe.gradient[name].ravel() for name in names])
+
+
+def true_cosines(trainer: Trainer, data: Data) -> tuple[float, list[float]]:
+    """Of the method's gradient on the device as it is, and the exact one of the device without noise."""
+    method = LossProbe(trainer, data)
+    silent = copy.copy(trainer)
+    silent.gradient, device = ExactGradient(), copy.copy(trainer.session.device)
+    device.set_params(**{name: 0.0 for name in ("noise", "energy_jitter", "shot_noise") if hasattr(device, name)})
+    with Session(device) as silent.session:
+        exact = LossProbe(silent, data)
+
+    def cosine(names: list[str]) -> float:
+        a, b = flat(method, names), flat(exact, names)
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    return cosine([name for names in exact.layer_names for name in names]), [cosine(n) for n in exact.layer_names]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("shape", [{}, {"n_layers": 2, "n_units": 2, "skip": "input"}], ids=["one layer", "two layers"])
+def test_the_cosine_agrees_with_the_true_one_within_its_error(share: float, shape: dict[str, Any]) -> None:
+    deviations = []
+    for seed in range(3):
+        with training(gradient=Tilted(share), seed=seed, n=24, **shape) as (trainer, data):
+            found = measure_alignment(trainer, data, n_rows=24, n_directions=8, per_layer=True, random_state=seed)
+            total, layers = true_cosines(trainer, data)
+        assert len(found.layer_cosines) == len(layers)
+        assert found.standard_error < 0.25
+        for true, got, error in zip(
+            [total, *layers],
+            [found.cosine, *found.layer_cosines],
+            [found.standard_error, *found.layer_standard_errors],
+            strict=True,
+        ):
+            deviations.append((got - true) / max(error, 0.02))
+    assert np.abs(deviations).max() < 4
+    assert np.sqrt(np.mean(np.square(deviations))) < 1.7
+
+
+def test_all_directions_together_leave_nothing_to_chance() -> None:
+    device = SecondHarmonicLaser(6, 5, n_steps=3, noise=0.0, energy_jitter=0.0, noise_floor=0.0)
+    with training(device, Tilted(0.6), n=20, encoder="direct", control_split=ControlSplit(n_inputs=4)) as (
+        trainer,
+        data,
+    ):
+        true, _ = true_cosines(trainer, data)
+        found = measure_alignment(trainer, data, n_rows=20, n_directions=1000)
+    assert abs(found.cosine - true) < 0.01
+    assert found.standard_error < 1e-6
+
+
+def test_steps_are_small_where_the_device_is_steep_and_large_where_it_is_noisy() -> None:
+    def steps(device: Any) -> list[float]:
+        split = ControlSplit(device.amplitude_index) if hasattr(device, "amplitude_index") else "interleaved"
+        with training(device, encoder="direct", control_split=split) as (trainer, data):
+            seen: list[float] = []
+            reach = LossProbe._reach
+            probe = LossProbe(trainer, data)
+            names = [name for layer in probe.layer_names for name in layer]
+            unit = flat(probe, names) / np.linalg.norm(flat(probe, names))
+            slope, variance = probe.slope(unit, names, move=0.01)
+            assert np.isclose(np.sqrt(probe.loss_variance / 2 / variance) * reach(probe, unit, names), 0.01)
+            seen.append(slope / np.linalg.norm(flat(probe, names)))
+            for step in (1e-9, 1e9):
+                _, variance = probe.slope(unit, names, step=step)
+                seen.append(np.sqrt(probe.loss_variance / 2 / variance) * reach(probe, unit, names))
+            return seen
+
+    assert np.allclose(steps(LASER)[1:], [0.002, 0.05])
+    with training(MachZehnderMesh(6), encoder="direct", control_split=ControlSplit(np.arange(4))) as (trainer, data):
+        assert measure_alignment(trainer, data, n_rows=40, n_directions=6).cosine > 0.8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_shots_are_counted_and_nothing_is_changed(dtype: Any) -> None:
+    with training(dtype=dtype, n_layers=2, n_units=2, n_shots=2) as (trainer, data):
+        before, counted = trainer.weights_now(), trainer.session.ledger.shots["calibration"]
+        found = measure_alignment(trainer, data, n_rows=10, n_directions=3, per_layer=True)
+        assert found.n_shots == trainer.session.ledger.shots["calibration"] - counted
+        assert found.n_shots == 10 * (2 + 2 * 2 * 4) * 4 * 2
+        assert all(weight.grad is None for weight in trainer.trainable)
+        for name, value in trainer.weights_now().items():
+            assert value.dtype == dtype
+            np.testing.assert_array_equal(value, before[name])
+        assert found.cosine > 0.5
+
+
+def test_the_same_seed_gives_the_same_measurement() -> None:
+    found = []
+    for _ in range(2):
+        with training() as (trainer, data):
+            found.append(measure_alignment(trainer, data, n_rows=10, random_state=3))
+    assert found[0] == found[1]
+    assert pickle.loads(pickle.dumps(found[0])) == found[0]
+
+
+def test_channels_with_steps_are_moved_by_whole_steps() -> None:
+    def function(controls: np.ndarray) -> np.ndarray:
+        return np.sin(controls[:, :6] + controls[:, 6:])
+
+    device = as_device(function, n_controls=12, n_outputs=6, bounds=(-1, 1))
+    device.control_steps = 0.2
+
+    class Known(GradientEstimator):
+        def run(self, apparatus: Any) -> Any:
+            return bridge(apparatus.measure, lambda c: torch.sin(c[:, :6] + c[:, 6:]))
+
+    with training(device, Known()) as (trainer, data):
+        assert measure_alignment(trainer, data, n_rows=80, n_directions=8).cosine > 0.7
+
+
+def test_a_method_without_any_gradient_has_cosine_zero() -> None:
+    class Still(GradientEstimator):
+        def run(self, apparatus: Any) -> Any:
+            return lambda batch, layer, unit: torch.from_numpy(apparatus.measure(batch, layer, unit))
+
+    with training(gradient=Still()) as (trainer, data):
+        found = measure_alignment(trainer, data, n_rows=20)
+        assert (found.cosine, found.slope) == (0.0, 0.0)
+        assert is_useless([found])
+
+
+def test_rows_of_one_batch_are_drawn_by_weight() -> None:
+    with training() as (trainer, data):
+        weighted = Data(data.X, data.targets, (np.arange(80) < 5).astype(float), data.row_keys)
+        few = Data(*(part[:5] for part in (data.X, data.targets, data.sample_weight, data.row_keys)))
+        found = measure_alignment(trainer, weighted, n_rows=40, n_directions=2)
+        assert found.n_rows == 40
+        assert measure_alignment(trainer, few, n_rows=40).n_rows == 5
+
+
+# ---- several checks, and the verdict ----
+
+
+def slopes(along: float, across: float, promised: float = 1.0, error: float = 1e-3) -> Alignment:
+    made = Slopes(along, error**2, across, error**2, promised)
+    return Alignment(*made.cosine_and_error(), slope=made.slope, n_shots=160, n_rows=16, slopes=made)
+
+
+def test_pooling_strings_the_gradients_together() -> None:
+    rng = np.random.RandomState(0)
+    methods, devices = rng.standard_normal((2, 4, 30))
+    devices += methods * [[1.0], [0.3], [-0.2], [2.0]]
+    made = []
+    for method, device in zip(methods, devices, strict=True):
+        length = np.linalg.norm(method)
+        along = device @ method / length
+        made.append(slopes(along, device @ device - along**2, length, error=1e-9))
+    lengths = np.linalg.norm(methods, axis=1, keepdims=True)
+    u, v = (methods / lengths).ravel(), (devices / lengths).ravel()
+    assert np.isclose(pooled(made).cosine, u @ v / np.linalg.norm(u) / np.linalg.norm(v))
+    assert pooled(made).n_shots == 640
+    assert np.isclose(pooled(made).slope, np.mean([m.slope for m in made]))
+    assert np.isclose(pooled(made[:1]).cosine, made[0].cosine)
+
+
+@pytest.mark.parametrize(("cosine", "useless"), [(0.1, True), (-0.9, True), (0.8, False), (1.0, False)])
+def test_the_verdict_follows_the_pooled_cosine(cosine: float, useless: bool) -> None:
+    assert is_useless([slopes(cosine, 1 - cosine**2)] * 3) == useless
+
+
+def test_noise_is_not_called_a_useless_twin() -> None:
+    unknown = slopes(0.3, 0.1, error=1.0)
+    assert not is_useless([unknown] * 2)
+
+
+def test_the_warning_has_the_figures_and_the_remedies() -> None:
+    with training() as (trainer, _):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warn_if_useless([], trainer)
+            warn_if_useless([slopes(0.9, 0.19)], trainer)
+        with pytest.warns(UselessTwinWarning, match=r"2 checks \(320 shots\).* was 0\.10 ± 0\.00 \(below") as caught:
+            warn_if_useless([slopes(0.1, 0.99)] * 2, trainer)
+    text = str(caught[0].message)
+    for remedy in ("PhysicsTwin", "n_calibration_shots", "learning_rate_init", "gradient='spsa'"):
+        assert remedy in text
+    assert caught[0].filename == __file__
+    assert np.isclose(caught[0].message.cosine, 0.1)
+    again = pickle.loads(pickle.dumps(caught[0].message))
+    assert (str(again), again.cosine) == (text, caught[0].message.cosine)
+
+
+@pytest.mark.parametrize("n_rows", [7, 80])
+@pytest.mark.parametrize("shape", [{}, {"n_layers": 2, "n_shots": 3}])
+def test_a_check_costs_what_it_says(n_rows: int, shape: dict[str, Any]) -> None:
+    with training(n=n_rows, **shape) as (trainer, data):
+        n_calls = shape.get("n_layers", 1) * shape.get("n_shots", 1)
+        found = check_alignment(trainer, data, random_state=1)
+        assert found.n_shots == count_check_shots(n_rows, n_calls, n_rows * n_calls * trainer.settings.max_iter)
+        assert 3 * found.n_shots <= 500 * n_calls
+
+
+def test_a_long_training_affords_better_checks() -> None:
+    few, many, most = (count_check_shots(1000, 1, n) for n in (1000, 40_000, 10_000_000))
+    assert 3 * few <= 500
+    assert few < many <= 0.02 * 40_000 / 3
+    assert most == 384
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_check_tells_a_good_twin_from_a_useless_one(share: float) -> None:
+    with training(gradient=Tilted(share)) as (trainer, data):
+        checks = [check_alignment(trainer, data, random_state=number) for number in range(3)]
+    assert is_useless(checks) == (share == 1.0)

@@ -1,0 +1,116 @@
+"""Displacements: legal, a function of the row's name, and of the size that was asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skpat import ControlSplit, Device, as_device
+from skpat.exceptions import ControlBoundsError
+from skpat.network.forward import Network
+from skpat.training.dither import TARGET_SHARE, Dither, measured_size
+
+N = 6
+
+
+def network(bounds: np.ndarray | None = None, steps: object = None, **split: object) -> Network:
+    bounds = np.array([[0.0, 1.0]] * N) if bounds is None else bounds
+    return Network(
+        split=ControlSplit(**split).resolve(len(bounds)),
+        bounds=bounds,
+        control_steps=steps,
+        n_features=2,
+        n_outputs=3,
+        n_targets=2,
+    )
+
+
+@given(
+    low=st.floats(-100, 100), width=st.floats(1e-3, 100), size=st.floats(0, 0.5), seed=st.integers(0, 2**31 - 1),
+    dtype=st.sampled_from([np.float32, np.float64]), steps=st.sampled_from([None, 0.01]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_what_is_displaced_stays_legal(low: float, width: float, size: float, seed: int, dtype: type, steps: object):
+    made = network(np.array([[low, low + width]] * N), None if steps is None else steps * width)
+    uniform = np.random.default_rng(seed).uniform(size=(20, N)).astype(dtype)
+    controls = made.uniform_on_device(uniform)
+    moved = Dither(made, object(), seed).displaced(controls, np.arange(20, dtype=np.uint64), 1, size)
+    assert moved.dtype == dtype
+    assert (moved.astype(np.float64) >= low).all()
+    assert (moved.astype(np.float64) <= low + width).all()
+    if steps is not None:
+        whole = (moved.astype(np.float64) - low) / (steps * width)
+        np.testing.assert_allclose(whole, whole.round(), atol=1e-3 if dtype is np.float64 else 0.2)
+
+
+def test_rows_of_one_name_move_alike_in_any_company() -> None:
+    dither = Dither(network(), object(), 3)
+    controls, keys = np.full((8, N), 0.5), np.array([5, 6, 7, 5, 8, 9, 10, 11], dtype=np.uint64)
+    moved = dither.displaced(controls, keys, 2, 0.05)
+    np.testing.assert_array_equal(moved[0], moved[3])
+    np.testing.assert_array_equal(moved[4:5], dither.displaced(controls[4:5], keys[4:5], 2, 0.05))
+    assert not np.array_equal(moved, dither.displaced(controls, keys, 3, 0.05))
+    assert not np.array_equal(moved, Dither(network(), object(), 4).displaced(controls, keys, 2, 0.05))
+
+
+def test_the_size_is_the_standard_deviation_in_parts_of_the_range() -> None:
+    made = network(np.array([[-10.0, 30.0]] * N))
+    moved = Dither(made, object(), 0).displaced(np.full((4000, N), 10.0), np.arange(4000, dtype=np.uint64), 0, 0.02)
+    np.testing.assert_allclose(moved.std(axis=0), 0.02 * 40, rtol=0.05)
+
+
+def test_fixed_and_slow_channels_and_those_with_a_largest_change() -> None:
+    class Slow:
+        slow_controls = [1, 3]
+        max_change = np.array([0.0, np.inf, 0.1, np.inf, np.inf, np.inf])
+
+    made = network(fixed={5: 0.25})
+    controls = np.full((50, N), 0.5)
+    controls[:, 5] = 0.25
+    moved = Dither(made, Slow(), 0).displaced(controls, np.arange(50, dtype=np.uint64), 1, 0.05)
+    np.testing.assert_array_equal(moved[:, [0, 2, 5]], controls[:, [0, 2, 5]])
+    assert (np.ptp(moved[:, [1, 3]], axis=0) == 0).all()
+    assert (moved[0, [1, 3]] != 0.5).all()
+    assert (np.ptp(moved[:, 4]) > 0).all()
+
+
+def test_a_vetoed_displacement_is_not_sent() -> None:
+    class Careful(Device):
+        def check_controls(self, batch: object) -> None:
+            if np.asarray(batch).sum(axis=1).max() > N / 2:
+                raise ControlBoundsError("too much in all")
+
+    controls = np.full((20, N), 0.5)
+    moved = Dither(network(), Careful(), 0).displaced(controls, np.arange(20, dtype=np.uint64), 1, 0.05)
+    np.testing.assert_array_equal(moved, controls)
+
+
+def test_gradients_pass_as_if_nothing_had_happened() -> None:
+    controls = torch.full((5, N), 0.5, dtype=torch.float64, requires_grad=True)
+    moved = Dither(network(), object(), 0).displaced(controls, np.arange(5, dtype=np.uint64), 1, 0.1)
+    moved.sum().backward()
+    np.testing.assert_array_equal(controls.grad, np.ones((5, N)))
+    assert not torch.equal(moved, controls)
+
+
+@pytest.mark.parametrize("gain", [0.3, 1.0, 3.0])
+def test_the_measured_size_adds_its_share_of_variance(gain: float) -> None:
+    def answer(controls: np.ndarray) -> np.ndarray:
+        data, weights = controls[:, :2], controls[:, 2:]
+        return np.column_stack([data.sum(1) + gain * weights.sum(1), data[:, 0] - gain * weights[:, 0]])
+
+    rng = np.random.default_rng(0)
+    controls = np.full((400, N), 0.5)
+    controls[:, :2] = rng.uniform(0.2, 0.8, (400, 2))
+    keys = np.arange(400, dtype=np.uint64)
+    dither = Dither(network(), object(), 1)
+    noisy = as_device(
+        lambda c: answer(c) + 0.05 * rng.standard_normal((len(c), 2)), n_controls=N, n_outputs=2, bounds=(0, 1)
+    )
+    size = measured_size(dither, controls, keys, noisy.measure)
+    added = answer(dither.displaced(controls, keys, 7, size)) - answer(controls)
+    share = np.square(added).mean(0).sum() / answer(controls).var(0).sum()
+    assert size == pytest.approx(0.1) or share == pytest.approx(TARGET_SHARE, rel=0.35)

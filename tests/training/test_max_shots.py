@@ -1,0 +1,117 @@
+"""The budget of a fit is never exceeded, and what it buys is kept."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_iris
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import HalvingGridSearchCV
+
+from skpat import PhysicalNetworkClassifier, as_device
+from skpat.exceptions import ShotBudgetError
+from skpat.lab import Session
+from skpat.twins import NeuralTwin
+
+X, Y = load_iris(return_X_y=True)
+
+
+class Counter:
+    """A device that counts what it is really asked."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.mixing = np.random.default_rng(0).standard_normal((8, 5))
+
+    def __call__(self, controls: np.ndarray) -> np.ndarray:
+        self.rows += len(controls)
+        return np.tanh(controls @ self.mixing)
+
+    def __deepcopy__(self, memo: dict) -> Counter:
+        return self
+
+
+def counted(**params: object) -> tuple[Counter, PhysicalNetworkClassifier]:
+    counter = Counter()
+    device = as_device(counter, n_controls=8, n_outputs=5, bounds=(-1, 1))
+    defaults: dict[str, object] = {"twin": NeuralTwin((16,), max_iter=5, n_refine_steps=1), "random_state": 0}
+    return counter, PhysicalNetworkClassifier(device, **(defaults | params))
+
+
+@given(
+    max_shots=st.integers(300, 3000), n_shots=st.integers(1, 3), n_layers=st.integers(1, 2), early=st.booleans(),
+    gradient=st.sampled_from(["physics_aware", "spsa", "in_silico"]),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_a_fit_never_exceeds_its_budget(max_shots: int, n_shots: int, n_layers: int, early: bool, gradient: str):
+    counter, network = counted(
+        max_shots=max_shots, n_shots=n_shots, n_layers=n_layers, early_stopping=early, gradient=gradient,
+        max_iter=4, batch_size=10,
+    )  # fmt: skip
+    with suppress(ValueError):  # less than the calibration and one batch take; see below
+        network.fit(X, Y)
+    if not hasattr(network, "loss_"):
+        assert counter.rows == 0
+        return
+    assert counter.rows == sum(network.shots_.values()) <= max_shots
+    assert sum(network.plan(X).__dict__[kind] for kind in ("calibration", "training", "validation")) <= max_shots
+    assert network.predict(X).shape == Y.shape
+    assert np.isfinite(network.loss_)
+
+
+def test_a_budget_that_is_not_reached_changes_nothing() -> None:
+    free, bounded = (counted(max_iter=2, n_calibration_shots=100, max_shots=m)[1].fit(X, Y) for m in (None, 10**6))
+    for name, weight in free.weights_.items():
+        np.testing.assert_array_equal(weight, bounded.weights_[name])
+
+
+def test_the_step_falls_to_its_end_within_the_budget() -> None:
+    def last_step(network: PhysicalNetworkClassifier) -> float:
+        return network._optimizer_state["param_groups"][0]["lr"] / network.learning_rate_init
+
+    assert last_step(counted(max_iter=1000, max_shots=4000, n_iter_no_change=1000)[1].fit(X, Y)) < 0.05
+
+
+def test_a_small_budget_is_refused_before_anything_is_sent() -> None:
+    counter, network = counted(max_shots=20)
+    with pytest.raises(ValueError, match=r"'max_shots' must allow .* Got 20\. Nothing was sent\."):
+        network.fit(X, Y)
+    assert counter.rows == 0
+
+
+def test_the_best_weights_so_far_are_kept() -> None:
+    _, network = counted(max_shots=2500, max_iter=100, early_stopping=True, n_iter_no_change=100)
+    network.fit(X, Y)
+    assert network.best_validation_score_ == max(network.validation_scores_)
+
+
+def test_it_is_a_resource_of_a_halving_search() -> None:
+    _, network = counted(max_iter=50)
+    search = HalvingGridSearchCV(
+        network, {"learning_rate_init": [0.003, 0.01, 0.03]}, resource="max_shots", min_resources=600, max_resources=1800,
+        factor=3, cv=2, random_state=0,
+    ).fit(X, Y)  # fmt: skip
+    assert sorted(set(search.cv_results_["n_resources"])) == [600, 1800]
+    assert sum(search.best_estimator_.shots_.values()) <= 1800
+
+
+def test_a_session_keeps_to_its_budget_also_in_repeats() -> None:
+    counter, network = counted()
+    with Session(network.device, max_shots=10) as session:
+        session.measure(np.zeros((6, 8)))
+        assert session.shots_left == 4
+        with pytest.raises(ShotBudgetError, match=r"must not go beyond max_shots=10\. 5 more shots .* 4 are left"):
+            session.measure(np.zeros((5, 8)))
+        session.measure(np.zeros((4, 8)))
+    assert counter.rows == session.ledger.total == 10
+
+
+def test_retries_count() -> None:
+    answers = iter([np.full((6, 5), np.nan), np.zeros((6, 5))])
+    device = as_device(lambda controls: next(answers), n_controls=8, n_outputs=5, bounds=(-1, 1))
+    with Session(device, max_shots=10) as session, pytest.raises(ShotBudgetError):
+        session.measure(np.zeros((6, 8)))
