@@ -114,9 +114,9 @@ class ControlBatch:
         else:
             kind = sys.modules["torch"].promote_types(self.varying.dtype, self.shared.dtype)
             out = self.varying.new_empty(shape, dtype=kind)
-        out[:, np.ascontiguousarray(self.varying_index)] = self.varying  # torch takes no reversed views
-        if len(self.shared_index):
-            out[:, np.ascontiguousarray(self.shared_index)] = self.shared
+        for index, part in ((self.varying_index, self.varying), (self.shared_index, self.shared)):
+            if len(index):  # torch takes no reversed views, and does not cast
+                out[:, np.ascontiguousarray(index)] = part if isinstance(out, np.ndarray) else part.to(out.dtype)
         return out
 
     @property

@@ -437,18 +437,18 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         if not n_most:
             self.twin_.fit(*first)
             return
-        dither = Dither(self._network, self.device_, self._gradient.seed)
-        n_dither_rows = min(DITHER_ROWS, n_most // 6) if self._gradient.dither == "auto" else 0
+        dither = Dither(self._network, self.device_, self._gradient.explorer.seed)
+        n_dither_rows = min(DITHER_ROWS, n_most // 6) if self._gradient.explorer.dither == "auto" else 0
         if n_dither_rows:
             drawn = draw_rows(data.row_keys, data.sample_weight, n_dither_rows, self._rng)
-            self._gradient.size = size_of_dither(self._network, self.weights_, data.X[drawn], dither, measure)
+            self._gradient.explorer.size = size_of_dither(self._network, self.weights_, data.X[drawn], dither, measure)
         n_moved = 0
 
         def move(controls: np.ndarray) -> np.ndarray:
             nonlocal n_moved
             keys = np.arange(n_moved, n_moved + len(controls), dtype=np.uint64)
             n_moved += len(controls)
-            return dither.displaced(controls, keys, -1, 2 * self._gradient.size_now)
+            return dither.displaced(controls, keys, -1, 2 * self._gradient.explorer.size_now)
 
         def more(n_shots: int) -> tuple[np.ndarray, np.ndarray]:
             n_rows = -(-n_shots // (self.n_layers * self.n_units))

@@ -30,7 +30,8 @@ skip : {"input", "previous"} or None, default=None
 readout : {"linear", "bins"}, default="linear"
     From the last outputs to scores. "linear": a trainable linear map. "bins": each score is the mean of a fixed group of
     outputs, times one common gain.
-gradient : {"physics_aware", "in_silico", "exact", "spsa"} or GradientEstimator, default="physics_aware"
+gradient : {"physics_aware", "in_silico", "exact", "spsa", "asymmetric", "direct_feedback_alignment", "sharpness_aware"} or \
+GradientEstimator, default="physics_aware"
     Where gradients come from; see :mod:`skpat.training`.
 n_calibration_shots : int or "auto", default="auto"
     Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": as few as the

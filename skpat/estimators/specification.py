@@ -14,7 +14,15 @@ from skpat.exceptions import ControlBoundsError, ControlSplitError
 
 __all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "specify"]
 
-GRADIENTS = {"physics_aware": "PhysicsAware", "in_silico": "InSilico", "exact": "ExactGradient", "spsa": "SPSA"}
+GRADIENTS = {
+    "physics_aware": "PhysicsAware",
+    "in_silico": "InSilico",
+    "exact": "ExactGradient",
+    "spsa": "SPSA",
+    "asymmetric": "Asymmetric",
+    "direct_feedback_alignment": "DirectFeedbackAlignment",
+    "sharpness_aware": "SharpnessAware",
+}
 _LARGEST_SEED = np.iinfo(np.int32).max
 
 

@@ -6,12 +6,15 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "Apparatus": "skpat.training.gradient",
+        "Asymmetric": "skpat.training.asymmetric",
+        "DirectFeedbackAlignment": "skpat.training.feedback_alignment",
         "ExactGradient": "skpat.training.exact",
         "GradientEstimator": "skpat.training.gradient",
         "InSilico": "skpat.training.in_silico",
         "Measurement": "skpat.training.gradient",
         "PhysicsAware": "skpat.training.physics_aware",
         "SPSA": "skpat.training.spsa",
+        "SharpnessAware": "skpat.training.sharpness_aware",
         "bridge": "skpat.training.autograd_bridge",
     },
 )

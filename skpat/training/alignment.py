@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,16 +63,26 @@ class Slopes:
         return self.along / self.promised if self.promised > 0 else 0.0
 
     def relative(self) -> Slopes:
-        """The same in units of the promised slope."""
-        unit = self.promised or 1.0
-        across = self._least_squared() - self.along**2 + self.along_variance
+        """The same in units of the promised slope, and of the noise where that is larger."""
+        unit = math.hypot(self.promised, self.across_variance**0.25) or 1.0
         return Slopes(
             self.along / unit,
             self.along_variance / unit**2,
-            across / unit**2,
+            self.across / unit**2,
             self.across_variance / unit**4,
             self.promised / unit,
         )
+
+    def settled(self) -> Slopes:
+        """The same with the least squared length that is believed."""
+        across = self._least_squared() - self.along**2 + self.along_variance
+        return replace(self, across=across)
+
+    def highest(self) -> float:
+        """The size of the cosine if all that is uncertain, by one standard error, speaks for the method."""
+        along = abs(self.along) + math.sqrt(self.along_variance)
+        across = max(self.across - math.sqrt(self.across_variance), 0.0)
+        return along / math.hypot(along, math.sqrt(across)) if along > 0 else 1.0
 
     def cosine_and_error(self) -> tuple[float, float]:
         """The cosine, and its standard error by propagation; 0 and 1 where there is no slope at all."""
@@ -214,16 +224,21 @@ def measure_alignment(
 
 
 def pooled(alignments: Sequence[Alignment]) -> Alignment:
-    """Several measurements as one: the gradients, each in units of its promised length, strung together.
+    """Several measurements as one: the gradients strung together, each in units of its promised length and of its noise.
+
+    The standard error reaches as far as the largest cosine that one standard error of everything measured allows.
 
     Parameters
     ----------
     alignments : sequence of Alignment
         At least one; from different rows, or different times of a training.
     """
-    slopes = Slopes.together([made.slopes.relative() for made in alignments if made.slopes is not None])
+    parts = [made.slopes.relative() for made in alignments if made.slopes is not None]
+    slopes = Slopes.together([part.settled() for part in parts])
+    cosine, error = slopes.cosine_and_error()
     return Alignment(
-        *slopes.cosine_and_error(),
+        cosine,
+        min(max(error, Slopes.together(parts).highest() - abs(cosine)), 1.0),
         slope=slopes.slope,
         n_shots=sum(made.n_shots for made in alignments),
         n_rows=sum(made.n_rows for made in alignments),

@@ -286,7 +286,7 @@ def _varied(weights: Weights, rng: np.random.RandomState) -> Weights:
     for name, value in weights.items():
         if name == "encoder.coef":
             fresh = rng.standard_normal(value.shape) * value.std()
-            varied[name] = (0.6 * value + 0.8 * fresh).astype(value.dtype) * np.exp(0.4 * rng.standard_normal())
+            varied[name] = (0.6 * value + 0.8 * fresh).astype(value.dtype) * float(np.exp(0.4 * rng.standard_normal()))
         elif name.endswith(".gain"):
             varied[name] = (value * np.exp(0.4 * rng.standard_normal(value.shape))).astype(value.dtype)
         elif name.endswith(".offset"):

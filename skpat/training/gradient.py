@@ -114,6 +114,11 @@ class GradientEstimator(BaseEstimator):
         """The ``run(batch, layer, unit)`` of the training's forward pass."""
         raise NotImplementedError(f"{type(self).__name__} must define run(apparatus) or loss_and_gradient(...).")
 
+    @property
+    def explorer(self) -> Any:
+        """The method that knows the size of displacements; itself, unless it wraps another."""
+        return self
+
     def explores(self, twin: Any) -> bool:
         """Whether the training itself displaces controls for this twin to learn from; its calibration is short then.
         Default: no."""

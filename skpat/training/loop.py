@@ -184,7 +184,8 @@ class Trainer:
         def loss_of(run: Run) -> torch.Tensor:
             def recorded(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
                 outputs = run(batch, layer, unit)
-                measurements.append(Measurement(layer, unit, batch, as_numpy(outputs), data.sample_weight[rows]))
+                if getattr(run, "measures", True):
+                    measurements.append(Measurement(layer, unit, batch, as_numpy(outputs), data.sample_weight[rows]))
                 return outputs
 
             scores = forward(self.network, self.weights, X, recorded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,8 +18,9 @@ __all__ = ["CHECK_AT", "count_check_shots", "check_alignment", "is_useless", "wa
 CHECK_AT = (0.0, 0.3, 1.0)
 """When a fit checks its gradients: parts of its epochs."""
 
-_USELESS_BELOW = 0.45
-_UNDECIDED_ABOVE = 0.35  # of the cosine's standard error: the device's noise hides everything
+_USELESS_BELOW = 0.5
+_DECIDED_BELOW = 0.5  # of the cosine's standard error
+_SEEN = 4.0  # standard errors
 _FEWEST_SHOTS, _SHARE = 500, 0.02
 _MOST_ROWS = 32
 _FEW, _MANY = 3, 4  # random directions
@@ -96,10 +98,14 @@ def is_useless(alignments: Sequence[Alignment]) -> bool:
     Returns
     -------
     bool
-        True if their pooled cosine is below 0.45. False, too, where the device's noise leaves that open.
+        True if their pooled cosine is below 0.5. False, too, where the device's noise leaves that open: where the cosine is
+        not known to 0.5, and even the slope that the method promises would have been lost in the noise.
     """
     found = pooled(alignments)
-    return found.cosine < _USELESS_BELOW and found.standard_error < _UNDECIDED_ABOVE
+    if found.cosine >= _USELESS_BELOW or found.slopes is None:
+        return False
+    seen = found.slopes.promised > _SEEN * math.sqrt(found.slopes.along_variance)
+    return seen or found.standard_error < _DECIDED_BELOW or found.slopes.promised == 0
 
 
 def warn_if_useless(alignments: Sequence[Alignment], trainer: Trainer, *, stacklevel: int = 2) -> None:

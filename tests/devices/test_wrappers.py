@@ -664,7 +664,7 @@ def test_an_estimator_seeds_every_wrapper_and_predicts_the_same_in_any_company()
 @pytest.mark.parametrize("gradient", ["physics_aware", "exact"])
 def test_a_network_learns_through_all_of_them(gradient: str) -> None:
     device = Quantized(Drifting(Noisy(LASER, noise=0.02)), control_bits=8, output_bits=12, adc_range=(0, 20))
-    network = fitted(device, gradient=gradient, max_iter=20, n_calibration_shots=200)
+    network = fitted(device, gradient=gradient, max_iter=40, n_calibration_shots=200)
     assert network.score(*data()) > 0.8
 
 

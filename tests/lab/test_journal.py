@@ -456,7 +456,7 @@ def test_a_fit_that_fails_can_be_called_again_in_the_same_process(
             batch_size=16,
         )
         if way == "generator":
-            Once.fails_at = 10**9 if fails_after is None else calls[0] + fails_after + 14
+            Once.fails_at = 10**9 if fails_after is None else calls[0] + fails_after + 6
             step = network.fit
         else:
             network.fit(*data())

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from skpat import ControlSplit, PhysicalNetworkClassifier, as_device
-from skpat.devices import MachZehnderMesh, SecondHarmonicLaser
+from skpat import ControlSplit, PhysicalNetworkClassifier
+from skpat.devices import MachZehnderMesh, Quantized, SecondHarmonicLaser
 from skpat.exceptions import UselessTwinWarning
 from skpat.lab import Session
 from skpat.row_keys import hash_rows
@@ -108,6 +108,23 @@ def test_the_cosine_agrees_with_the_true_one_within_its_error(share: float, shap
     assert np.sqrt(np.mean(np.square(deviations))) < 1.7
 
 
+def test_rows_count_by_their_weight() -> None:
+    found = []
+    for repeated in (False, True):
+        with training(SecondHarmonicLaser(16, 12, n_steps=3, noise=0.0, energy_jitter=0.0), Tilted(0.5)) as (
+            trainer,
+            data,
+        ):
+            rows = np.arange(6)
+            weight = np.array([1.0, 2.0, 3.0, 1.0, 1.0, 2.0])
+            few = data.rows(np.repeat(rows, weight.astype(int)) if repeated else rows)
+            if not repeated:
+                few = Data(few.X, few.targets, weight, few.row_keys)
+            found.append(measure_alignment(trainer, few, n_rows=20))
+    assert np.isclose(found[0].cosine, found[1].cosine, atol=1e-3)
+    assert np.isclose(found[0].slope, found[1].slope, atol=1e-3)
+
+
 def test_all_directions_together_leave_nothing_to_chance() -> None:
     device = SecondHarmonicLaser(6, 5, n_steps=3, noise=0.0, energy_jitter=0.0, noise_floor=0.0)
     with training(device, Tilted(0.6), n=20, encoder="direct", control_split=ControlSplit(n_inputs=4)) as (
@@ -120,26 +137,33 @@ def test_all_directions_together_leave_nothing_to_chance() -> None:
     assert found.standard_error < 1e-6
 
 
-def test_steps_are_small_where_the_device_is_steep_and_large_where_it_is_noisy() -> None:
-    def steps(device: Any) -> list[float]:
-        split = ControlSplit(device.amplitude_index) if hasattr(device, "amplitude_index") else "interleaved"
-        with training(device, encoder="direct", control_split=split) as (trainer, data):
-            seen: list[float] = []
-            reach = LossProbe._reach
-            probe = LossProbe(trainer, data)
-            names = [name for layer in probe.layer_names for name in layer]
-            unit = flat(probe, names) / np.linalg.norm(flat(probe, names))
-            slope, variance = probe.slope(unit, names, move=0.01)
-            assert np.isclose(np.sqrt(probe.loss_variance / 2 / variance) * reach(probe, unit, names), 0.01)
-            seen.append(slope / np.linalg.norm(flat(probe, names)))
-            for step in (1e-9, 1e9):
-                _, variance = probe.slope(unit, names, step=step)
-                seen.append(np.sqrt(probe.loss_variance / 2 / variance) * reach(probe, unit, names))
-            return seen
-
-    assert np.allclose(steps(LASER)[1:], [0.002, 0.05])
+def test_steps_are_small_where_the_device_is_steep() -> None:
     with training(MachZehnderMesh(6), encoder="direct", control_split=ControlSplit(np.arange(4))) as (trainer, data):
         assert measure_alignment(trainer, data, n_rows=40, n_directions=6).cosine > 0.8
+
+
+def test_a_step_moves_the_controls_as_far_as_it_says() -> None:
+    with training() as (trainer, data):
+        probe = LossProbe(trainer, data)
+        names = [name for layer in probe.layer_names for name in layer]
+        unit = flat(probe, names) / np.linalg.norm(flat(probe, names))
+        settings: list[np.ndarray] = []
+        measure = probe._measure
+        probe._measure = lambda batch, layer, unit: (  # type: ignore[method-assign]
+            settings.append(np.asarray(batch)) or measure(batch, layer, unit)
+        )
+        reach = probe._reach(unit, names)
+        for asked, moved in (
+            ({"move": 0.01}, 0.01),
+            ({"step": 1e-9}, 0.002),
+            ({"step": 1e9}, 0.05),
+            ({"step": 0.02 / reach}, 0.02),
+        ):
+            settings.clear()
+            probe.slope(unit, names, **asked)
+            up, down = (part / np.ptp(trainer.network.bounds, axis=1) for part in settings)
+            inputs = trainer.network.split.input_index
+            assert np.isclose(np.sqrt(np.square((up - down)[:, inputs] / 2).mean()), moved, rtol=0.1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -166,18 +190,18 @@ def test_the_same_seed_gives_the_same_measurement() -> None:
 
 
 def test_channels_with_steps_are_moved_by_whole_steps() -> None:
-    def function(controls: np.ndarray) -> np.ndarray:
-        return np.sin(controls[:, :6] + controls[:, 6:])
-
-    device = as_device(function, n_controls=12, n_outputs=6, bounds=(-1, 1))
-    device.control_steps = 0.2
-
-    class Known(GradientEstimator):
-        def run(self, apparatus: Any) -> Any:
-            return bridge(apparatus.measure, lambda c: torch.sin(c[:, :6] + c[:, 6:]))
-
-    with training(device, Known()) as (trainer, data):
-        assert measure_alignment(trainer, data, n_rows=80, n_directions=8).cosine > 0.7
+    reaches = []
+    coarse = Quantized(SecondHarmonicLaser(16, 12, n_steps=3, noise=0.0, energy_jitter=0.0), control_bits=3)
+    for device in (LASER, coarse):
+        with training(device) as (trainer, data):
+            probe = LossProbe(trainer, data)
+            names = [name for layer in probe.layer_names for name in layer]
+            direction = np.ones(len(flat(probe, names))) / np.sqrt(len(flat(probe, names)))
+            reaches.append(probe._reach(direction, names))
+            probe.loss_variance = 1.0  # the variance of a slope then tells its step
+            _, variance = probe.slope(direction, names, step=1e-9)
+    assert np.isclose(*reaches, rtol=0.1)
+    assert np.isclose(np.sqrt(0.5 / variance) * reaches[1], 1 / 7)
 
 
 def test_a_method_without_any_gradient_has_cosine_zero() -> None:
@@ -191,13 +215,36 @@ def test_a_method_without_any_gradient_has_cosine_zero() -> None:
         assert is_useless([found])
 
 
-def test_rows_of_one_batch_are_drawn_by_weight() -> None:
+def test_rows_of_one_batch_are_drawn_by_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Data] = []
+
+    class Watched(LossProbe):
+        def __init__(self, trainer: Trainer, data: Data):
+            seen.append(data)
+            super().__init__(trainer, data)
+
+    monkeypatch.setattr("skpat.training.alignment.LossProbe", Watched)
     with training() as (trainer, data):
-        weighted = Data(data.X, data.targets, (np.arange(80) < 5).astype(float), data.row_keys)
-        few = Data(*(part[:5] for part in (data.X, data.targets, data.sample_weight, data.row_keys)))
-        found = measure_alignment(trainer, weighted, n_rows=40, n_directions=2)
-        assert found.n_rows == 40
-        assert measure_alignment(trainer, few, n_rows=40).n_rows == 5
+        weighted = Data(data.X, data.targets, np.where(np.arange(80) < 40, 0.0, 2.0), data.row_keys)
+        assert measure_alignment(trainer, weighted, n_rows=30, n_directions=2).n_rows == 30
+        assert np.isin(seen[0].row_keys, data.row_keys[40:]).all()
+        assert (seen[0].sample_weight == 1).all()  # drawn by weight, so not weighed again
+        assert measure_alignment(trainer, weighted, n_rows=80, n_directions=2).n_rows == 80
+        np.testing.assert_array_equal(seen[1].sample_weight, weighted.sample_weight)
+
+
+def test_the_gradient_estimator_itself_is_not_asked() -> None:
+    class Counting(ExactGradient):
+        n_asked = 0
+
+        def run(self, apparatus: Any) -> Any:
+            self.n_asked += 1
+            return super().run(apparatus)
+
+    with training(gradient=Counting()) as (trainer, data):
+        before = trainer.gradient.n_asked
+        measure_alignment(trainer, data, n_rows=10)
+        assert trainer.gradient.n_asked == before > 0
 
 
 # ---- several checks, and the verdict ----
@@ -230,9 +277,19 @@ def test_the_verdict_follows_the_pooled_cosine(cosine: float, useless: bool) -> 
     assert is_useless([slopes(cosine, 1 - cosine**2)] * 3) == useless
 
 
-def test_noise_is_not_called_a_useless_twin() -> None:
-    unknown = slopes(0.3, 0.1, error=1.0)
-    assert not is_useless([unknown] * 2)
+def test_noise_alone_is_not_called_a_useless_twin() -> None:
+    assert not is_useless([slopes(0.3, 0.1, promised=1.0, error=1.0)] * 2)
+    assert is_useless([slopes(0.3, 0.1, promised=10.0, error=1.0)] * 2)  # so large a slope would have been seen
+    for seed in range(3):
+        with training(SecondHarmonicLaser(16, 12, n_steps=3, noise=2.0), seed=seed) as (trainer, data):
+            checks = [check_alignment(trainer, data, random_state=number) for number in range(3)]
+        assert not is_useless(checks)
+        assert pooled(checks).standard_error > 0.3
+
+
+def test_a_check_that_noise_hides_does_not_outweigh_the_others() -> None:
+    hidden = slopes(0.0, 0.0, promised=1e-3, error=1.0)
+    assert abs(pooled([slopes(0.9, 0.19), hidden]).cosine - 0.9) < 0.3
 
 
 def test_the_warning_has_the_figures_and_the_remedies() -> None:

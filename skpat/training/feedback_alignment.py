@@ -1,0 +1,111 @@
+"""Direct feedback alignment: the last error reaches every layer through a fixed random matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import validate_parameter_constraints
+
+from skpat.controls import ControlBatch
+from skpat.network.forward import Run
+from skpat.training.gradient import Apparatus, GradientEstimator
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DirectFeedbackAlignment"]
+
+
+class DirectFeedbackAlignment(GradientEstimator):
+    r"""No error goes backward from layer to layer: each gets the last one, multiplied with a fixed random matrix.
+
+    With :math:`e` the gradient of the loss with respect to the last layer's normalised outputs, the earlier layer :math:`l` is
+    trained as if the gradient with respect to its normalised outputs were :math:`e B_l`. Within a layer the twin's derivative
+    of one device call is used. With one layer this is physics-aware training with a static twin.
+
+    Needs from the device: ``measure``. Costs one shot per row, layer and unit, and the twin's calibration.
+
+    Parameters
+    ----------
+    random_state : int, RandomState instance or None, default=None
+        For the matrices. None: seeded by the estimator.
+
+    References
+    ----------
+    Nøkland, "Direct feedback alignment provides learning in deep neural networks", NeurIPS (2016), arXiv:1609.01596.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skpat import PhysicalNetworkClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> network = PhysicalNetworkClassifier(
+    ...     gradient="direct_feedback_alignment", n_layers=2, max_iter=1, random_state=0
+    ... ).fit(X, y)
+    >>> network.shots_["training"] == 2 * len(X)
+    True
+    """
+
+    uses_twin = True
+    _parameter_constraints = {"random_state": ["random_state"]}
+
+    def __init__(self, random_state=None):
+        self.random_state = random_state
+
+    def check_device(self, device: Any) -> None:
+        """Check the parameters; any device will do."""
+        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
+
+    def run(self, apparatus: Apparatus) -> Run:
+        """The device; its answer is a constant to autograd."""
+        import torch
+
+        return lambda batch, layer, unit: torch.as_tensor(apparatus.measure(batch, layer, unit)).to(batch.varying)
+
+    def feedback(self, layer: int, n_outputs: int) -> np.ndarray:
+        """The fixed matrix (n_outputs, n_outputs) of one layer."""
+        if not hasattr(self, "_matrices"):
+            self._seed = int(check_random_state(self.random_state).randint(2**31))
+            self._matrices: dict[int, np.ndarray] = {}
+        if layer not in self._matrices:
+            rng = np.random.RandomState([self._seed, layer])
+            self._matrices[layer] = rng.standard_normal((n_outputs, n_outputs)) / np.sqrt(n_outputs)
+        return self._matrices[layer]
+
+    def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
+        """The measured loss; gradients as above."""
+        import torch
+
+        assert apparatus.network is not None
+        network, weights, device_run = apparatus.network, apparatus.weights, self.run(apparatus)
+        calls: dict[tuple[int, int], tuple[ControlBatch, torch.Tensor]] = {}
+
+        def run(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
+            outputs = device_run(batch, layer, unit).detach().requires_grad_()  # the chain of layers ends here
+            calls[layer, unit] = batch, outputs
+            return outputs
+
+        loss = loss_of(run)
+        loss.backward(retain_graph=True)
+        last, units = network.n_layers - 1, range(network.n_units)
+        at_end = torch.cat([calls[last, unit][1].grad for unit in units], dim=1)
+        error = at_end * weights[f"layers.{last}.scale"]
+        module = apparatus.twin.module_
+        for layer in range(network.n_layers):
+            signal = at_end
+            if layer != last:
+                matrix = torch.from_numpy(self.feedback(layer, error.shape[1])).to(error)
+                signal = (error @ matrix) / weights[f"layers.{layer}.scale"]
+            for unit, part in zip(units, signal.split(network.n_outputs, dim=1), strict=True):
+                batch = calls[layer, unit][0]
+                answer = module.forward_batch(batch) if hasattr(module, "forward_batch") else module(batch.dense())
+                torch.autograd.backward(answer, part, retain_graph=True, inputs=_moved(weights))
+        return loss
+
+
+def _moved(weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The weights that stand before a measurement."""
+    return [w for name, w in weights.items() if w.requires_grad and not name.startswith("readout.")]
