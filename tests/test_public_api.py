@@ -27,7 +27,9 @@ PUBLIC = {
     "skpat.lab": "EpicsDevice Journal Ledger QcodesDevice Session VisaDevice adopt",
     "skpat.twins": "NeuralTwin PhysicsTwin ResidualTwin",
     "skpat.training": "ExactGradient GradientEstimator InSilico PhysicsAware SPSA",
-    "skpat.inspection": "DeviceCheck DeviceReport characterize check_device gradient_alignment",
+    "skpat.inspection": "DeviceCheck DeviceReport characterize check_device gradient_alignment compare_baselines "
+    "BaselineComparison TrainingCurveDisplay TwinFidelityDisplay GradientAlignmentDisplay ControlMapDisplay "
+    "DeviceResponseDisplay",
     "skpat.estimators": "PhysicalNetworkClassifier PhysicalNetworkRegressor",
 }
 

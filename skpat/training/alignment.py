@@ -34,6 +34,13 @@ class Slopes:
         Squared length of what the device's gradient has across the method's, and its variance.
     promised : float
         Length of the method's gradient: the slope that it promises.
+
+    Examples
+    --------
+    >>> from skpat.training.alignment import Slopes
+    >>> made = Slopes(along=0.6, along_variance=0.0, across=0.64, across_variance=0.0, promised=0.5)
+    >>> made.cosine_and_error()[0], made.slope
+    (0.6, 1.2)
     """
 
     along: float
@@ -168,8 +175,9 @@ def measure_alignment(
     .. math:: \cos = \frac{a}{\sqrt{a^2 + b^2}}, \qquad a = u \cdot g, \qquad b^2 = |g - a u|^2 ,
 
     where :math:`a` is a central difference of the measured loss along :math:`u`, and :math:`b^2` comes from central
-    differences :math:`s_k = q_k \cdot g` along random orthonormal directions :math:`q_k` across :math:`u`: with :math:`p`
-    weights the mean of :math:`(p - 1)(s_k^2 - \tau_k^2)` is :math:`b^2`, :math:`\tau_k` being the noise of :math:`s_k`.
+    differences :math:`s_k` along random orthonormal directions :math:`q_k`: with :math:`p` weights and
+    :math:`r_k = s_k - a\, q_k \cdot u`, the expectation of :math:`r_k^2` is :math:`b^2 / p`, plus the noise's variance, which is
+    known and taken off.
 
     Parameters
     ----------

@@ -119,6 +119,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Mean validation accuracy against shots, one curve for each method and one panel for each system."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     names = [name for name in SYSTEMS if any(r["system"] == name for r in results)]
     figure = Figure(figsize=(3.2 * len(names), 3.4), layout="constrained")
@@ -134,6 +135,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             style = {"color": f"C{number}", "marker": "osD^vx"[number % 6], "markevery": 0.2, "markersize": 4}
             axes.plot(shots, mean, label=method, **style)
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("shots, calibration included")
         axes.set_title(name)
         axes.grid(alpha=0.3)

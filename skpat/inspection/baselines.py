@@ -1,0 +1,218 @@
+"""What an estimator is compared with: classical models, and the same network with less of the device in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sklearn.base import clone, is_classifier
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC, SVR
+
+from skpat.devices.identity import IdentityDevice
+from skpat.estimators.base import PhysicalNetwork
+from skpat.estimators.specification import GRADIENTS, default_device
+from skpat.inspection.digital_cost import count_trained
+from skpat.inspection.untrained_device import UntrainedDevice
+
+__all__ = ["CLASSICAL", "Baseline", "hidden_width", "make_baselines", "physical_network", "with_last_step"]
+
+IN_SILICO = (
+    "in_silico_refit" if "in_silico_refit" in GRADIENTS else "in_silico"
+)  # gradient of the baseline of that name
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One thing to compare with.
+
+    Attributes
+    ----------
+    name, label : str
+        For code, and for people.
+    build : callable
+        ``build(fitted)`` -> an unfitted estimator; ``fitted`` is the user's network, fitted on the same rows.
+    """
+
+    name: str
+    label: str
+    build: Callable[[PhysicalNetwork], Any]
+
+
+def physical_network(est: Any) -> PhysicalNetwork:
+    """The network that an estimator is, or ends in.
+
+    Raises
+    ------
+    TypeError
+        If there is none.
+    """
+    last = est.steps[-1][1] if isinstance(est, Pipeline) else est
+    if not isinstance(last, PhysicalNetwork):
+        raise TypeError(
+            "The estimator must be a PhysicalNetworkClassifier or PhysicalNetworkRegressor, or a Pipeline that ends in "
+            f"one. Got {type(last).__name__ if not isinstance(last, type) else last}. To compare other estimators, use "
+            "sklearn.model_selection.cross_val_score."
+        )
+    return last
+
+
+def with_last_step(est: Any, last: Any) -> Any:
+    """A copy of the estimator that ends in another model: the same steps before it."""
+    return clone(est).set_params(**{est.steps[-1][0]: last}) if isinstance(est, Pipeline) else last
+
+
+def hidden_width(n_parameters: int, n_features: int, n_outputs: int) -> int:
+    """Units of one hidden layer that gives a perceptron about as many trained parameters.
+
+    Examples
+    --------
+    >>> from skpat.inspection.baselines import hidden_width
+    >>> hidden_width(1000, n_features=64, n_outputs=10)
+    13
+    >>> 13 * (64 + 1 + 10) + 10
+    985
+    """
+    return max(1, round((n_parameters - n_outputs) / (n_features + 1 + n_outputs)))
+
+
+def make_baselines(est: Any, baselines: Any, n_targets: int, n_columns: int) -> list[Baseline]:
+    """The baselines asked for.
+
+    Parameters
+    ----------
+    est : estimator
+        The user's, unfitted.
+    baselines : "classical", list of str, or dict of str to estimator
+    n_targets : int
+        Outputs of a perceptron: 1 for two classes, else the classes; the targets of a regressor.
+    n_columns : int
+        Columns of y, 1 for a vector.
+
+    Returns
+    -------
+    list of Baseline
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``baselines`` is none of these.
+    """
+    if isinstance(baselines, dict):
+        if "estimator" in baselines:
+            raise ValueError(
+                "'baselines' must not name one 'estimator': that is the estimator itself. Use another name."
+            )
+        for name, model in baselines.items():
+            if not isinstance(name, str) or not hasattr(model, "fit") or isinstance(model, type):
+                raise TypeError(
+                    f"'baselines' as a dict must map names to estimators. Got {model!r} for {name!r}. For example "
+                    "{'forest': RandomForestClassifier()}."
+                )
+        return [Baseline(name, name, partial(_copy_of, model)) for name, model in baselines.items()]
+    names = list(CLASSICAL) if isinstance(baselines, str) and baselines == "classical" else baselines
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"'baselines' must be \"classical\", a list of names, or a dict of name to estimator. Got {baselines!r}."
+        )
+    unknown = [name for name in names if name not in CLASSICAL]
+    if unknown:
+        raise ValueError(f"'baselines' must be among {', '.join(CLASSICAL)}. Got {', '.join(map(repr, unknown))}.")
+    task = _Task(est, is_classifier(est), n_targets, n_columns)
+    return [_baseline(name, task) for name in dict.fromkeys(names)]
+
+
+def _copy_of(model: Any, fitted: PhysicalNetwork) -> Any:
+    return clone(model)
+
+
+@dataclass(frozen=True)
+class _Task:
+    est: Any
+    is_classifier: bool
+    n_targets: int
+    n_columns: int
+
+    @property
+    def class_weight(self) -> dict[str, Any]:
+        return {"class_weight": physical_network(self.est).class_weight} if self.is_classifier else {}
+
+
+def _linear(task: _Task) -> Any:
+    return LogisticRegression(max_iter=1000, **task.class_weight) if task.is_classifier else Ridge()
+
+
+def _svm(task: _Task) -> Any:
+    return SVC(**task.class_weight) if task.is_classifier else _of_scaled_targets(_one_by_one(SVR(), task))
+
+
+def _gradient_boosting(task: _Task) -> Any:
+    if task.is_classifier:
+        return HistGradientBoostingClassifier(**task.class_weight)
+    return _one_by_one(HistGradientBoostingRegressor(), task)
+
+
+def _mlp(task: _Task, fitted: PhysicalNetwork) -> Any:
+    width = hidden_width(count_trained(fitted), fitted.n_features_in_, task.n_targets)
+    if task.is_classifier:
+        return MLPClassifier(hidden_layer_sizes=(width,), max_iter=500)
+    return _of_scaled_targets(MLPRegressor(hidden_layer_sizes=(width,), max_iter=500))
+
+
+def _one_by_one(model: Any, task: _Task) -> Any:
+    return MultiOutputRegressor(model) if task.n_columns > 1 else model
+
+
+def _of_scaled_targets(model: Any) -> Any:
+    return TransformedTargetRegressor(model, transformer=StandardScaler())
+
+
+def _identity(task: _Task) -> Any:
+    network = physical_network(task.est)
+    device = default_device() if network.device is None else network.device
+    return clone(network).set_params(
+        device=IdentityDevice.like(device), gradient="exact", twin=None, journal=None, n_shots=1
+    )
+
+
+def _in_silico(task: _Task) -> Any:
+    network = clone(physical_network(task.est)).set_params(gradient=IN_SILICO)
+    return network.set_params(n_calibration_shots="auto") if network.n_calibration_shots == 0 else network
+
+
+def _scaled(model: Any) -> Any:
+    return make_pipeline(FunctionTransformer(_dense, accept_sparse=True), StandardScaler(), model)
+
+
+def _dense(X: Any) -> Any:
+    return X.toarray() if hasattr(X, "toarray") else X
+
+
+def _baseline(name: str, task: _Task) -> Baseline:
+    label, make = CLASSICAL[name]
+    if name == "linear":
+        label = "logistic regression" if task.is_classifier else "ridge regression"
+    return Baseline(name, label, lambda fitted: with_last_step(task.est, make(task, fitted)))
+
+
+CLASSICAL: dict[str, tuple[str, Callable[[_Task, PhysicalNetwork], Any]]] = {
+    "linear": ("linear model", lambda task, fitted: _scaled(_linear(task))),
+    "svm": ("SVM (RBF)", lambda task, fitted: _scaled(_svm(task))),
+    "gradient_boosting": ("gradient boosting", lambda task, fitted: _scaled(_gradient_boosting(task))),
+    "mlp": ("MLP of the same size", lambda task, fitted: _scaled(_mlp(task, fitted))),
+    "untrained": ("untrained device", lambda task, fitted: UntrainedDevice(clone(physical_network(task.est)))),
+    "identity": ("identity device", lambda task, fitted: _identity(task)),
+    "in_silico": (
+        "in silico, readout refitted" if "refit" in IN_SILICO else "in silico",
+        lambda task, fitted: _in_silico(task),
+    ),
+}
+"""Names of the baselines, with their labels and how each is made from the task and the fitted network."""

@@ -1,0 +1,407 @@
+"""An estimator beside its baselines: paired folds, counts, and what is said about the device."""
+
+from __future__ import annotations
+
+import re
+import sys
+from html.parser import HTMLParser
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import make_regression
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+from skpat import ControlSplit, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
+from skpat.devices import IdentityDevice
+from skpat.inspection import BaselineComparison, compare_baselines
+from skpat.inspection.baselines import CLASSICAL, hidden_width
+from skpat.inspection.comparison_report import ComparisonRow, standard_error
+from skpat.inspection.digital_cost import DigitalCost, digital_cost
+from skpat.inspection.untrained_device import UntrainedDevice
+from skpat.twins import NeuralTwin
+
+WIRING = np.random.default_rng(3).normal(size=(8, 6)) / 2
+
+
+def pairs(controls: np.ndarray) -> np.ndarray:
+    """Products of neighbouring channels, mixed: what no linear model of the inputs gives."""
+    return (controls[:, ::2] * controls[:, 1::2]) @ WIRING[:4]
+
+
+BANK = as_device(pairs, n_controls=8, n_outputs=6, bounds=(-1, 1))
+
+
+def products(n: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    X = np.random.default_rng(0).uniform(-1, 1, (n, 2))
+    return X, (X[:, 0] * X[:, 1] > 0).astype(int)
+
+
+def network(device: Any = BANK, **params: Any) -> PhysicalNetworkClassifier:
+    defaults: dict[str, Any] = {
+        "twin": NeuralTwin((4,), random_state=0),
+        "n_calibration_shots": 40,
+        "max_iter": 2,
+        "random_state": 0,
+    }
+    return PhysicalNetworkClassifier(device, **(defaults | params))
+
+
+@pytest.fixture(scope="module")
+def comparison() -> BaselineComparison:
+    return compare_baselines(network(), *products(60), cv=2)
+
+
+def row(name: str, scores: Any, **changes: Any) -> ComparisonRow:
+    parts: dict[str, Any] = {"uses_device": False, "shots": {"calibration": 0, "training": 0, "validation": 0}}
+    parts |= {"n_shots_per_prediction": 0, "operations": 10.0, "n_parameters": 5, "test_to_train": 0.25}
+    return ComparisonRow(name, f"the {name} one", np.array(scores, dtype=float), **(parts | changes))
+
+
+# ---- what is compared ----
+
+
+def test_everything_stands_in_the_table_the_estimator_first(comparison: BaselineComparison) -> None:
+    assert [item.name for item in comparison.rows] == ["estimator", *CLASSICAL]
+    assert all(item.scores.shape == (2,) for item in comparison.rows)
+    assert comparison.metric == "accuracy"
+    assert comparison.device == "pairs"
+
+
+def test_the_estimators_scores_are_those_of_cross_validation_on_the_same_splits() -> None:
+    X, y = products(60)
+    splitter = StratifiedKFold(3, shuffle=True, random_state=4)
+    found = compare_baselines(network(), X, y, cv=splitter, baselines=["linear"])
+    np.testing.assert_array_equal(found["estimator"].scores, cross_val_score(network(), X, y, cv=splitter))
+    linear = make_pipeline(StandardScaler(), LogisticRegression())
+    np.testing.assert_array_equal(found["linear"].scores, cross_val_score(linear, X, y, cv=splitter))
+
+
+def test_differences_are_paired_and_their_errors_allow_for_shared_rows(comparison: BaselineComparison) -> None:
+    paired = comparison["estimator"].scores - comparison["svm"].scores
+    mean, error = comparison.difference("svm")
+    assert mean == pytest.approx(paired.mean())
+    assert error == pytest.approx(np.sqrt((1 / 2 + 1) * paired.var(ddof=1)))  # half to train on, half to test on
+    plain = standard_error(paired, 0.0)
+    assert plain == pytest.approx(paired.std(ddof=1) / np.sqrt(2))
+
+
+def test_one_random_state_repeats_everything_and_another_one_changes_the_folds() -> None:
+    X, y = products(60)
+    what = {"cv": 2, "baselines": ["mlp", "untrained"]}
+    est = network(random_state=None)
+    first, again, other = (compare_baselines(est, X, y, random_state=seed, **what) for seed in (1, 1, 2))
+    for name in ("estimator", "mlp", "untrained"):
+        np.testing.assert_array_equal(first[name].scores, again[name].scores)
+    assert any((first[name].scores != other[name].scores).any() for name in ("estimator", "mlp", "untrained"))
+
+
+def test_the_users_estimator_is_not_touched() -> None:
+    X, y = products(60)
+    est = network(random_state=None)
+    before = {name: str(value) for name, value in est.get_params().items()}
+    compare_baselines(est, X, y, cv=2, baselines=["identity", "untrained"])
+    assert {name: str(value) for name, value in est.get_params().items()} == before
+    assert not hasattr(est, "weights_")
+
+
+def test_every_baseline_gets_what_the_pipelines_last_step_gets() -> None:
+    X, y = products(60)
+    X = np.column_stack([1000 * X + 5e5, np.full(len(X), 7.0)])
+    pipeline = make_pipeline(MinMaxScaler((-1, 1)), network())
+    found = compare_baselines(pipeline, sparse.csr_array(X).toarray(), y, cv=2)
+    alone = compare_baselines(network(), MinMaxScaler((-1, 1)).fit_transform(X), y, cv=2, baselines=["identity"])
+    assert found["identity"].operations == alone["identity"].operations  # the scaler is the same for all
+    assert found["estimator"].label == "PhysicalNetworkClassifier"
+    assert not hasattr(pipeline[-1], "weights_")
+
+
+def test_sparse_rows_are_compared_too() -> None:
+    X, y = products(40)
+    found = compare_baselines(network(), sparse.csr_array(X), y, cv=2, baselines=["svm", "gradient_boosting"])
+    assert np.isfinite(found["svm"].scores).all()
+
+
+def test_regressors_of_two_targets_have_all_baselines() -> None:
+    X, y = make_regression(40, 3, n_targets=2, noise=1.0, random_state=0)
+    est = PhysicalNetworkRegressor(
+        BANK, NeuralTwin((4,), random_state=0), n_calibration_shots=40, max_iter=2, random_state=0
+    )
+    found = compare_baselines(est, X, y, cv=2)
+    assert found.metric == "R²"
+    assert found["linear"].label == "ridge regression"
+    assert found["linear"].mean > 0.98
+    assert found["untrained"].n_parameters == (6 + 1) * 2
+    assert all(item.operations is not None and item.n_parameters is not None for item in found.rows)
+    assert compare_baselines(est, X, y[:, 0], cv=2, baselines=["svm"], scoring="r2").metric == "r2"
+
+
+def test_own_estimators_and_names() -> None:
+    X, y = products(40)
+    found = compare_baselines(
+        network(), X, y, cv=2, baselines={"guess <b>": DummyClassifier(), "linear": RidgeClassifier()}
+    )
+    assert [item.label for item in found.rows[1:]] == ["guess <b>", "linear"]
+    assert found["guess <b>"].operations is None
+    assert "unknown" in str(found)
+    assert found.sentences == ()  # a name of ours in somebody's dict means nothing to us
+
+
+def test_folds_side_by_side_give_the_same() -> None:
+    X, y = products(40)
+    what: dict[str, Any] = {"cv": 2, "baselines": ["linear"]}
+    one = compare_baselines(network(), X, y, **what)
+    with joblib.parallel_config(backend="threading"):
+        two = compare_baselines(network(), X, y, n_jobs=2, **what)
+    np.testing.assert_array_equal(one["estimator"].scores, two["estimator"].scores)
+
+
+# ---- counts ----
+
+
+def test_shots_are_those_of_the_plan_and_rows_without_the_device_say_so(comparison: BaselineComparison) -> None:
+    plan = network().plan(products(60)[0][:30])
+    est = comparison["estimator"]
+    assert (est.shots["training"], est.shots["validation"]) == (plan.training, 0)
+    assert 0.9 * plan.calibration <= est.shots["calibration"] <= plan.calibration
+    assert est.n_shots_per_prediction == plan.prediction_per_row
+    assert comparison["untrained"].shots == {"calibration": 30, "training": 30, "validation": 0}
+    assert comparison["in_silico"].uses_device
+    for name in ("linear", "svm", "gradient_boosting", "mlp", "identity"):
+        assert not comparison[name].uses_device
+        assert comparison[name].n_shots_fit == comparison[name].n_shots_per_prediction == 0
+    lines = {line.split("  ")[1]: line for line in str(comparison).splitlines() if line.startswith("  ")}
+    assert "no shots" in lines["identity device"]
+    assert "no shots" not in lines["untrained device"]
+
+
+def test_operations_and_parameters_of_a_network_are_those_of_its_maps() -> None:
+    X, y = products(40)
+    est = network(n_layers=2, n_units=2, skip="input", gradient="exact", device=IdentityDevice.like(BANK)).fit(X, y)
+    n_slots, n_sources = 2 * 4, 2 * 6
+    moved = 2 * (n_slots + n_sources) + n_slots  # gains and normalisation of two layers, one skip
+    cost = digital_cost(est)
+    assert cost.operations == 2 + 2 * n_slots + moved + n_sources * 2 + 2 * 2 * 8  # the last: the identity's averages
+    encoder, layers, readout = 2 * n_slots + n_slots, 2 * (2 * 4 + 2 * n_slots) + n_slots, n_sources * 2 + 2
+    assert cost.n_parameters == encoder + layers + readout
+    direct = network(encoder="direct", readout="bins").fit(X, y)
+    assert digital_cost(direct) == DigitalCost(2 + 4 + 6 + 6, 4 + 2 * 4 + 1 + 2)
+
+
+def test_the_perceptron_is_about_as_large_as_the_network(comparison: BaselineComparison) -> None:
+    size, of_perceptron = comparison["estimator"].n_parameters, comparison["mlp"].n_parameters
+    assert size is not None
+    assert of_perceptron is not None
+    assert abs(of_perceptron - size) <= (2 + 1 + 1) / 2  # half a hidden unit
+    for n_features, n_outputs in ((2, 1), (30, 7)):
+        width = hidden_width(500, n_features, n_outputs)
+        X, y = (
+            np.eye(max(n_features, 8))[:, :n_features],
+            np.arange(max(n_features, 8)) % (n_outputs + (n_outputs == 1)),
+        )
+        made = MLPClassifier((width,), max_iter=1)
+        with pytest.warns(UserWarning, match="Maximum iterations"):
+            made.fit(X, y)
+        found = digital_cost(made).n_parameters
+        assert found is not None
+        assert abs(found - 500) <= (n_features + 1 + n_outputs) / 2
+
+
+# ---- the untrained device ----
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_untrained_device_keeps_its_first_weights_and_fits_a_readout(dtype: type, n_classes: int) -> None:
+    X, y = products(90)
+    X, y = X.astype(dtype), y + (X[:, 0] > 0.5) * (n_classes - 2)
+    est = network(n_layers=2, gradient="exact", device=IdentityDevice.like(BANK), max_iter=1, learning_rate_init=1e-12)
+    untrained = UntrainedDevice(est).fit(X, y)
+    start = clone(est).fit(X, y)
+    for name, value in untrained.network_.weights_.items():
+        assert value.dtype == dtype
+        if name.endswith((".theta", ".coef")) and not name.startswith("readout"):
+            np.testing.assert_allclose(value, start.weights_[name], atol=1e-6)
+    assert untrained.predict_proba(X).shape == (90, n_classes)
+    assert untrained.score(X, y) == pytest.approx(np.mean(untrained.predict(X) == y))
+    np.testing.assert_array_equal(untrained.classes_, np.unique(y))
+
+
+def test_its_readout_is_the_logistic_regression_of_what_the_device_answers() -> None:
+    X, y = products(300)  # more than the output statistics start from
+    made = network(control_split=ControlSplit("contiguous"), encoder="direct", n_layers=2)
+    untrained = UntrainedDevice(made).fit(X, y)
+    fitted = untrained.network_
+    answers: list[np.ndarray] = []
+    readout, fitted._network.readout = fitted._network.readout, Keep(answers)
+    fitted.decision_function(X)
+    fitted._network.readout = readout
+    reference = make_pipeline(StandardScaler(), LogisticRegression()).fit(answers[0], y)
+    np.testing.assert_allclose(fitted.decision_function(X), reference.decision_function(answers[0]), atol=1e-6)
+
+
+class Keep:
+    """In the place of a readout: keeps what it gets."""
+
+    def __init__(self, seen: list[np.ndarray]):
+        self.seen = seen
+
+    def read(self, weights: Any, outputs: np.ndarray) -> np.ndarray:
+        self.seen.append(outputs)
+        return outputs[:, :2]
+
+
+# ---- what is said ----
+
+
+def test_a_device_that_multiplies_adds_over_a_linear_model() -> None:
+    X, y = products(240)
+    est = network(learning_rate_init=0.05, max_iter=12, n_calibration_shots=200)
+    found = compare_baselines(est, X, y, cv=3, baselines=["linear"])
+    assert found.adds_over("linear")
+    assert found.sentences[0].startswith("The device adds 0.")
+    assert "over a linear model (logistic regression)" in found.sentences[0]
+
+
+def test_an_identity_is_said_to_add_nothing() -> None:
+    X, y = products(120)
+    y = (X[:, 0] + X[:, 1] > 0).astype(int)
+    linear = as_device(lambda controls: controls @ WIRING, n_controls=8, n_outputs=6, bounds=(-1, 1))
+    found = compare_baselines(network(linear), X, y, cv=3, baselines=["linear", "identity"])
+    assert not found.adds_over("linear")
+    assert all("adds nothing over" in sentence for sentence in found.sentences)
+    assert len(found.sentences) == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ([0.9, 0.92, 0.91], "Training the device adds 0.110 ± 0.000 of accuracy over the same device untrained"),
+        (
+            [0.8, 0.9, 0.7],
+            r"adds nothing over the same device untrained, with a fitted linear readout: the difference is 0\.000 ± 0\.0",
+        ),
+        ([0.7, 0.72, 0.71], "adds nothing over the same device untrained, .*: it is worse by 0.090 ± 0.000"),
+        ([0.79, 0.81, 0.8], "the difference is 0.000 ± 0.000"),
+        ([0.85, 0.95, 0.7], "adds nothing over .*: the difference is 0.033 ± 0.09"),
+        ([0.99, 0.71, 0.68], "the difference is -0.007"),
+    ],
+)
+def test_two_standard_errors_decide(scores: list[float], says: str) -> None:
+    base = [0.79, 0.81, 0.8]
+    found = BaselineComparison("d", "accuracy", (row("estimator", scores), row("untrained", base)), 0.25)
+    assert re.search(says, found.sentences[0])
+    assert found.adds_over("untrained") == ("nothing" not in found.sentences[0])
+
+
+def test_large_scores_keep_their_digits() -> None:
+    rows = (row("estimator", [-1234.5, -1236.5]), row("linear", [-2000.0, -2100.0]))
+    assert "-1236 ±" in str(BaselineComparison("d", "neg_mean_squared_error", rows, 1.0))
+
+
+# ---- representations ----
+
+
+class Cells(HTMLParser):
+    """Tags and text of a piece of HTML."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_html_shows_everything_and_obeys_nobody() -> None:
+    rows = (row("estimator", [0.5, 0.6]), row("<script>alert(1)</script>", [0.5, 0.6]))
+    found = BaselineComparison("<img src=x>", "<i>", rows, 1.0)
+    cells = Cells()
+    cells.feed(found._repr_html_())
+    assert not {"script", "img", "i"} & set(cells.tags)
+    assert "the <script>alert(1)</script> one" in cells.text
+    assert cells.tags.count("tr") == 3
+
+
+def test_pandas_has_all_numbers(comparison: BaselineComparison) -> None:
+    table = comparison.to_pandas()
+    assert list(table.index) == [item.name for item in comparison.rows]
+    assert table.loc["linear", "calibration_shots"] == 0
+    assert not table.loc["linear", "uses_device"]
+    assert table.loc["svm", "difference"] == comparison.difference("svm")[0]
+    assert table["operations_per_prediction"].notna().all()
+
+
+def test_the_figure_has_a_line_for_each(comparison: BaselineComparison) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axis = figure.subplots()
+    assert comparison.plot(ax=axis) is axis
+    assert [label.get_text() for label in axis.get_yticklabels()] == [item.label for item in comparison.rows]
+    means = [container.lines[0].get_xdata()[0] for container in axis.containers]
+    np.testing.assert_allclose(means, [item.mean for item in comparison.rows])
+    assert "accuracy" in axis.get_xlabel()
+    figure.canvas.draw()
+
+
+def test_without_pandas_and_matplotlib_the_message_says_what_to_install(
+    comparison: BaselineComparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=r"needs pandas\. Install it with"):
+        comparison.to_pandas()
+    with pytest.raises(ImportError, match=r'pip install "skpat\[plot\]"'):
+        comparison.plot()
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize(
+    "est", [LogisticRegression(), make_pipeline(MinMaxScaler(), Ridge()), PhysicalNetworkClassifier]
+)
+def test_only_physical_networks_are_compared(est: Any) -> None:
+    with pytest.raises(
+        TypeError, match="must be a PhysicalNetworkClassifier or PhysicalNetworkRegressor, or a Pipeline"
+    ):
+        compare_baselines(est, *products(40))
+
+
+@pytest.mark.parametrize(
+    ("baselines", "error", "message"),
+    [
+        (["linear", "lineal"], ValueError, "must be among linear, svm, .* Got 'lineal'"),
+        ("linear", TypeError, 'must be "classical", a list of names, or a dict'),
+        (3, TypeError, "Got 3"),
+        ({"ridge": Ridge}, TypeError, "must map names to estimators"),
+        ({"estimator": Ridge()}, ValueError, "must not name one 'estimator'"),
+    ],
+)
+def test_baselines_are_checked_before_anything_is_sent(baselines: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        compare_baselines(network(), *products(40), baselines=baselines)
+
+
+def test_one_split_is_too_few() -> None:
+    X, y = products(40)
+    with pytest.raises(ValueError, match="must give at least two splits"):
+        compare_baselines(network(), X, y, cv=[(np.arange(20), np.arange(20, 40))])
+
+
+def test_a_name_that_was_not_compared(comparison: BaselineComparison) -> None:
+    with pytest.raises(KeyError, match=r"'forest' was not compared\. Got estimator, linear"):
+        comparison["forest"]
