@@ -176,8 +176,8 @@ def measure_alignment(
 
     where :math:`a` is a central difference of the measured loss along :math:`u`, and :math:`b^2` comes from central
     differences :math:`s_k` along random orthonormal directions :math:`q_k`: with :math:`p` weights and
-    :math:`r_k = s_k - a\, q_k \cdot u`, the expectation of :math:`r_k^2` is :math:`b^2 / p`, plus the noise's variance, which is
-    known and taken off.
+    :math:`r_k = s_k - a\, q_k \cdot u`, the expectation of :math:`r_k^2` is :math:`b^2 / p`, and the variance of the noise,
+    which is known and taken off.
 
     Parameters
     ----------
