@@ -19,6 +19,7 @@ CHECK_AT = (0.0, 0.3, 1.0)
 """When a fit checks its gradients: parts of its epochs."""
 
 _USELESS_BELOW = 0.5
+_DOUBTFUL_ABOVE, _GAIN_THAT_HELPS = 0.4, 0.4  # cosine and slope of a poor twin that still leads downhill
 _DECIDED_BELOW = 0.5  # of the cosine's standard error
 _SEEN = 4.0  # standard errors
 _FEWEST_SHOTS, _SHARE = 500, 0.02
@@ -99,10 +100,13 @@ def is_useless(alignments: Sequence[Alignment]) -> bool:
     -------
     bool
         True if their pooled cosine is below 0.5. False, too, where the device's noise leaves that open: where the cosine is
-        not known to 0.5, and even the slope that the method promises would have been lost in the noise.
+        not known to 0.5, and even the slope that the method promises would have been lost in the noise. And where the
+        cosine is at least 0.4 and a step along the gradient gains at least 0.4 of what it promised.
     """
     found = pooled(alignments)
     if found.cosine >= _USELESS_BELOW or found.slopes is None:
+        return False
+    if found.cosine >= _DOUBTFUL_ABOVE and found.slope >= _GAIN_THAT_HELPS:
         return False
     seen = found.slopes.promised > _SEEN * math.sqrt(found.slopes.along_variance)
     return seen or found.standard_error < _DECIDED_BELOW or found.slopes.promised == 0

@@ -24,12 +24,19 @@ from typing import Any
 import joblib
 import numpy as np
 import sklearn
-from accuracy import SYSTEMS
 from scipy.stats import t
 from sklearn.model_selection import train_test_split
 
 from skpat import PhysicalNetworkClassifier
 from skpat.training import SPSA, PhysicsAware
+
+
+def systems() -> dict[str, Any]:
+    """The systems of ``accuracy.py``, which stands beside this script."""
+    from accuracy import SYSTEMS
+
+    return SYSTEMS
+
 
 EPOCHS = {"laser": 12, "plate": 20, "circuit": 20, "mesh": 10}
 SPSA_FACTOR = 10  # times as many epochs, of two shots per row
@@ -46,7 +53,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def run(name: str, method: str, seed: int) -> dict[str, Any]:
     """One training: the validation accuracy after each epoch with the shots until then, and the test accuracy."""
-    system = SYSTEMS[name]
+    system = systems()[name]
     X, y = system.task()
     X, X_test, y, y_test = train_test_split(X, y, test_size=0.25, random_state=seed, stratify=y)
     X, X_val, y, y_val = train_test_split(X, y, test_size=0.25, random_state=seed, stratify=y)
@@ -94,7 +101,7 @@ def table(results: list[dict[str, Any]]) -> str:
         f"{'system':<9}{'method':<19}{'shots to 95 %':>14}{'ratio':>8}{'arrived':>9}{'test accuracy':>16}"
         f"{'deficit (95 % interval)':>26}"
     ]
-    for name in SYSTEMS:
+    for name in EPOCHS:
         of_seed = {r["seed"]: r for r in results if (r["system"], r["method"]) == (name, "exact")}
         for method in METHODS:
             rows = [r for r in results if (r["system"], r["method"]) == (name, method) and r["seed"] in of_seed]
@@ -121,7 +128,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    names = [name for name in SYSTEMS if any(r["system"] == name for r in results)]
+    names = [name for name in EPOCHS if any(r["system"] == name for r in results)]
     figure = Figure(figsize=(3.2 * len(names), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names), sharey=True)), names, strict=True):
