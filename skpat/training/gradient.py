@@ -40,6 +40,10 @@ class Apparatus:
         Names of the batch's rows, from their values alone.
     progress : float
         How far the training has come, 0 to 1; 0 where it has no end, in ``partial_fit``.
+    loss : callable
+        ``loss(scores, targets)`` -> one number per row, for methods that judge more than the batch as a whole.
+    targets, sample_weight : tensor
+        What the loss compares with, and the weights (n_rows,), of the batch's rows.
     """
 
     measure: Callable[[ControlBatch, int, int], np.ndarray]
@@ -49,6 +53,9 @@ class Apparatus:
     network: Network | None = None
     row_keys: np.ndarray | None = None
     progress: float = 0.0
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    targets: torch.Tensor | None = None
+    sample_weight: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

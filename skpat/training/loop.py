@@ -202,6 +202,9 @@ class Trainer:
             network=self.network,
             row_keys=data.row_keys[rows],
             progress=self.progress,
+            loss=self.loss,
+            targets=targets,
+            sample_weight=sample_weight,
         )
         for weight in self.trainable:
             weight.grad = None

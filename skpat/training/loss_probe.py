@@ -165,8 +165,18 @@ class LossProbe:
             return share @ trainer.loss(forward(trainer.network, weights, X, run), targets)
 
         own = copy.deepcopy(trainer.gradient)  # it may keep count of what it is asked
+        apparatus = Apparatus(
+            self._remembered,
+            trainer.session.device,
+            trainer.twin,
+            weights,
+            trainer.network,
+            loss=trainer.loss,
+            targets=targets,
+            sample_weight=share,
+        )  # without row keys: nothing is displaced
         with torch.enable_grad():
-            own.loss_and_gradient(loss_of, Apparatus(self._remembered, trainer.session.device, trainer.twin, weights))
+            own.loss_and_gradient(loss_of, apparatus)
         return {
             name: np.zeros_like(self.weights[name]) if weights[name].grad is None else as_numpy(weights[name].grad)
             for names in self.layer_names

@@ -11,7 +11,7 @@ from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
 # the same path with a smaller twin that learns in fewer steps; the defaults take minutes
-QUICK = {"twin": NeuralTwin(hidden_layer_sizes=(64,), max_iter=20, n_refine_steps=2, refine_batch_size=128)}
+QUICK = {"twin": NeuralTwin(hidden_layer_sizes=(64,), max_iter=30, n_refine_steps=4)}
 DEFAULTS = [PhysicalNetworkClassifier(), PhysicalNetworkRegressor()]
 ESTIMATORS = [
     PhysicalNetworkClassifier(**QUICK),
