@@ -22,7 +22,6 @@ GRADIENTS = {
     "asymmetric": "Asymmetric",
     "direct_feedback_alignment": "DirectFeedbackAlignment",
     "sharpness_aware": "SharpnessAware",
-    "local": "LocalTraining",
 }
 _LARGEST_SEED = np.iinfo(np.int32).max
 

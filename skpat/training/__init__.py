@@ -11,7 +11,6 @@ __getattr__, __dir__, __all__ = attach(
         "ExactGradient": "skpat.training.exact",
         "GradientEstimator": "skpat.training.gradient",
         "InSilico": "skpat.training.in_silico",
-        "LocalTraining": "skpat.training.local",
         "Measurement": "skpat.training.gradient",
         "PhysicsAware": "skpat.training.physics_aware",
         "SPSA": "skpat.training.spsa",
