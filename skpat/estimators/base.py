@@ -140,8 +140,10 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         n_training = n_rows - n_validation
         if X_val is not None:
             n_training, n_validation = n_rows, _count_rows(X_val)
+        made.gradient.prepare(self._make_network(made, _count_features(X), n_targets=1, dtype=np.dtype(float)))
         calibration = self._count_calibration(made.gradient, n_training)
-        training = n_training * self.max_iter * calls * made.gradient.shots_per_row
+        per_row = self.max_iter * made.gradient.shots_per_row + made.gradient.final_shots_per_row
+        training = n_training * calls * per_row
         validation = n_validation * self.max_iter * calls * made.gradient.trains_on_device
         if self.max_shots is not None and calibration + training + validation > self.max_shots:
             left = max(self.max_shots - calibration, 0)
@@ -195,7 +197,8 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
         if self.max_shots is None:
             return
-        of_batch = self._count_batch(n_rows) * gradient.shots_per_row * self.n_layers * self.n_units * self.n_shots
+        per_row = gradient.shots_per_row + gradient.final_shots_per_row
+        of_batch = self._count_batch(n_rows) * per_row * self.n_layers * self.n_units * self.n_shots
         needed = self._count_calibration(gradient, n_rows) + of_batch
         if self.max_shots < needed:
             raise ValueError(
@@ -254,8 +257,10 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         data = Data(X, targets, sample_weight, hash_rows(X))
         data, held_out = self._hold_out(data, X_val, y_val, incremental, rng)
         if not go_on:
+            network = self._make_network(made, data.X.shape[1], self._count_scores(), data.X.dtype)
+            made.gradient.prepare(network)
             self._check_budget(made.gradient, len(data))
-            self._begin(made, rng, data.X, data.sample_weight)
+            self._begin(made, network, rng, data.X, data.sample_weight)
         data = self._ready(data, set_scale=not go_on)
         held_out = None if held_out is None else self._ready(held_out, set_scale=False)
 
@@ -337,24 +342,34 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         journal = self.journal if isinstance(self.journal, Journal) else Journal(self.journal)
         return journal.run(device, signature, f"{type(self).__name__}, {_count_rows(X)} rows")
 
-    def _begin(self, made: Specification, rng: np.random.RandomState, X: np.ndarray, sample_weight: np.ndarray) -> None:
-        """Build the network and its first weights. Nothing is sent."""
-        self.__dict__.pop(
-            "loss_", None
-        )  # until the training has ended, there is nothing to predict with or to go on from
-        self._network = Network(
-            split=representable(made.split, made.bounds, X.dtype),
+    def _make_network(self, made: Specification, n_features: int, n_targets: int, dtype: np.dtype) -> Network:
+        return Network(
+            split=representable(made.split, made.bounds, dtype),
             bounds=made.bounds,
             control_steps=getattr(made.device, "control_steps", None),
-            n_features=X.shape[1],
+            n_features=n_features,
             n_outputs=int(made.device.n_outputs),
-            n_targets=self._count_scores(),
+            n_targets=n_targets,
             n_layers=self.n_layers,
             n_units=self.n_units,
             encoder=self.encoder,
             readout=self.readout,
             skip=self.skip,
         )
+
+    def _begin(
+        self,
+        made: Specification,
+        network: Network,
+        rng: np.random.RandomState,
+        X: np.ndarray,
+        sample_weight: np.ndarray,
+    ) -> None:
+        """The first weights, and what a fit starts with. Nothing is sent."""
+        self.__dict__.pop(
+            "loss_", None
+        )  # until the training has ended, there is nothing to predict with or to go on from
+        self._network = network
         first = self._network.initial_weights(X.astype(np.float64), sample_weight.astype(np.float64), rng)
         self.weights_ = {name: value.astype(X.dtype) for name, value in first.items()}
         self.device_, self.twin_, self._gradient = made.device, made.twin, made.gradient
@@ -608,6 +623,11 @@ def _parameters_of(part: Any) -> dict[str, Any]:
 
 def _count_rows(X: Any) -> int:
     return X.shape[0] if hasattr(X, "shape") else len(X)
+
+
+def _count_features(X: Any) -> int:
+    shape = X.shape if hasattr(X, "shape") else np.shape(X[:1])
+    return int(shape[1]) if len(shape) > 1 else 1
 
 
 def _dense(X: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ __all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "spec
 GRADIENTS = {
     "physics_aware": "PhysicsAware",
     "in_silico": "InSilico",
+    "in_silico_refitted": "InSilicoRefitted",
     "exact": "ExactGradient",
     "spsa": "SPSA",
     "asymmetric": "Asymmetric",

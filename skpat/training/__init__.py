@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = attach(
         "ExactGradient": "skpat.training.exact",
         "GradientEstimator": "skpat.training.gradient",
         "InSilico": "skpat.training.in_silico",
+        "InSilicoRefitted": "skpat.training.in_silico_refitted",
         "Measurement": "skpat.training.gradient",
         "PhysicsAware": "skpat.training.physics_aware",
         "SPSA": "skpat.training.spsa",

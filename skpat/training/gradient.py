@@ -15,6 +15,8 @@ from skpat.network.forward import Network, Run
 if TYPE_CHECKING:
     import torch
 
+    from skpat.training.loop import Data, Trainer
+
 __all__ = ["Apparatus", "GradientEstimator", "Measurement"]
 
 
@@ -94,7 +96,9 @@ class GradientEstimator(BaseEstimator):
     trains_on_device : bool
         Whether the forward pass of the training runs on the device. If not, validation does not either.
     shots_per_row : int
-        Shots that one row of a batch costs, in each layer and unit; for plans.
+        Shots that one row of a batch costs, in each layer and unit; for plans. Known after :meth:`prepare`.
+    final_shots_per_row : int
+        Shots that one row costs in :meth:`finish`, in each layer and unit, once in a training.
 
     Examples
     --------
@@ -109,6 +113,7 @@ class GradientEstimator(BaseEstimator):
 
     uses_twin = False
     trains_on_device = True
+    final_shots_per_row = 0
 
     @property
     def shots_per_row(self) -> int:
@@ -116,6 +121,10 @@ class GradientEstimator(BaseEstimator):
 
     def check_device(self, device: Any) -> None:
         """Raise a SkpatError if this estimator cannot work with the device. Nothing has been sent yet."""
+
+    def prepare(self, network: Network) -> None:
+        """Called once before a training with its network: to count what a step costs, or raise a SkpatError or ValueError if
+        there is too much to train for this method. Nothing has been sent yet. Default: nothing."""
 
     def run(self, apparatus: Apparatus) -> Run:
         """The ``run(batch, layer, unit)`` of the training's forward pass."""
@@ -138,6 +147,19 @@ class GradientEstimator(BaseEstimator):
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
         """Called after each step with what the batch sent and got, in order. Default: nothing."""
+
+    def finish(self, trainer: Trainer, data: Data) -> None:
+        """Called once at the end of ``fit``, with the weights that will be kept, unless Ctrl-C or the budget has ended the
+        training. Shots may be taken with ``trainer.session``, new weights are set with ``trainer.set_weights``.
+        Default: nothing.
+
+        Parameters
+        ----------
+        trainer : Trainer
+            Holds the network, its weights and statistics, the loss, the session and the twin.
+        data : Data
+            All rows of the training.
+        """
 
     def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
         """Evaluate one batch's loss and leave the gradient in the weights' ``.grad``.

@@ -247,6 +247,12 @@ class Trainer:
             shots_done=self.session.ledger.shots,
         )
 
+    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Go on from these weights, all of them, statistics of the outputs included."""
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.weights[name].copy_(torch.from_numpy(value))
+
     def weights_now(self) -> dict[str, np.ndarray]:
         """A copy of the weights as numpy arrays."""
         return {name: as_numpy(weight).copy() for name, weight in self.weights.items()}
@@ -338,7 +344,25 @@ def train(
             UserWarning,
             stacklevel=2,
         )
-    return (trainer.weights_now() if best_weights is None else best_weights), history
+        return (trainer.weights_now() if best_weights is None else best_weights), history
+    return _finished(trainer, data, trainer.weights_now() if best_weights is None else best_weights), history
+
+
+def _finished(trainer: Trainer, data: Data, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights after what the method does last; as they are if the budget, or Ctrl-C, does not allow it."""
+    trainer.set_weights(weights)
+    try:
+        trainer.gradient.finish(trainer, data)
+    except ShotBudgetError:
+        return weights
+    except KeyboardInterrupt:
+        warnings.warn(
+            "The end of the training was interrupted. The estimator keeps the weights it had before it.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return weights
+    return trainer.weights_now()
 
 
 def _map_arrays(state: Any, convert: Callable[[Any], Any]) -> Any:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, validate_parameter_constraints
 
-from skpat.network.forward import Run
+from skpat.network.forward import Network, Run
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 from skpat.training.physics_aware import PhysicsAware
 
 if TYPE_CHECKING:
     import torch
+
+    from skpat.training.loop import Data, Trainer
 
 __all__ = ["SharpnessAware"]
 
@@ -85,6 +87,18 @@ class SharpnessAware(GradientEstimator):
     @property
     def step_factor(self) -> float:
         return self.explorer.step_factor
+
+    @property
+    def final_shots_per_row(self) -> int:  # type: ignore[override]
+        return self.explorer.final_shots_per_row
+
+    def prepare(self, network: Network) -> None:
+        """What the other method does."""
+        self.explorer.prepare(network)
+
+    def finish(self, trainer: Trainer, data: Data) -> None:
+        """What the other method does."""
+        self.explorer.finish(trainer, data)
 
     def explores(self, twin: Any) -> bool:
         """What the other method says."""

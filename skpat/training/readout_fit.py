@@ -1,0 +1,146 @@
+"""The readout alone, fitted to what the device answers now: one pass over the rows, nothing else is changed."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skpat.controls import ControlBatch
+from skpat.training.calibration import Measure, draw_rows, start_statistics
+
+if TYPE_CHECKING:
+    from skpat.training.loop import Data, Trainer
+
+__all__ = ["refit_readout"]
+
+_MOST_ITERATIONS = 1000
+_GRADIENT_TOLERANCE = 1e-6
+
+
+def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", seed: int = 0) -> tuple[float, float]:
+    r"""Measure the rows once on the device; fit the normalisation of its outputs and the readout there.
+
+    Layer by layer the mean and scale of the outputs are set to those of the measured rows, before the next layer is
+    measured. Then the readout's weights :math:`r` minimise the trainer's own loss of these rows,
+
+    .. math:: \frac{\sum_i w_i\, \ell(s_i(r), t_i)}{\sum_i w_i} + \frac{\alpha}{2 \sum_i w_i} |r_\mathrm{coef}|^2 ,
+
+    with :math:`s_i` the scores, :math:`t_i` the targets and :math:`w_i` the weights of the rows.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Its ``readout.*`` weights, and the ``mean`` and ``scale`` of each layer, are set; all others stay. If the
+        measurement fails, everything stays.
+    data : Data
+        Rows to fit to.
+    purpose : {"calibration", "training", "validation", "prediction"}, default="training"
+        What the shots are counted as.
+    seed : int, default=0
+        For the choice of rows where the budget does not allow all.
+
+    Returns
+    -------
+    before, after : float
+        That loss with the readout that was, and with the new one, both at the new normalisation. ``after`` is never larger.
+
+    Raises
+    ------
+    ShotBudgetError
+        If the session's ``max_shots`` does not allow a single row, or a repeat after a fault. Nothing was changed.
+
+    Notes
+    -----
+    Costs one shot per row, layer and unit (times ``n_shots``). Where fewer are left of the session's budget, as many rows
+    are drawn as it allows. The fit is convex and has no randomness: L-BFGS in double precision from the weights that are.
+
+    Examples
+    --------
+    What :class:`skpat.training.InSilicoRefitted` does at the end of its training.
+    """
+    network, session = trainer.network, trainer.session
+    rows = _affordable(data, session.shots_left / (network.n_layers * network.n_units * session.n_shots), seed)
+    weights = trainer.weights_now()
+    last: dict[int, np.ndarray] = {}
+
+    def measure_for(row_keys: np.ndarray) -> Measure:
+        measure = session.run(row_keys, purpose)
+
+        def kept(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+            outputs = measure(batch, layer, unit)
+            if layer == network.n_layers - 1:
+                last[unit] = outputs
+            return outputs
+
+        return kept
+
+    statistics, _ = start_statistics(
+        network,
+        weights,
+        rows.X,
+        rows.sample_weight,
+        rows.row_keys,
+        np.random.RandomState(seed),
+        measure_for,
+        n_rows=len(rows),
+    )
+    outputs = np.concatenate([last[unit] for unit in range(network.n_units)], axis=1).astype(np.float64)
+    normal = (outputs - statistics[-1].mean) / statistics[-1].scale
+    readout, before, after = _fit(trainer, weights, normal, rows)
+    trainer.set_weights(weights | readout)
+    trainer.statistics[:] = copy.deepcopy(statistics)
+    return before, after
+
+
+def _affordable(data: Data, most: float, seed: int) -> Data:
+    """The data in an order that the rows' values alone decide; if there are more than ``most`` rows, some of them."""
+    order = np.argsort(data.row_keys, kind="stable")
+    if len(data) > most:
+        chosen = draw_rows(data.row_keys, data.sample_weight, max(int(most), 1), np.random.RandomState(seed))
+        drawn = data.rows(chosen)
+        return type(data)(drawn.X, drawn.targets, np.ones_like(drawn.sample_weight), drawn.row_keys)
+    return data.rows(order)
+
+
+def _fit(
+    trainer: Trainer, weights: dict[str, np.ndarray], normal: np.ndarray, rows: Data
+) -> tuple[dict[str, np.ndarray], float, float]:
+    """The readout's weights at the minimum, and the loss before and there."""
+    import torch
+    from scipy.optimize import minimize
+
+    from skpat.training.loss import weighted_mean
+
+    names = [name for name in weights if name.startswith("readout.")]
+    shapes = [weights[name].shape for name in names]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+    inputs, sample_weight = torch.from_numpy(normal), torch.from_numpy(rows.sample_weight.astype(np.float64))
+    targets = torch.from_numpy(rows.targets)
+    targets = targets.double() if targets.is_floating_point() else targets
+    penalty = 0.5 * trainer.settings.alpha / float(sample_weight.sum())
+
+    def parts(flat: np.ndarray) -> dict[str, np.ndarray]:
+        pieces = np.split(flat, ends)
+        return {name: piece.reshape(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
+
+    def loss_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        own = {name: torch.from_numpy(part.copy()).requires_grad_() for name, part in parts(flat).items()}
+        with torch.enable_grad():
+            scores = trainer.network.readout.read(own, inputs)
+            loss = weighted_mean(trainer.loss(scores, targets), sample_weight)
+            for name, part in own.items():
+                if name.endswith(".coef"):
+                    loss = loss + penalty * part.square().sum()
+            loss.backward()
+        slopes = [own[name].grad.numpy().ravel() for name in names]  # type: ignore[union-attr]
+        return float(loss.detach()), np.concatenate(slopes)
+
+    start = np.concatenate([weights[name].ravel() for name in names]).astype(np.float64)
+    before = loss_and_slope(start)[0]
+    options = {"maxiter": _MOST_ITERATIONS, "gtol": _GRADIENT_TOLERANCE, "ftol": 1e-14}
+    found = minimize(loss_and_slope, start, jac=True, method="L-BFGS-B", options=options)
+    best, after = (found.x, float(found.fun)) if found.fun < before else (start, before)
+    dtype = weights[names[0]].dtype
+    return {name: part.astype(dtype) for name, part in parts(best).items()}, before, after
