@@ -15,8 +15,6 @@ from skpat.network.forward import Network, Run
 if TYPE_CHECKING:
     import torch
 
-    from skpat.training.loop import Data, Trainer
-
 __all__ = ["Apparatus", "GradientEstimator", "Measurement"]
 
 
@@ -148,16 +146,16 @@ class GradientEstimator(BaseEstimator):
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
         """Called after each step with what the batch sent and got, in order. Default: nothing."""
 
-    def finish(self, trainer: Trainer, data: Data) -> None:
+    def finish(self, trainer: Any, data: Any) -> None:
         """Called once at the end of ``fit``, with the weights that will be kept, unless Ctrl-C or the budget has ended the
         training. Shots may be taken with ``trainer.session``, new weights are set with ``trainer.set_weights``.
         Default: nothing.
 
         Parameters
         ----------
-        trainer : Trainer
+        trainer : skpat.training.loop.Trainer
             Holds the network, its weights and statistics, the loss, the session and the twin.
-        data : Data
+        data : skpat.training.loop.Data
             All rows of the training.
         """
 

@@ -134,7 +134,7 @@ def _fit(
                 if name.endswith(".coef"):
                     loss = loss + penalty * part.square().sum()
             loss.backward()
-        slopes = [own[name].grad.numpy().ravel() for name in names]  # type: ignore[union-attr]
+        slopes = [own[name].grad.numpy().ravel() for name in names]
         return float(loss.detach()), np.concatenate(slopes)
 
     start = np.concatenate([weights[name].ravel() for name in names]).astype(np.float64)
