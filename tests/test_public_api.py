@@ -26,7 +26,8 @@ PUBLIC = {
     "OscillatingPlate Quantized SecondHarmonicLaser as_device",
     "skpat.lab": "EpicsDevice Journal Ledger QcodesDevice Session VisaDevice adopt",
     "skpat.twins": "NeuralTwin PhysicsTwin ResidualTwin",
-    "skpat.training": "ExactGradient GradientEstimator InSilico PhysicsAware SPSA",
+    "skpat.training": "Asymmetric DirectFeedbackAlignment EvolutionStrategy ExactGradient FiniteDifferences ForwardForward "
+    "GradientEstimator InSilico InSilicoRefitted PhysicsAware SPSA SharpnessAware",
     "skpat.inspection": "DeviceCheck DeviceReport characterize check_device gradient_alignment compare_baselines "
     "BaselineComparison TrainingCurveDisplay TwinFidelityDisplay GradientAlignmentDisplay ControlMapDisplay "
     "DeviceResponseDisplay",

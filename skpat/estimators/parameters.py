@@ -31,8 +31,9 @@ readout : {"linear", "bins"}, default="linear"
     From the last outputs to scores. "linear": a trainable linear map. "bins": each score is the mean of a fixed group of
     outputs, times one common gain.
 gradient : str or GradientEstimator, default="physics_aware"
-    Where gradients come from: "physics_aware", "in_silico", "in_silico_refitted", "exact", "spsa", "asymmetric",
-    "direct_feedback_alignment" or "sharpness_aware", or an object of :mod:`skpat.training` with its own parameters.
+    Where gradients come from: "physics_aware", "in_silico", "in_silico_refitted", "exact", "spsa",
+    "finite_differences", "evolution_strategy", "forward_forward", "asymmetric", "direct_feedback_alignment" or
+    "sharpness_aware", or an object of :mod:`skpat.training` with its own parameters.
 n_calibration_shots : int or "auto", default="auto"
     Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": as few as the
     twin needs to predict new ones, with a twin that learns on during the training (the default); else, and at most, two
