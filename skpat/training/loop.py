@@ -206,14 +206,26 @@ class Trainer:
             targets=targets,
             sample_weight=sample_weight,
         )
+        loss = self._descend(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
+        for _ in range(self.gradient.n_further_steps):
+            self._descend(lambda: self._further_loss(loss_of, apparatus))
+        self._update_statistics(measurements, data.sample_weight[rows])
+        self.gradient.after_batch(apparatus, measurements)
+        return loss
+
+    def _descend(self, loss_and_gradient: Callable[[], torch.Tensor]) -> float:
+        """One step; the loss before it."""
         for weight in self.trainable:
             weight.grad = None
         with torch.enable_grad():
-            loss = float(self.gradient.loss_and_gradient(loss_of, apparatus).detach())
+            loss = float(loss_and_gradient().detach())
         self._check_finite(loss)
         self._step(self.gradient.step_factor)
-        self._update_statistics(measurements, data.sample_weight[rows])
-        self.gradient.after_batch(apparatus, measurements)
+        return loss
+
+    def _further_loss(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
+        loss = loss_of(self.gradient.run_further(apparatus))
+        loss.backward()
         return loss
 
     def _step(self, factor: float) -> None:

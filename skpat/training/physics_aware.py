@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 
 from skpat.controls import ControlBatch, as_numpy
 from skpat.network.forward import Run
+from skpat.training.anchors import Anchors
 from skpat.training.dither import Dither
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 
@@ -41,6 +42,9 @@ class PhysicsAware(GradientEstimator):
         0 over the training. A weight that is the same in all rows of a batch tells a learned twin nothing about
         itself; displaced a little, it does. "auto": the size that adds a tenth to the variance of the outputs, found by
         measurement during the calibration. Only twins that ask for it (``explores``) get it, while they are refined.
+    n_anchored_steps : int, default=1
+        Steps on the same rows that follow each measured one and cost no shots: the device's answers stay, the twin adds how
+        they change with the controls (:class:`skpat.training.anchors.Anchors`). Only while the twin is refined.
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 
@@ -62,12 +66,14 @@ class PhysicsAware(GradientEstimator):
     _parameter_constraints = {
         "refine": ["boolean"],
         "dither": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="both")],
+        "n_anchored_steps": [Interval(Integral, 0, None, closed="left")],
         "random_state": ["random_state"],
     }
 
-    def __init__(self, refine=True, dither="auto", random_state=None):
+    def __init__(self, refine=True, dither="auto", n_anchored_steps=1, random_state=None):
         self.refine = refine
         self.dither = dither
+        self.n_anchored_steps = n_anchored_steps
         self.random_state = random_state
 
     def check_device(self, device: Any) -> None:
@@ -80,10 +86,11 @@ class PhysicsAware(GradientEstimator):
 
         twin = apparatus.twin
         module = twin.module_
+        self._anchors: Anchors | None = Anchors(twin) if self.n_further_steps else None
         if hasattr(module, "forward_batch"):
-            return bridge(apparatus.measure, module.forward_batch, in_parts=True)
+            return self._anchored(bridge(apparatus.measure, module.forward_batch, in_parts=True))
         if not self.explores(twin):
-            return bridge(apparatus.measure, module)
+            return self._anchored(bridge(apparatus.measure, module))
         if not hasattr(self, "_sent"):
             self._sent: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -93,8 +100,30 @@ class PhysicsAware(GradientEstimator):
             return outputs
 
         through_twin = bridge(measure, trusted(module, getattr(twin, "trust_", None)))
-        move = self.mover(apparatus)
-        return lambda batch, layer, unit: through_twin(move(batch, layer, unit), layer, unit)
+        return self._anchored(through_twin, self.mover(apparatus))
+
+    def _anchored(self, run: Run, move: Callable[[ControlBatch, int, int], ControlBatch] | None = None) -> Run:
+        """The run at displaced controls, and noted for the steps that follow."""
+        anchors = self._anchors
+
+        def noted(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
+            sent = batch if move is None else move(batch, layer, unit)
+            outputs = run(sent, layer, unit)
+            if anchors is not None:
+                anchors.note(layer, unit, batch, sent, outputs)
+            return outputs
+
+        return run if move is None and anchors is None else noted
+
+    @property
+    def n_further_steps(self) -> int:
+        """``n_anchored_steps``, while the twin is refined."""
+        return int(self.n_anchored_steps) if self.refine else 0
+
+    def run_further(self, apparatus: Apparatus) -> Run:
+        """What the device answered, and the twin's change since."""
+        assert self._anchors is not None
+        return self._anchors.run()
 
     def explores(self, twin: Any) -> bool:
         """Whether the training's shots are displaced for this twin to learn from."""
@@ -138,6 +167,7 @@ class PhysicsAware(GradientEstimator):
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
         """Let the twin learn from the shots of this batch."""
+        self._anchors = None
         twin = apparatus.twin
         if not self.refine or not hasattr(twin, "partial_fit"):
             return
