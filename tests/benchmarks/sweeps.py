@@ -247,6 +247,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Mean test accuracy against strength, one curve for each method and one panel for each sweep."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -260,13 +261,18 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             means = [
                 100 * np.mean([r["accuracy"] for r in rows if r["strength"] == strength]) for strength in strengths
             ]
-            style = {"color": "black" if method == ORACLE else f"C{(number - 1) % 10}", "marker": "osD^vxP"[number % 7]}
+            style = {
+                "color": "black" if method == ORACLE else colormaps["tab20"](number % 20),
+                "marker": "osD^vxP"[number % 7],
+            }
             axes.plot([100 * s for s in strengths], means, label=method, markersize=4, **style)
         axes.set_xlabel(f"{name.split(',')[0]} (%)")
         axes.set_title(name)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test accuracy (%)")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(names), fontsize="small"
+    )
     figure.savefig(path, dpi=120)
 
 
