@@ -2,9 +2,9 @@
 
 Systems, tasks and networks are those of ``accuracy.py`` (nothing digital but gains, offsets and the readout; learned twins
 only), with one schedule for every method: Adam, first step 0.03, half a cosine, as many epochs; SPSA, with smaller steps, takes
-ten times as many, and local training three times. In-silico methods are validated where they are trained, on the twin. A quarter of the data is the
-test part; a quarter of the rest is the validation part, on which the curve is measured after every epoch (its shots are not
-counted) and the best epoch is chosen. Arrival is the first epoch whose validation accuracy is 95 % of the last one of the
+ten times as many, and local training three times. A quarter of the data is the test part; a quarter of the rest is the
+validation part, on which the curve is measured after every epoch (its shots are not counted; in silico it is measured on the
+twin) and the best epoch is chosen. Arrival is the first epoch whose validation accuracy is 95 % of the last one of the
 exact gradient with the same seed; a run that never arrives counts as its whole budget. All calibration shots count.
 
 A run is one line of JSON in ``--results``; runs that stand there already are not repeated.
