@@ -515,6 +515,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             self._network,
             self.weights_,
             classes=getattr(self, "classes_", None),
+            multilabel=getattr(self, "multilabel_", False),
             target_mean=getattr(self, "_target_mean", None),
             target_scale=getattr(self, "_target_scale", None),
             target_ndim=getattr(self, "_target_ndim", None),
