@@ -29,7 +29,7 @@ PUBLIC = {
     "skpat.training": "ExactGradient GradientEstimator InSilico PhysicsAware SPSA",
     "skpat.inspection": "DeviceCheck DeviceReport characterize check_device gradient_alignment compare_baselines "
     "BaselineComparison TrainingCurveDisplay TwinFidelityDisplay GradientAlignmentDisplay ControlMapDisplay "
-    "DeviceResponseDisplay",
+    "DeviceResponseDisplay shots_scorer",
     "skpat.estimators": "PhysicalNetworkClassifier PhysicalNetworkRegressor",
 }
 

@@ -23,7 +23,7 @@ NAMES = ["sepal length", "sepal width", "petal length", "petal width"]
 
 def small(kind: type = PhysicalNetworkClassifier, **params: Any) -> Any:
     defaults: dict[str, Any] = {"gradient": "exact", "max_iter": 2, "learning_rate_init": 0.05, "random_state": 0}
-    return kind(SecondHarmonicLaser(16, 12, n_steps=2, noise=0.0), **(defaults | params))
+    return kind(SecondHarmonicLaser(16, 12, n_steps=2, noise=0, noise_floor=0, energy_jitter=0), **(defaults | params))
 
 
 @pytest.fixture
