@@ -129,10 +129,10 @@ def test_cross_validate() -> None:
 def test_learning_curve_rises() -> None:
     X_train, _, y_train, _ = CANCER
     sizes, _, scores = learning_curve(
-        classifier(max_iter=4), X_train, y_train, train_sizes=[8, 180], cv=2, shuffle=True, random_state=0
-    )[:3]
-    assert sizes.tolist() == [8, 142] if sizes[-1] == 142 else sizes.tolist() == [8, 180]
-    assert scores[-1].mean() > max(scores[0].mean(), 0.88)
+        classifier(max_iter=4), X_train, y_train, train_sizes=[8, 140], cv=2, shuffle=True, random_state=0
+    )
+    assert sizes.tolist() == [8, 140]
+    assert scores[1].mean() > max(scores[0].mean(), 0.88)
 
 
 def test_validation_curve_over_epochs() -> None:
@@ -160,9 +160,9 @@ def test_partial_dependence_rises_with_the_body_mass_index() -> None:
     network = regressor().fit(X_train, y_train)
     found = partial_dependence(network, X_train[:40], [2], grid_resolution=5)["average"][0]
     assert found[-1] - found[0] > 20  # the targets' standard deviation is 77
-    both = partial_dependence(
-        classifier().fit(IRIS[0], IRIS[2]), IRIS[0], [2], grid_resolution=4, response_method="predict_proba"
-    )
+    petals = IRIS[0][:, 2:]
+    network = classifier(max_iter=15).fit(petals, IRIS[2])
+    both = partial_dependence(network, petals, [0], grid_resolution=4, response_method="predict_proba")
     assert both["average"].shape == (3, 4)
     assert both["average"][0, 0] > both["average"][0, -1] + 0.2  # short petals: the first species
     np.testing.assert_allclose(both["average"].sum(axis=0), 1)
@@ -177,12 +177,10 @@ def test_recursive_elimination_with_an_importance_getter() -> None:
     train, test = (np.column_stack([rng.standard_normal((len(X), 3)), X[:, 2:]]) for X in (X_train, X_test))
 
     def importance(network: PhysicalNetworkClassifier) -> np.ndarray:
-        return np.abs(network.weights_["encoder.coef"]).sum(
-            axis=int(network.weights_["encoder.coef"].shape[0] == network.n_features_in_)
-        )
+        return np.linalg.norm(network.weights_["encoder.coef"], axis=1)
 
-    selection = RFE(classifier(alpha=5.0), n_features_to_select=2, importance_getter=importance).fit(train, y_train)
-    assert selection.support_[3:].any()
+    selection = RFE(classifier(max_iter=15), n_features_to_select=2, importance_getter=importance).fit(train, y_train)
+    assert selection.support_.tolist() == [False] * 3 + [True] * 2
     assert selection.score(test, y_test) > 0.8
 
 
