@@ -49,6 +49,8 @@ class DeployedNetwork:
         By the names of :meth:`skpat.network.forward.Network.initial_weights`, all float64 or all float32. Copied.
     classes : ndarray of shape (n_classes,), default=None
         Labels of a classifier. None: a regressor.
+    multilabel : bool, default=False
+        Of a classifier: whether each of the classes is a label that a row has or has not.
     target_mean, target_scale : ndarray of float, shape (n_targets,), default=None
         Of a regressor: predictions are scores times the scale plus the mean.
     target_ndim : {1, 2}, default=None
@@ -108,6 +110,7 @@ class DeployedNetwork:
         weights: Mapping[str, np.ndarray],
         *,
         classes: Any = None,
+        multilabel: bool = False,
         target_mean: Any = None,
         target_scale: Any = None,
         target_ndim: int | None = None,
@@ -122,6 +125,7 @@ class DeployedNetwork:
         self._n_shots = n_shots
         self.identity = identity
         self.is_classifier = classes is not None
+        self.multilabel_ = bool(multilabel)
         self.n_features_in_ = int(network.made_with["n_features"])
         if feature_names is not None:
             self.feature_names_in_ = np.array([str(name) for name in feature_names], dtype=object)
@@ -148,7 +152,7 @@ class DeployedNetwork:
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_targets)
+        ndarray of shape (n_samples,), (n_samples, n_targets) or (n_samples, n_labels)
 
         Raises
         ------
@@ -158,6 +162,8 @@ class DeployedNetwork:
             As :meth:`skpat.lab.Session.measure` raises them.
         """
         scores = self._scores(X)
+        if self.multilabel_:
+            return (scores > 0).astype(np.int64)
         if self.is_classifier:
             return self.classes_[scores.argmax(axis=1)]
         scale, mean = self._decoding
@@ -168,19 +174,20 @@ class DeployedNetwork:
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores of the classes, as the classifier's ``decision_function`` gives them: (n_samples,) for two classes."""
         scores = self._scores(X)
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 and not self.multilabel_ else scores
 
     @available_if(_is_classifier)
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes, shape (n_samples, n_classes): a softmax of the scores."""
+        """Probabilities of the classes, shape (n_samples, n_classes): a softmax of the scores; a sigmoid of each for labels."""
         return np.exp(self.predict_log_proba(X))
 
     @available_if(_is_classifier)
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithms of :meth:`predict_proba`."""
-        from scipy.special import log_softmax
+        from scipy.special import log_expit, log_softmax
 
-        return log_softmax(self._scores(X), axis=1)
+        scores = self._scores(X)
+        return log_expit(scores) if self.multilabel_ else log_softmax(scores, axis=1)
 
     def predict_stream(self, chunks: Iterable[Any], method: str = "predict") -> Iterator[np.ndarray]:
         """Predictions for a stream that need never be in the memory as a whole.
@@ -327,6 +334,8 @@ class DeployedNetwork:
             "device": {"name": device_name(self.device_), "fingerprint": device_description(self.device_)}
             | {name: str(getattr(self.device_, name, "")) for name in STATED_OF_DEVICE},
         }
+        if self.multilabel_:
+            about["multilabel"] = True
         write_arrays(path, about, arrays)
 
     @classmethod

@@ -30,7 +30,7 @@ PUBLIC = {
     "GradientEstimator InSilico InSilicoRefitted PhysicsAware SPSA SharpnessAware",
     "skpat.inspection": "DeviceCheck DeviceReport characterize check_device gradient_alignment compare_baselines "
     "BaselineComparison TrainingCurveDisplay TwinFidelityDisplay GradientAlignmentDisplay ControlMapDisplay "
-    "DeviceResponseDisplay",
+    "DeviceResponseDisplay shots_scorer",
     "skpat.estimators": "PhysicalNetworkClassifier PhysicalNetworkRegressor",
 }
 

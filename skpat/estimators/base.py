@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import secrets
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skpat.devices.specification import device_name
+from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
+from skpat.estimators.journaled import find_run, own_random_state, taken_back_on_error
 from skpat.estimators.plan import Plan
 from skpat.estimators.specification import Specification, default_device, specify
 from skpat.exceptions import NestedParameterError, ShotBudgetError
-from skpat.lab.fingerprint import fingerprint
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
@@ -40,7 +39,7 @@ _AUTO_CALIBRATION_SHOTS = (200, 10_000)
 _FLOATS = (np.float64, np.float32)
 
 
-class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
+class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Base class of PhysicalNetworkClassifier and PhysicalNetworkRegressor; use those."""
 
     _y_checks: dict[str, bool] = {}  # what validate_data shall check of y
@@ -218,17 +217,24 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         classes: Any = None,
     ) -> PhysicalNetwork:
         self._validate_params()
+        refuse_within_fit(self)
+        watch = None if incremental else FitWatch(self, X, y, sample_weight)
         go_on = (incremental or self.warm_start) and hasattr(self, "loss_")
-        record = self._find_run(X, y, sample_weight, X_val, y_val, classes, go_on, incremental)
-        rng = self._rng if go_on else _own_random_state(self.random_state, record)
-        with self._taken_back_on_error(record, rng, go_on):
-            self._fit_from(rng, record, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
+        record = find_run(self, X, y, sample_weight, X_val, y_val, classes, go_on, incremental)
+        rng = self._rng if go_on else own_random_state(self.random_state, record)
+        try:
+            with taken_back_on_error(self, record, rng, go_on):
+                self._fit_from(rng, record, watch, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
+        finally:
+            if watch is not None:
+                watch.close()
         return self
 
     def _fit_from(
         self,
         rng: np.random.RandomState,
         record: JournalRun | None,
+        watch: FitWatch | None,
         X: Any,
         y: Any,
         sample_weight: Any,
@@ -270,10 +276,12 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
             ) as session,
             threads_for(self._count_batch(len(data)) * int(self.device_.n_controls)),
         ):
+            if watch is not None:
+                watch.begin(session)
             if not go_on:
                 self._calibrate(session, data)
             trainer = self._make_trainer(session, len(data))
-            if incremental:
+            if watch is None:
                 with suppress(ShotBudgetError):
                     trainer.epoch(data, self._rng)
                 history = History([trainer.loss_so_far], [], [self.ledger_.answered])
@@ -294,6 +302,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
                     self._rng,
                     validate=validate,
                     note=note,
+                    watch=watch,
                     shots_per_epoch=per_epoch * self.n_layers * self.n_units * self.n_shots,
                     check=check,
                     check_at=CHECK_AT if self._count_checks(self._gradient, len(data)) else (),
@@ -301,46 +310,9 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
                 self.alignments_ = checks
                 warn_if_useless(checks, trainer, stacklevel=6)
             self._identity = session.identity
-        self._record(trainer, weights, history, incremental, held_out is not None)
-
-    @contextmanager
-    def _taken_back_on_error(
-        self, record: JournalRun | None, rng: np.random.RandomState, go_on: bool
-    ) -> Iterator[None]:
-        """With a journal an error leaves everything a fit starts from as it was: the same call again is the same fit."""
-        if record is None:
-            yield
-            return
-        own = ("_statistics", "_optimizer_state")
-        saved = copy.deepcopy(
-            (rng.get_state(), {name: vars(self)[name] for name in own if go_on}, vars(self._gradient) if go_on else {},
-             vars(self.twin_) if go_on and self.twin_ is not None else {})
-        )  # fmt: skip
-        try:
-            yield
-        except BaseException:
-            state, attributes, of_gradient, of_twin = saved
-            rng.set_state(state)
-            if go_on:
-                self.__dict__.update(attributes)
-                self._gradient.__dict__.update(of_gradient)
-                if self.twin_ is not None:
-                    self.twin_.__dict__.update(of_twin)
-            raise
-
-    def _find_run(self, X: Any, y: Any, *more: Any) -> JournalRun | None:
-        """This fit's record in the journal, found by all that the fit depends on. Nothing is sent."""
-        if self.journal is None:
-            return None
-        asked = {k: v for k, v in self.get_params(deep=False).items() if k not in ("device", "journal", "verbose")}
-        *arrays, go_on, _ = (X, y, *more)
-        state = [self.weights_, self._rng, self.n_iter_] if go_on else []
-        data = [part if part is None or hasattr(part, "tocsr") else np.asarray(part) for part in arrays]
-        device = self.device_ if go_on else default_device() if self.device is None else self.device
-        seeds = {name: value for name, value in _parameters_of(device).items() if name.endswith("random_state")}
-        signature = fingerprint(type(self).__name__, asked, data, more[-2:], state, seeds)
-        journal = self.journal if isinstance(self.journal, Journal) else Journal(self.journal)
-        return journal.run(device, signature, f"{type(self).__name__}, {_count_rows(X)} rows")
+            self._record(trainer, weights, history, incremental, held_out is not None)
+            if watch is not None:
+                watch.end(history)
 
     def _make_network(self, made: Specification, n_features: int, n_targets: int, dtype: np.dtype) -> Network:
         return Network(
@@ -558,6 +530,7 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
             self._network,
             self.weights_,
             classes=getattr(self, "classes_", None),
+            multilabel=getattr(self, "multilabel_", False),
             target_mean=getattr(self, "_target_mean", None),
             target_scale=getattr(self, "_target_scale", None),
             target_ndim=getattr(self, "_target_ndim", None),
@@ -579,12 +552,15 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         dtype = self.weights_["layers.0.gain"].dtype
         X = validate_data(self, X, reset=False, accept_sparse="csr", dtype=dtype)
         scores = np.empty((X.shape[0], self._count_scores()), dtype=dtype)
-        with Session(self.device_, n_shots=self.n_shots, ledger=self.ledger_) as session:
+        with prediction_session(self, X.shape[0]) as session:
             for rows in gen_batches(X.shape[0], _PREDICTION_ROWS):
                 chunk = _dense(X[rows])
                 run = session.run(hash_rows(chunk), "prediction", shot=_PREDICTION_SHOT)
                 scores[rows] = forward(self._network, self.weights_, chunk, run)
         return scores
+
+    def __getstate__(self) -> dict[str, Any]:
+        return only_of_the_network(super().__getstate__())
 
     def _reweight(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         return sample_weight
@@ -608,17 +584,6 @@ class PhysicalNetwork(BaseEstimator, metaclass=ABCMeta):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _own_random_state(random_state: Any, record: JournalRun | None) -> np.random.RandomState:
-    """The user's generator or a new one; None never means numpy's global state, which is not ours to move."""
-    if random_state is not None:
-        return check_random_state(random_state)
-    return np.random.RandomState(None if record is None else record.seed(lambda: secrets.randbits(32)))
-
-
-def _parameters_of(part: Any) -> dict[str, Any]:
-    return part.get_params(deep=True) if hasattr(part, "get_params") else {}
 
 
 def _count_rows(X: Any) -> int:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
+from sklearn.callback import with_callbacks
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
 from skpat.estimators.base import PhysicalNetwork
 from skpat.estimators.parameters import describe
@@ -23,13 +24,16 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
     Parameters
     ----------
     {parameters}
-    class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, multiplied into ``sample_weight``.
+    class_weight : dict, list of dict, "balanced" or None, default=None
+        Weights of the classes, multiplied into ``sample_weight``. With several labels a list with a dict for each label,
+        or "balanced"; the weights of a row's labels are multiplied.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels.
+        Class labels. With several labels the numbers of the columns of y.
+    multilabel_ : bool
+        Whether y had several labels.
     {attributes}
 
     See Also
@@ -38,7 +42,8 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
 
     Notes
     -----
-    {notes}
+    An indicator matrix y (n_samples, n_labels) trains several labels at once, each with a sigmoid of its own score; the loss
+    is the sum of their cross-entropies, the score the share of rows with every label right. {notes}
 
     References
     ----------
@@ -55,7 +60,8 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
     True
     """
 
-    _parameter_constraints = PhysicalNetwork._parameter_constraints | {"class_weight": [dict, str, None]}
+    _y_checks = {"multi_output": True}
+    _parameter_constraints = PhysicalNetwork._parameter_constraints | {"class_weight": [dict, list, str, None]}
 
     def __init__(
         self,
@@ -116,6 +122,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
         """Train the device on labelled rows.
 
@@ -123,11 +130,11 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Data. float32 data are trained on in float32, all else in float64.
-        y : array-like of shape (n_samples,)
-            Class labels.
+        y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_labels)
+            Class labels, or zeros and ones that tell which labels a row has.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows. A row of weight zero is never sent.
-        X_val, y_val : array-like of shape (n_val, n_features) and (n_val,), default=None
+        X_val, y_val : array-like of shape (n_val, n_features) and (n_val,) or (n_val, n_labels), default=None
             Data to validate on after every epoch (this takes shots). The weights of the best score are kept.
 
         Returns
@@ -156,10 +163,11 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Data.
-        y : array-like of shape (n_samples,)
-            Class labels.
+        y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_labels)
+            Class labels, or zeros and ones that tell which labels a row has.
         classes : array-like of shape (n_classes,), default=None
-            All labels that will ever come; needed in the first call only, if its y lacks some.
+            All labels that will ever come; needed in the first call only, if its y lacks some. With several labels it may be
+            left out.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
 
@@ -175,7 +183,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X):
-        """The likeliest class of each row, measured on the device.
+        """The likeliest class of each row, measured on the device; with several labels those of a probability above 1/2.
 
         Parameters
         ----------
@@ -183,10 +191,10 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
 
         Returns
         -------
-        ndarray of shape (n_samples,)
+        ndarray of shape (n_samples,), or of int, shape (n_samples, n_labels)
         """
         scores = self._predict_scores(X)
-        return self.classes_[scores.argmax(axis=1)]
+        return (scores > 0).astype(np.int64) if self.multilabel_ else self.classes_[scores.argmax(axis=1)]
 
     def decision_function(self, X):
         """Scores of the classes, measured on the device.
@@ -197,14 +205,14 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes), or (n_samples,) with two classes
-            With two classes the logarithm of the odds of ``classes_[1]``.
+        ndarray of shape (n_samples, n_classes), or (n_samples,) with two classes, or (n_samples, n_labels)
+            With two classes the logarithm of the odds of ``classes_[1]``; with several labels that of each.
         """
         scores = self._predict_scores(X)
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 and not self.multilabel_ else scores
 
     def predict_proba(self, X):
-        """Probabilities of the classes: a softmax of the scores.
+        """Probabilities of the classes: a softmax of the scores; with several labels a sigmoid of each.
 
         Parameters
         ----------
@@ -212,7 +220,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes)
+        ndarray of shape (n_samples, n_classes) or (n_samples, n_labels)
         """
         return np.exp(self.predict_log_proba(X))
 
@@ -225,37 +233,76 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_classes)
+        ndarray of shape (n_samples, n_classes) or (n_samples, n_labels)
         """
-        from scipy.special import log_softmax
+        from scipy.special import log_expit, log_softmax
 
-        return log_softmax(self._predict_scores(X), axis=1)
+        scores = self._predict_scores(X)
+        return log_expit(scores) if self.multilabel_ else log_softmax(scores, axis=1)
 
     def _encode_targets(self, y: Any, classes: Any, first: bool) -> np.ndarray:
-        y = column_or_1d(y, warn=True)
+        kind = type_of_target(y, input_name="y", raise_unknown=True)
         if first:
             check_classification_targets(y)
+            self.multilabel_ = kind == "multilabel-indicator"
+        if self.multilabel_:
+            return self._encode_labels(y, classes, first)
+        if kind.startswith("multilabel") or kind.endswith("-multioutput"):
+            raise ValueError(
+                f"'y' must hold one class for each row, or zeros and ones that tell which labels a row has. Got {kind} "
+                f"of shape {y.shape}. Nothing was sent. Use "
+                "sklearn.multioutput.MultiOutputClassifier for several classes of a row."
+            )
+        y = column_or_1d(y, warn=True)
+        if first:
             self.classes_ = unique_labels(y) if classes is None else unique_labels(classes)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(f"'y' must have the labels {self.classes_.tolist()} only. Got also {unknown.tolist()}.")
         return np.searchsorted(self.classes_, y).astype(np.int64)
 
+    def _encode_labels(self, y: Any, classes: Any, first: bool) -> np.ndarray:
+        """An indicator matrix as numbers, for the loss."""
+        y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+        if first:
+            self.classes_ = np.arange(y.shape[1]) if classes is None else unique_labels(classes)
+        n_labels = len(self.classes_)
+        if y.ndim != 2 or y.shape[1] != n_labels or not np.isin(y, (0, 1)).all():
+            raise ValueError(
+                f"'y' must be zeros and ones of shape (n_samples, {n_labels}), like the first y or the classes. Got shape "
+                f"{y.shape}. Nothing was sent."
+            )
+        return y.astype(np.float64)
+
+    def _prepare_targets(self, targets: np.ndarray, sample_weight: np.ndarray | None, dtype: Any) -> np.ndarray:
+        return targets.astype(dtype) if self.multilabel_ else targets
+
     def _reweight(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         if self.class_weight is None:
             return sample_weight
+        if self.multilabel_ and hasattr(y, "toarray"):
+            y = y.toarray()
         return (sample_weight * compute_sample_weight(self.class_weight, y)).astype(sample_weight.dtype)
 
     def _count_scores(self) -> int:
         return len(self.classes_)
 
     def _loss(self) -> Any:
-        from skpat.training.loss import cross_entropy
+        from skpat.training.loss import binary_cross_entropy, cross_entropy
 
-        return cross_entropy
+        return binary_cross_entropy if self.multilabel_ else cross_entropy
 
     def _strata(self, targets: np.ndarray) -> np.ndarray | None:
-        return targets
+        return None if self.multilabel_ else targets
 
     def _score_targets(self, scores: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray) -> float:
-        return float(np.average(scores.argmax(axis=1) == targets, weights=sample_weight))
+        if self.multilabel_:
+            right = ((scores > 0) == (targets > 0.5)).all(axis=1)
+        else:
+            right = scores.argmax(axis=1) == targets
+        return float(np.average(right, weights=sample_weight))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

@@ -119,6 +119,9 @@ measured; outputs are normalised by running statistics. A fit takes n_samples * 
 n_shots shots at most, and those of the calibration; ``plan(X)`` tells. Prediction uses the device alone: neither
 torch nor the twin.
 
+scikit-learn's callbacks (``set_callbacks``) are called around ``fit`` and around each of its epochs. One that predicts takes
+shots, which ``plan`` leaves out: they count as prediction, and ``max_shots`` holds for them too.
+
 A prediction on a simulated device is the same in any company: its noise is a function of the row, not of the batch.""",
     "references": """\
 Wright, Onodera et al., "Deep physical neural networks trained with backpropagation", Nature 601, 549 (2022),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import RegressorMixin
+from sklearn.callback import with_callbacks
 from sklearn.metrics import r2_score
 
 from skpat.estimators.base import PhysicalNetwork
@@ -108,6 +109,7 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         self.random_state = random_state
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
         """Train the device on rows with targets.
 

@@ -18,5 +18,6 @@ __getattr__, __dir__, __all__ = attach(
         "check_device": "skpat.inspection.driver_check",
         "compare_baselines": "skpat.inspection.baseline_comparison",
         "gradient_alignment": "skpat.inspection.alignment",
+        "shots_scorer": "skpat.inspection.fit_cost",
     },
 )

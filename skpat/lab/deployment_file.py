@@ -51,7 +51,9 @@ def _understand(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[N
     if about.get("format") != FORMAT:
         raise ValueError(f"it must be of format {FORMAT!r}. Got {about.get('format')!r:.80}")
     known = {"format", "network", "target_ndim", "feature_names", "n_shots", "n_before", "identity", "device"}
-    _check(set(about) == known and isinstance(about["network"], dict), f"it must state {sorted(known)}")
+    _check(
+        set(about) - {"multilabel"} == known and isinstance(about["network"], dict), f"it must state {sorted(known)}"
+    )
     groups: dict[str, dict[str, np.ndarray]] = {"network": {}, "weights": {}, "targets": {}, "": {}}
     for name, array in arrays.items():
         group, _, short = name.rpartition("/")
@@ -72,6 +74,10 @@ def _understand(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[N
     _check(about["identity"] is None or isinstance(about["identity"], str), "'identity' must be a string or null")
     parts: dict[str, Any] = {"weights": weights, "feature_names": names}
     parts |= {name: about[name] for name in ("n_shots", "n_before", "identity")}
+    multilabel = about.get("multilabel", False)
+    _check(type(multilabel) is bool, "'multilabel' must be true or false")
+    _check(not multilabel or not groups["targets"], "'multilabel' of a regressor must be false")
+    parts["multilabel"] = multilabel
     return network, parts | _targets(about["target_ndim"], groups, network.made_with["n_targets"])
 
 

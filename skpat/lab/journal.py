@@ -23,11 +23,13 @@ from skpat.exceptions import JournalError
 from skpat.lab.address_lock import AddressLock
 from skpat.lab.fingerprint import device_description
 from skpat.lab.replay import Answers, Replay, answers_of, control_keys
+from skpat.row_keys import splitmix64
 
 __all__ = ["Journal", "JournalRun"]
 
 _log = logging.getLogger("skpat.lab")
 _FORMAT = "skpat journal 1"
+_ASIDE = np.uint64(0x61736964652E0001)  # mixed into the keys of rows that are no part of the run itself
 _BUSY_SECONDS = 60.0  # how long somebody else may hold the file
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
@@ -400,8 +402,14 @@ class JournalRun:
             self._is_writing = False
             self._lock.release()
 
-    def take(self, batch: ControlBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def take(self, batch: ControlBatch, aside: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What is known of a batch.
+
+        Parameters
+        ----------
+        batch : ControlBatch
+        aside : bool, default=False
+            Whether its rows are counted apart from those of the run itself.
 
         Returns
         -------
@@ -413,6 +421,8 @@ class JournalRun:
             Names of all rows, for :meth:`record`.
         """
         keys = control_keys(batch)
+        if aside:
+            keys = splitmix64(keys ^ _ASIDE)
         known, missing = self._replay.take(batch, keys)
         return known, missing, keys
 

@@ -146,7 +146,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             return float("inf")
         return self.max_shots - (self.ledger.answered - self._answered_before)
 
-    def _keep_within_budget(self, n_shots: int) -> None:
+    def keep_within_budget(self, n_shots: int) -> None:
+        """Raise ShotBudgetError if so many more shots would go beyond ``max_shots``."""
         if self.max_shots is not None and n_shots > self.shots_left:
             raise ShotBudgetError(
                 f"A measurement must not go beyond max_shots={self.max_shots:,}. {n_shots:,} more shots were asked for, "
@@ -170,7 +171,12 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             self.close()
 
     def measure(
-        self, batch: ControlBatch | np.ndarray, *, purpose: str = "prediction", shot: int | None = None
+        self,
+        batch: ControlBatch | np.ndarray,
+        *,
+        purpose: str = "prediction",
+        shot: int | None = None,
+        aside: bool = False,
     ) -> np.ndarray:
         """Measure every row ``n_shots`` times and average.
 
@@ -182,6 +188,9 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             What the shots are counted as.
         shot : int, default=None
             Number of the first shot, for noise that must repeat. None: the session's next.
+        aside : bool, default=False
+            Whether a journal keeps the answers apart from the run's own, which are then the same with and without this
+            measurement: for a look at a run from outside.
 
         Returns
         -------
@@ -216,17 +225,22 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         if self._pid != os.getpid():  # forked: the line and whoever held the lock are the parent's
             self._lock, self._pid, self._connection = threading.RLock(), os.getpid(), None
         with self._lock:
-            self._keep_within_budget(batch.n_rows * self.n_shots)
+            self.keep_within_budget(batch.n_rows * self.n_shots)
             first = self._next_shot if shot is None else shot
             if shot is None:
                 self._next_shot += self.n_shots
-            total = self._measure_once(batch, first, purpose)
+            total = self._measure_once(batch, first, purpose, aside)
             for number in range(first + 1, first + self.n_shots):
-                total = total + self._measure_once(batch, number, purpose)
+                total = total + self._measure_once(batch, number, purpose, aside)
         return total / self.n_shots if self.n_shots > 1 else total
 
     def run(
-        self, row_keys: np.ndarray | Callable[[], np.ndarray], purpose: str, *, shot: int | None = None
+        self,
+        row_keys: np.ndarray | Callable[[], np.ndarray],
+        purpose: str,
+        *,
+        shot: int | None = None,
+        aside: bool = False,
     ) -> Callable[[ControlBatch, int, int], np.ndarray]:
         """A ``run(batch, layer, unit)`` for the network's forward pass: this device, every row named.
 
@@ -234,7 +248,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         ----------
         row_keys : ndarray of uint64, shape (n_rows,), or callable
             Names of the rows of X; layer and unit are mixed in. A function is asked for them if the device wants to know.
-        purpose, shot
+        purpose, shot, aside
             As in :meth:`measure`.
 
         Returns
@@ -249,22 +263,23 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 batch = BatchNamedOnDemand.of(batch, lambda: combine_keys(row_keys(), layer, unit), shot or 0)
             else:
                 batch = batch.named(combine_keys(row_keys, layer, unit), shot or 0)
-            return self.measure(batch, purpose=purpose, shot=shot).astype(batch.varying.dtype, copy=False)
+            outputs = self.measure(batch, purpose=purpose, shot=shot, aside=aside)
+            return outputs.astype(batch.varying.dtype, copy=False)
 
         return run
 
-    def _measure_once(self, batch: ControlBatch, shot: int, purpose: str) -> np.ndarray:
+    def _measure_once(self, batch: ControlBatch, shot: int, purpose: str, aside: bool) -> np.ndarray:
         """One shot of each row: from the journal where it has the answer, else from the device."""
         if self.journal is None:
             return self._measure_rows(batch.named_shot(shot), purpose)
         if not batch.n_rows:
             return np.empty((0, self.device.n_outputs))
         before = self.journal.position()
-        known, missing, keys = self.journal.take(batch)
+        known, missing, keys = self.journal.take(batch, aside)
         if len(missing) and self._connection is None:  # while this one waited, another may have recorded the same run
             self._attached()
             if self.journal.begin_writing(before, self.wait):
-                known, missing, keys = self.journal.take(batch)
+                known, missing, keys = self.journal.take(batch, aside)
         self.ledger.add_replayed(purpose, batch.n_rows - len(missing))
         if not len(missing):
             return known
@@ -323,7 +338,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         policy = getattr(self.device, "on_bad_output", "raise")
 
         def count() -> None:
-            self._keep_within_budget(piece.n_rows)  # a repeat after a fault costs shots, too
+            self.keep_within_budget(piece.n_rows)  # a repeat after a fault costs shots, too
             self.ledger.add(purpose, piece.n_rows)
             if self._totals is not None:
                 self._totals.add(purpose, piece.n_rows)

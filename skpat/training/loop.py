@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 from skpat.training.loss import weighted_mean
 from skpat.twins.base import Twin
 
-__all__ = ["Data", "History", "Settings", "Trainer", "threads_for", "train"]
+__all__ = ["Data", "History", "Settings", "Trainer", "Watch", "threads_for", "train"]
 
 _STATISTICS_MOMENTUM = 0.1
 _FINAL_STEP_FRACTION = 0.01
@@ -82,6 +82,17 @@ class History:
     loss_curve: list[float] = field(default_factory=list)
     validation_scores: list[float] = field(default_factory=list)
     shots_curve: list[int] = field(default_factory=list)
+    interrupted: bool = False  # by Ctrl-C
+
+
+class Watch(Protocol):
+    """Somebody who looks on. ``weights()`` gives those that the run would return if it ended now."""
+
+    def begin_epoch(self, history: History, weights: Callable[[], dict[str, np.ndarray]]) -> None:
+        """An epoch begins."""
+
+    def end_epoch(self, history: History, weights: Callable[[], dict[str, np.ndarray]]) -> bool:
+        """An epoch has ended; True ends the run."""
 
 
 class Trainer:
@@ -281,6 +292,7 @@ def train(
     *,
     validate: Callable[[dict[str, np.ndarray]], float] | None = None,
     note: Callable[[int, History], None] | None = None,
+    watch: Watch | None = None,
     shots_per_epoch: int = 0,
     check: Callable[[], None] | None = None,
     check_at: tuple[float, ...] = (),
@@ -296,6 +308,8 @@ def train(
         ``validate(weights)`` -> score. With it the weights of the best score are kept.
     note : callable, default=None
         Called as ``note(epoch, history)`` after each epoch.
+    watch : Watch, default=None
+        Called before and after each epoch; ends the run if it says so. Shots that it takes are allowed for as they come.
     shots_per_epoch : int, default=0
         What an epoch takes of the session's budget: where that will end the run, the step size falls in time.
     check : callable, default=None
@@ -320,11 +334,20 @@ def train(
     if shots_per_epoch:
         horizon = min(horizon, trainer.session.shots_left / shots_per_epoch)
     checks_left = sorted(check_at) if check is not None else []
+    n_watched = 0
+
+    def weights_so_far() -> dict[str, np.ndarray]:
+        return trainer.weights_now() if best_weights is None else best_weights
+
     try:
         for epoch in range(settings.max_iter):
             while checks_left and check is not None and checks_left[0] <= epoch / horizon:
                 checks_left.pop(0)
                 check()
+            before = trainer.session.ledger.answered
+            if watch is not None:
+                watch.begin_epoch(history, weights_so_far)
+            n_watched += trainer.session.ledger.answered - before
             loss = trainer.epoch(data, rng, (epoch / horizon, (epoch + 1) / horizon))
             history.loss_curve.append(loss)
             if validate is not None:
@@ -333,8 +356,16 @@ def train(
                 if score > best_score:
                     best_score, best_weights = score, trainer.weights_now()
             history.shots_curve.append(trainer.session.ledger.answered)
+            trainer.loss_so_far = np.nan  # it is on record
             if note is not None:
                 note(epoch, history)
+            before = trainer.session.ledger.answered
+            if watch is not None and watch.end_epoch(history, weights_so_far):
+                break
+            n_watched += trainer.session.ledger.answered - before
+            if n_watched:
+                per_epoch = shots_per_epoch + n_watched / (epoch + 1)
+                horizon = min(settings.max_iter, epoch + 1 + trainer.session.shots_left / per_epoch)
             since = 0 if sign * watched[-1] > best_watched + settings.tol else since + 1
             best_watched = max(best_watched, sign * watched[-1])
             if since >= settings.n_iter_no_change:
@@ -349,15 +380,16 @@ def train(
         if len(history.loss_curve) > n_done:
             history.shots_curve.append(trainer.session.ledger.answered)
         if isinstance(reason, ShotBudgetError):
-            return (trainer.weights_now() if best_weights is None else best_weights), history
+            return weights_so_far(), history
+        history.interrupted = True
         warnings.warn(
             f"The training was interrupted in epoch {n_done + 1} of {settings.max_iter}. The estimator keeps the best weights "
             "so far.",
             UserWarning,
             stacklevel=2,
         )
-        return (trainer.weights_now() if best_weights is None else best_weights), history
-    return _finished(trainer, data, trainer.weights_now() if best_weights is None else best_weights), history
+        return weights_so_far(), history
+    return _finished(trainer, data, weights_so_far()), history
 
 
 def _finished(trainer: Trainer, data: Data, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,0 +1,87 @@
+"""A fit with a journal: which run of the record it is, and what an error gives back so that it can be called again."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from skpat.estimators.specification import default_device
+from skpat.lab.fingerprint import fingerprint
+from skpat.lab.journal import Journal, JournalRun
+
+__all__ = ["find_run", "own_random_state", "taken_back_on_error"]
+
+
+def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
+    """A fit's record in the journal, found by all that the fit depends on. Nothing is sent.
+
+    Parameters
+    ----------
+    estimator : PhysicalNetwork
+        With ``journal=None`` there is no record.
+    X, y : array-like
+    *more
+        Further data, then whether the fit goes on from an earlier one, then whether it is a partial one.
+
+    Raises
+    ------
+    JournalError
+        If the journal was made with another device, or the file is no journal.
+    """
+    if estimator.journal is None:
+        return None
+    asked = {k: v for k, v in estimator.get_params(deep=False).items() if k not in ("device", "journal", "verbose")}
+    *arrays, go_on, _ = (X, y, *more)
+    state = [estimator.weights_, estimator._rng, estimator.n_iter_] if go_on else []
+    data = [part if part is None or hasattr(part, "tocsr") else np.asarray(part) for part in arrays]
+    device = estimator.device_ if go_on else default_device() if estimator.device is None else estimator.device
+    parameters = device.get_params(deep=True) if hasattr(device, "get_params") else {}
+    seeds = {name: value for name, value in parameters.items() if name.endswith("random_state")}
+    name = type(estimator).__name__
+    signature = fingerprint(name, asked, data, more[-2:], state, seeds)
+    journal = estimator.journal if isinstance(estimator.journal, Journal) else Journal(estimator.journal)
+    n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
+    return journal.run(device, signature, f"{name}, {n_rows} rows")
+
+
+def own_random_state(random_state: Any, record: JournalRun | None) -> np.random.RandomState:
+    """The user's generator or a new one; None never means numpy's global state, which is not ours to move."""
+    if random_state is not None:
+        return check_random_state(random_state)
+    return np.random.RandomState(None if record is None else record.seed(lambda: secrets.randbits(32)))
+
+
+@contextmanager
+def taken_back_on_error(
+    estimator: Any, record: JournalRun | None, rng: np.random.RandomState, go_on: bool
+) -> Iterator[None]:
+    """With a journal an error leaves everything a fit starts from as it was: the same call again is the same fit."""
+    if record is None:
+        yield
+        return
+    own = ("_statistics", "_optimizer_state")
+    saved = copy.deepcopy(
+        (
+            rng.get_state(),
+            {name: vars(estimator)[name] for name in own if go_on},
+            vars(estimator._gradient) if go_on else {},
+            vars(estimator.twin_) if go_on and estimator.twin_ is not None else {},
+        )
+    )
+    try:
+        yield
+    except BaseException:
+        state, attributes, of_gradient, of_twin = saved
+        rng.set_state(state)
+        if go_on:
+            estimator.__dict__.update(attributes)
+            estimator._gradient.__dict__.update(of_gradient)
+            if estimator.twin_ is not None:
+                estimator.twin_.__dict__.update(of_twin)
+        raise
