@@ -25,6 +25,7 @@ PUBLIC = {
     "skpat.devices": "AnalogCircuit CoupledOscillators Device Drifting FrozenModel MachZehnderMesh NeuralTissue Noisy "
     "OscillatingPlate Quantized SecondHarmonicLaser as_device",
     "skpat.lab": "EpicsDevice Journal Ledger QcodesDevice Session VisaDevice adopt",
+    "skpat.network": "PatchEncoder",
     "skpat.twins": "NeuralTwin PhysicsTwin ResidualTwin",
     "skpat.training": "Asymmetric DirectFeedbackAlignment EvolutionStrategy ExactGradient FiniteDifferences ForwardForward "
     "GradientEstimator InSilico InSilicoRefitted PhysicsAware SPSA SharpnessAware",

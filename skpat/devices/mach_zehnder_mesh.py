@@ -302,7 +302,7 @@ class MachZehnderMesh(SimulatedDevice):
         field = self._modulated(batch)
         value = self._replaceable(_CONSTANTS, constants, field.real)
         phases = channel_range(batch, self._first_phase, self.n_controls)
-        turns, splitters = self._turns(phases, value), self._splitters(value)
+        turns, splitters = self._turns(phases, value, "crosstalk" in (constants or {})), self._splitters(value)
         shared = not varies(batch, self._first_phase, self.n_controls)
         has_activation = bool(self.nonlinearity) or "nonlinearity" in (constants or {})
         if not shared:
@@ -337,7 +337,8 @@ class MachZehnderMesh(SimulatedDevice):
         phases = torch.cat([torch.as_tensor(theta), torch.as_tensor(phi)])[None].to(self.torch_device)
         value = self._replaceable(_CONSTANTS, constants, phases)
         alone = torch.eye(self.n_ports, dtype=_complex(phases.dtype), device=phases.device)
-        return _through(alone, self._turns(phases, value), self._splitters(value), 0, self.n_ports)
+        turns = self._turns(phases, value, "crosstalk" in (constants or {}))
+        return _through(alone, turns, self._splitters(value), 0, self.n_ports)
 
     def _modulated(self, batch: ControlBatch) -> torch.Tensor:
         """The light that enters the mesh, (n_ports, n_rows) or (n_ports, 1): ports first, so that columns are slices."""
@@ -356,13 +357,17 @@ class MachZehnderMesh(SimulatedDevice):
             )
         return field * torch.from_numpy(light[:, None].copy()).to(field)
 
-    def _turns(self, phases: torch.Tensor, value: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _turns(
+        self, phases: torch.Tensor, value: dict[str, torch.Tensor], crosstalk_is_sought: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """exp(i theta) and exp(i phi) as the light meets them, (n_interferometers, n_rows or 1)."""
+        theta, phi = phases.T.split(self.n_interferometers)
+        of_theta, of_phi = value["phase_offsets"][:, None].split(self.n_interferometers)
+        if not self.crosstalk and not crosstalk_is_sought:  # the matrix has as many entries as there are pairs
+            return _turn(theta + of_theta), _turn(phi + of_phi)
         distance, together = _neighbourhood(self.n_ports)
         reach = value["crosstalk"] ** torch.from_numpy(distance).to(phases)  # a power of 0 stays differentiable
         heated = reach * torch.from_numpy(together).to(phases)
-        theta, phi = phases.T.split(self.n_interferometers)
-        of_theta, of_phi = value["phase_offsets"][:, None].split(self.n_interferometers)
         return _turn(heated @ theta + of_theta), _turn(heated @ phi + of_phi)
 
     def _splitters(self, value: dict[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -26,6 +26,7 @@ from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
 from skpat.network.forward import Network, forward, representable
+from skpat.network.patch_encoder import PatchEncoder
 from skpat.row_keys import hash_rows
 
 __all__ = ["PhysicalNetwork"]
@@ -51,7 +52,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         "gradient": "no_validation",
         "n_layers": [Interval(Integral, 1, None, closed="left")],
         "n_units": [Interval(Integral, 1, None, closed="left")],
-        "encoder": [StrOptions({"auto", "linear", "direct"})],
+        "encoder": [StrOptions({"auto", "linear", "direct", "patch"}), PatchEncoder],
         "skip": [StrOptions({"input", "previous"}), None],
         "readout": [StrOptions({"linear", "bins"})],
         "n_calibration_shots": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
@@ -103,6 +104,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         """
         fixes = {
             "control_split": "control_split=ControlSplit()",
+            "encoder": "encoder=PatchEncoder()",
             "device": "device=SecondHarmonicLaser() (or your own)",
             "twin": "twin=NeuralTwin()",
             "gradient": "gradient=PhysicsAware()",
@@ -134,13 +136,14 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         self._validate_params()
         made = specify(self.device, self.control_split, self.twin, self.gradient, np.random.RandomState(0))
         n_rows = _count_rows(X)
-        calls = self.n_layers * self.n_units * self.n_shots
+        network = self._make_network(made, _count_features(X), n_targets=1, dtype=np.dtype(float))
+        made.gradient.prepare(network)
+        calls = network.n_calls * self.n_shots
         n_validation = int(np.ceil(self.validation_fraction * n_rows)) if self.early_stopping else 0
         n_training = n_rows - n_validation
         if X_val is not None:
             n_training, n_validation = n_rows, _count_rows(X_val)
-        made.gradient.prepare(self._make_network(made, _count_features(X), n_targets=1, dtype=np.dtype(float)))
-        calibration = self._count_calibration(made.gradient, n_training)
+        calibration = self._count_calibration(made.gradient, n_training, network.n_calls)
         per_row = self.max_iter * made.gradient.shots_per_row + made.gradient.final_shots_per_row
         training = n_training * calls * per_row
         validation = n_validation * self.max_iter * calls * made.gradient.trains_on_device
@@ -158,47 +161,46 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             joules_per_shot=getattr(made.device, "joules_per_shot", None),
         )
 
-    def _count_calibration(self, gradient: Any, n_rows: int) -> int:
-        statistics = self._count_statistics_rows(n_rows) * self.n_layers * self.n_units
-        twin = gradient.uses_twin * self._count_twin_shots(n_rows)
-        return (statistics + twin) * self.n_shots + self._count_checks(gradient, n_rows)
+    def _count_calibration(self, gradient: Any, n_rows: int, n_calls: int) -> int:
+        statistics = self._count_statistics_rows(n_rows, n_calls) * n_calls
+        twin = gradient.uses_twin * self._count_twin_shots(n_rows, n_calls)
+        return (statistics + twin) * self.n_shots + self._count_checks(gradient, n_rows, n_calls)
 
-    def _count_twin_shots(self, n_rows: int) -> int:
+    def _count_twin_shots(self, n_rows: int, n_calls: int) -> int:
         if self.n_calibration_shots == "auto":
             low, high = _AUTO_CALIBRATION_SHOTS
-            wanted = min(max(2 * n_rows * self.n_layers * self.n_units, low), high)
+            wanted = min(max(2 * n_rows * n_calls, low), high)
             return wanted if self.max_shots is None else min(wanted, self.max_shots // (4 * self.n_shots))
         return self.n_calibration_shots
 
-    def _count_checks(self, gradient: Any, n_rows: int) -> int:
+    def _count_checks(self, gradient: Any, n_rows: int, n_calls: int) -> int:
         """Shots of the checks that tell a useless twin; none where they would be a burden."""
         from skpat.training.useless_twin import CHECK_AT, count_check_shots
 
         if not (gradient.uses_twin and gradient.trains_on_device):
             return 0
-        n_calls = self.n_layers * self.n_units * self.n_shots
+        n_calls *= self.n_shots
         training = n_rows * self.max_iter * n_calls * gradient.shots_per_row
         if self.max_shots is not None:
             training = min(training, self.max_shots)
         n_shots = len(CHECK_AT) * count_check_shots(n_rows, n_calls, training)
         return n_shots if n_shots <= _CHECK_SHARE * training else 0
 
-    def _count_statistics_rows(self, n_rows: int) -> int:
+    def _count_statistics_rows(self, n_rows: int, n_calls: int) -> int:
         from skpat.training.calibration import STATISTICS_ROWS
 
         n_rows = min(n_rows, STATISTICS_ROWS)
         if self.max_shots is None:
             return n_rows
-        n_calls = self.n_layers * self.n_units * self.n_shots
-        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, self.max_shots // (8 * n_calls)))
+        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, self.max_shots // (8 * n_calls * self.n_shots)))
 
-    def _check_budget(self, gradient: Any, n_rows: int) -> None:
+    def _check_budget(self, gradient: Any, n_rows: int, n_calls: int) -> None:
         """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
         if self.max_shots is None:
             return
         per_row = gradient.shots_per_row + gradient.final_shots_per_row
-        of_batch = self._count_batch(n_rows) * per_row * self.n_layers * self.n_units * self.n_shots
-        needed = self._count_calibration(gradient, n_rows) + of_batch
+        of_batch = self._count_batch(n_rows) * per_row * n_calls * self.n_shots
+        needed = self._count_calibration(gradient, n_rows, n_calls) + of_batch
         if self.max_shots < needed:
             raise ValueError(
                 f"'max_shots' must allow for the calibration and one batch, {needed:,} shots in all. Got {self.max_shots:,}. "
@@ -265,7 +267,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         if not go_on:
             network = self._make_network(made, data.X.shape[1], self._count_scores(), data.X.dtype)
             made.gradient.prepare(network)
-            self._check_budget(made.gradient, len(data))
+            self._check_budget(made.gradient, len(data), network.n_calls)
             self._begin(made, network, rng, data.X, data.sample_weight)
         data = self._ready(data, set_scale=not go_on)
         held_out = None if held_out is None else self._ready(held_out, set_scale=False)
@@ -303,9 +305,9 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                     validate=validate,
                     note=note,
                     watch=watch,
-                    shots_per_epoch=per_epoch * self.n_layers * self.n_units * self.n_shots,
+                    shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
                     check=check,
-                    check_at=CHECK_AT if self._count_checks(self._gradient, len(data)) else (),
+                    check_at=CHECK_AT if self._count_checks(self._gradient, len(data), self._network.n_calls) else (),
                 )
                 self.alignments_ = checks
                 warn_if_useless(checks, trainer, stacklevel=6)
@@ -324,7 +326,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             n_targets=n_targets,
             n_layers=self.n_layers,
             n_units=self.n_units,
-            encoder=self.encoder,
+            encoder=clone(self.encoder, safe=False),
             readout=self.readout,
             skip=self.skip,
         )
@@ -390,7 +392,10 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         network, weights, rng = self._network, self.weights_, self._rng
         rows = (network, weights, data.X, data.sample_weight, data.row_keys)
         self._statistics, first = start_statistics(
-            *rows, rng, lambda keys: session.run(keys, "calibration"), self._count_statistics_rows(len(data))
+            *rows,
+            rng,
+            lambda keys: session.run(keys, "calibration"),
+            self._count_statistics_rows(len(data), network.n_calls),
         )
         if not self._gradient.uses_twin:
             self.twin_, self.twin_score_ = None, None
@@ -404,7 +409,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         if self._gradient.explores(self.twin_):
             self._calibrate_on_policy(data, first, measure)
         else:
-            self.twin_.fit(*calibration_shots(*rows, self._count_twin_shots(len(data)), rng, measure))
+            self.twin_.fit(*calibration_shots(*rows, self._count_twin_shots(len(data), network.n_calls), rng, measure))
         self.twin_score_ = self.twin_.score_
         if self.verbose:
             print(f"Calibration: {session.ledger.total:,} shots, R² of the twin {self.twin_score_:.3f}", flush=True)
@@ -420,7 +425,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         )
         from skpat.training.dither import Dither
 
-        n_most = self._count_twin_shots(len(data))
+        n_most = self._count_twin_shots(len(data), self._network.n_calls)
         if not n_most:
             self.twin_.fit(*first)
             return
@@ -438,7 +443,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             return dither.displaced(controls, keys, -1, 2 * self._gradient.explorer.size_now)
 
         def more(n_shots: int) -> tuple[np.ndarray, np.ndarray]:
-            n_rows = -(-n_shots // (self.n_layers * self.n_units))
+            n_rows = -(-n_shots // self._network.n_calls)
             drawn = draw_rows(data.row_keys, data.sample_weight, n_rows, self._rng)
             return on_policy_shots(self._network, self.weights_, data.X[drawn], n_shots, move, measure)
 

@@ -153,7 +153,7 @@ def prediction_session(estimator: Any, n_rows: int) -> Any:
     session = getattr(estimator, _LENT, _NONE).session
     if session is None:
         return Session(estimator.device_, n_shots=estimator.n_shots, ledger=estimator.ledger_)
-    session.keep_within_budget(n_rows * estimator.n_layers * estimator.n_units * estimator.n_shots)
+    session.keep_within_budget(n_rows * estimator._network.n_calls * estimator.n_shots)
     return _Aside(session)
 
 

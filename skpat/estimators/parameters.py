@@ -21,9 +21,11 @@ n_layers : int, default=1
     Device calls in a row; each has its own weights.
 n_units : int, default=1
     Device calls side by side in each layer; each has its own weights.
-encoder : {"auto", "linear", "direct"}, default="auto"
+encoder : {"auto", "linear", "direct", "patch"} or PatchEncoder, default="auto"
     From features to input channels. "linear" (and "auto"): a trainable linear map. "direct": features, scaled to the
-    range of the training data and repeated in turn; nothing digital is trained before the device.
+    range of the training data and repeated in turn; nothing digital is trained before the device. "patch": images and signals
+    that are too large for one call, cut into patches, each measured with the same weights on the device
+    (:class:`skpat.network.PatchEncoder` has the parameters; the first layer then makes ``n_patches * n_units`` calls).
 skip : {"input", "previous"} or None, default=None
     What is added to the inputs of every layer after the first: the first layer's inputs, the previous layer's, or
     nothing.
@@ -89,6 +91,7 @@ control_split_ : ChannelSplit
     The channels of inputs, weights and fixed ones.
 weights_ : dict of str to ndarray
     All weights; ``layers.0.theta`` (n_units, n_weights) are the device's own, before they are squashed into its bounds.
+    (Patches with weights of their own have n_patches * n_units of them.)
 n_iter_ : int
     Epochs made.
 loss_ : float
@@ -116,8 +119,8 @@ feature_names_in_ : ndarray of shape (``n_features_in_``,)
     "notes": """\
 In each layer the inputs are scaled by a trainable gain and offset each, squashed smoothly into the device's bounds, and
 measured; outputs are normalised by running statistics. A fit takes n_samples * max_iter * n_layers * n_units *
-n_shots shots at most, and those of the calibration; ``plan(X)`` tells. Prediction uses the device alone: neither
-torch nor the twin.
+n_shots shots at most (with patches more), and those of the calibration; ``plan(X)`` tells. Prediction uses the device
+alone: neither torch nor the twin.
 
 scikit-learn's callbacks (``set_callbacks``) are called around ``fit`` and around each of its epochs. One that predicts takes
 shots, which ``plan`` leaves out: they count as prediction, and ``max_shots`` holds for them too.

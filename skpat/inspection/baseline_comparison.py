@@ -168,7 +168,7 @@ def _fold(
 
 
 def _shots_per_prediction(network: Any) -> int:
-    return network.n_layers * network.n_units * network.n_shots
+    return network._network.n_calls * network.n_shots
 
 
 def _seeded(model: Any, seed: int) -> Any:

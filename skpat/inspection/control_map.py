@@ -27,8 +27,9 @@ class ControlMapDisplay:
         Which channel is what.
     bounds : array-like of shape (n_controls, 2)
         In the device's units.
-    settings : array-like of shape (n_layers, n_units, n_weights)
-        The weights on the device, in its units, in the order of ``split.weight_index``.
+    settings : sequence of n_layers array-likes of shape (n_units, n_weights)
+        The weights on the device, in its units, in the order of ``split.weight_index``. A first layer whose patches have
+        weights of their own has more units.
     control_units : str, default=""
 
     Attributes
@@ -50,7 +51,7 @@ class ControlMapDisplay:
     def __init__(self, split: ChannelSplit, bounds: Any, settings: Any, control_units: str = ""):
         self.split = split
         self.bounds = np.asarray(bounds, dtype=float)
-        self.settings = np.asarray(settings)
+        self.settings = [np.asarray(of_layer) for of_layer in settings]
         self.control_units = control_units
 
     @classmethod
@@ -77,7 +78,7 @@ class ControlMapDisplay:
         network = fitted_network(est)
         wiring = network._network
         layers = [network.weights_[f"layers.{layer}.theta"] for layer in range(wiring.n_layers)]
-        settings = np.stack([wiring.weights_on_device(theta) for theta in layers])
+        settings = [wiring.weights_on_device(theta) for theta in layers]
         return cls(wiring.split, wiring.bounds, settings, getattr(network.device_, "control_units", "")).plot(ax)
 
     def plot(self, ax: Any = None) -> ControlMapDisplay:
@@ -115,7 +116,7 @@ class ControlMapDisplay:
     def _draw_layer(self, ax: Any, layer: int) -> None:
         from matplotlib.collections import PolyCollection
 
-        split, n_units = self.split, self.settings.shape[1]
+        split, n_units = self.split, len(self.settings[layer])
         half = 0.45 if len(self.bounds) <= 60 else 0.5
         for index, color, label in (
             (split.input_index, SKY, "data: the whole range"),
@@ -134,7 +135,7 @@ class ControlMapDisplay:
             label = ("weight" if n_units == 1 else f"weight, unit {unit}") if told_apart else "weights of all units"
             ax.plot(
                 split.weight_index + shift,
-                self.settings[layer, unit],
+                self.settings[layer][unit],
                 linestyle="none",
                 marker=_MARKERS[unit] if told_apart else "o",
                 color=(*COLORS[1:], BLUE)[unit] if told_apart else COLORS[1],

@@ -109,12 +109,16 @@ def _operations_of(network: PhysicalNetwork) -> int:
     wiring = network._network
     encoder = network.weights_.get("encoder.coef")
     count = network.n_features_in_ + (0 if encoder is None else encoder.size)
-    count += network.n_layers * (wiring.n_slots + wiring.n_units * wiring.n_outputs)
+    if wiring.n_patches > 1 and not wiring.pools and network.n_layers > 1:  # the mean of each group of outputs
+        count += wiring.n_sources(0)
+    if wiring.pools:
+        count += wiring.n_units_of(0) * wiring.n_outputs
+    count += wiring.n_calls * (wiring.split.n_inputs + wiring.n_outputs)
     count += (network.n_layers - 1) * wiring.n_slots * bool(wiring.skip)
     if isinstance(network.device_, IdentityDevice):
-        count += network.n_layers * network.n_units * network.device_.n_controls
+        count += wiring.n_calls * network.device_.n_controls
     readout = network.weights_.get("readout.coef")
-    return int(count + (wiring.n_units * wiring.n_outputs if readout is None else readout.size))
+    return int(count + (wiring.n_sources(network.n_layers - 1) if readout is None else readout.size))
 
 
 def _of_classical(model: Any) -> DigitalCost:

@@ -113,6 +113,7 @@ class UntrainedDevice(MetaEstimatorMixin, BaseEstimator):
         listening = network._gradient
         last = network._network.of_layer(network.weights_, network.n_layers - 1)
         answers = (np.concatenate(listening.answers) - last["mean"]) / last["scale"]
+        answers = network._network.hand_on(answers, network.n_layers - 1)
         listening.answers = []
         coef, intercept = _readout(network, answers, y)
         for name, value in (("readout.coef", coef), ("readout.intercept", intercept)):

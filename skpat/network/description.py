@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ChannelSplit
-from skpat.network.encoders import ENCODERS
+from skpat.network.encoders import ENCODERS, count_patches
 from skpat.network.forward import Network
+from skpat.network.patch_encoder import PatchEncoder
 from skpat.network.readouts import READOUTS
 
 __all__ = ["ENCODER_OBJECTS", "network_from_dict", "network_to_dict", "weight_shapes"]
 
-ENCODER_OBJECTS: dict[str, Any] = {}
+ENCODER_OBJECTS: dict[str, Any] = {"patches": PatchEncoder}
 """Encoders with parameters of their own, by the name that stands in files. The parameters must be plain values."""
 
 _COUNTS = ("n_features", "n_outputs", "n_targets", "n_layers", "n_units")
@@ -94,6 +95,9 @@ def network_from_dict(plain: Mapping[str, Any], n_weights: int) -> Network:
         raise ValueError("'control_steps' must be a number of at least 0 for each channel")
     names = {name: plain[name] for name in ("readout", "skip")}
     encoder: Any = _encoder_from_plain(plain["encoder"])
+    n_patches = count_patches(encoder, counts["n_features"], split.n_inputs)
+    if n_sources * n_patches > n_weights or n_slots * n_patches > max(n_weights * _MOST_SHARED, _LARGEST_COUNT):
+        raise ValueError(f"the network must be one of {n_weights:,} weights. Got patches that need more")
     return Network(split=split, bounds=bounds, control_steps=steps, encoder=encoder, **counts, **names)
 
 
@@ -103,7 +107,7 @@ def _encoder_to_plain(encoder: Any) -> Any:
         return encoder
     for name, kind in ENCODER_OBJECTS.items():
         if type(encoder) is kind:
-            return {"name": name, **encoder.get_params(deep=False)}
+            return {"name": name, **{key: _as_plain(value) for key, value in encoder.get_params(deep=False).items()}}
     raise ValueError(
         f"The encoder of a network to be saved must be one of {[*ENCODERS, *ENCODER_OBJECTS]}. Got {encoder!r:.80}. Keep the "
         "estimator itself, or enter the encoder in skpat.network.description.ENCODER_OBJECTS."
@@ -114,8 +118,18 @@ def _encoder_from_plain(plain: Any) -> Any:
     if isinstance(plain, str) and plain in ENCODERS:
         return plain
     if isinstance(plain, dict) and isinstance(plain.get("name"), str) and plain["name"] in ENCODER_OBJECTS:
-        return ENCODER_OBJECTS[plain["name"]](**{name: value for name, value in plain.items() if name != "name"})
+        try:
+            return ENCODER_OBJECTS[plain["name"]](**{name: value for name, value in plain.items() if name != "name"})
+        except TypeError as error:
+            raise ValueError(f"'encoder' must be described by its parameters. Got {plain!r:.80}") from error
     raise ValueError(f"'encoder' must be one of {[*ENCODERS, *ENCODER_OBJECTS]}. Got {plain!r:.80}")
+
+
+def _as_plain(value: Any) -> Any:
+    """Tuples as the lists that files know, numpy's numbers as Python's."""
+    if isinstance(value, (tuple, list, np.ndarray)):
+        return [_as_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def weight_shapes(network: Network, n_weights: int) -> dict[str, tuple[int, ...]]:

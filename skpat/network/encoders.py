@@ -1,6 +1,7 @@
 """From features to the drives of the first layer: one small class per encoder.
 
-An encoder's ``initial_weights`` returns named numpy arrays; ``encode`` works on numpy and torch alike.
+An encoder's ``initial_weights`` returns named numpy arrays; ``encode`` works on numpy and torch alike. One that cuts its
+rows into patches is in :mod:`skpat.network.patch_encoder`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ENCODERS", "DirectEncoder", "LinearEncoder", "make_encoder", "route", "weighted_mean_and_scale"]
+from skpat.network.patch_encoder import PatchEncoder, Patches
+
+__all__ = [
+    "ENCODERS",
+    "DirectEncoder",
+    "LinearEncoder",
+    "count_patches",
+    "make_encoder",
+    "route",
+    "weighted_mean_and_scale",
+]
 
 Weights = dict[str, Any]
 
@@ -38,6 +49,8 @@ def weighted_mean_and_scale(X: np.ndarray, sample_weight: np.ndarray) -> tuple[n
 class LinearEncoder:
     """A trainable linear map from standardised features to every input channel of every unit."""
 
+    n_patches, shared, pooling = 1, False, None
+
     def __init__(self, n_features: int, n_slots: int):
         self.n_features = n_features
         self.n_slots = n_slots
@@ -63,6 +76,8 @@ class DirectEncoder:
     Nothing is trained: the scale is that of the data, the wiring is fixed.
     """
 
+    n_patches, shared, pooling = 1, False, None
+
     def __init__(self, n_features: int, n_slots: int):
         if n_features > n_slots:
             raise ValueError(
@@ -81,13 +96,24 @@ class DirectEncoder:
         return ((X - weights["encoder.mean"]) / weights["encoder.scale"])[:, self.source]
 
 
-ENCODERS: dict[str, type[LinearEncoder] | type[DirectEncoder]] = {
+ENCODERS: dict[str, Any] = {
     "auto": LinearEncoder,
     "linear": LinearEncoder,
     "direct": DirectEncoder,
+    "patch": PatchEncoder,
 }
 
 
-def make_encoder(name: str, n_features: int, n_slots: int) -> LinearEncoder | DirectEncoder:
-    """The encoder of that name for ``n_slots`` input channels (all units together)."""
-    return ENCODERS[name](n_features, n_slots)
+def make_encoder(encoder: Any, n_features: int, n_inputs: int, n_units: int) -> LinearEncoder | DirectEncoder | Patches:
+    """The encoder of that name, or a PatchEncoder worked out, for ``n_units`` calls of ``n_inputs`` channels each."""
+    if isinstance(encoder, PatchEncoder) or encoder == "patch":
+        return (PatchEncoder() if isinstance(encoder, str) else encoder).resolve(n_features, n_inputs, n_units)
+    made: LinearEncoder | DirectEncoder = ENCODERS[encoder](n_features, n_inputs * n_units)
+    return made
+
+
+def count_patches(encoder: Any, n_features: int, n_inputs: int) -> int:
+    """Into how many patches an encoder, or the one of that name, cuts a row; 1 where it cuts none."""
+    if not isinstance(encoder, PatchEncoder) and encoder != "patch":
+        return 1
+    return make_encoder(encoder, n_features, n_inputs, 1).n_patches

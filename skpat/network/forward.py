@@ -41,8 +41,10 @@ class Network:
         Columns of X, outputs of the device, and scores.
     n_layers, n_units : int
         Device calls in a row, and side by side.
-    encoder, readout : str
-        Names, see :mod:`skpat.network.encoders` and :mod:`skpat.network.readouts`.
+    encoder : str or PatchEncoder
+        See :mod:`skpat.network.encoders`.
+    readout : str
+        See :mod:`skpat.network.readouts`.
     skip : {None, "input", "previous"}
         What is added to the drive of every layer after the first: nothing, the first layer's drive, or the
         previous layer's.
@@ -59,7 +61,7 @@ class Network:
         n_targets: int,
         n_layers: int = 1,
         n_units: int = 1,
-        encoder: str = "auto",
+        encoder: Any = "auto",
         readout: str = "linear",
         skip: str | None = None,
     ):
@@ -83,8 +85,24 @@ class Network:
         self.skip = skip
         self.n_slots = n_units * split.n_inputs
         self._known_intervals: list[tuple[np.ndarray, Any, Any]] = []  # as arrays of each kind that came by
-        self.encoder = make_encoder(encoder, n_features, self.n_slots)
-        self.readout = make_readout(readout, n_units * n_outputs, n_targets)
+        self.encoder = make_encoder(encoder, n_features, split.n_inputs, n_units)
+        self.n_patches = self.encoder.n_patches
+        self.pools = self.n_patches > 1 and self.encoder.pooling is not None
+        self.shares = self.n_patches > 1 and self.encoder.shared
+        self.readout = make_readout(readout, self.n_sources(n_layers - 1), n_targets)
+
+    def n_units_of(self, layer: int) -> int:
+        """Device calls of a layer: one for each unit, in the first layer one for each patch and unit."""
+        return self.n_units * (1 if layer else self.n_patches)
+
+    @property
+    def n_calls(self) -> int:
+        """Device calls of all layers together, for one row."""
+        return sum(map(self.n_units_of, range(self.n_layers)))
+
+    def n_sources(self, layer: int) -> int:
+        """How many numbers a layer hands on."""
+        return self.n_outputs * (self.n_units if self.pools else self.n_units_of(layer))
 
     def initial_weights(
         self, X: np.ndarray, sample_weight: np.ndarray, rng: np.random.RandomState
@@ -93,17 +111,19 @@ class Network:
 
         ``theta`` (n_units, n_weights) are the device's own weights before squashing; ``gain`` and ``offset``
         (n_units * n_inputs,) drive its inputs, one number each; ``mean`` and ``scale`` (n_units * n_outputs,) normalise
-        its outputs.
+        its outputs. In a first layer that measures patches there is one of each for every patch and unit, but that weights
+        may be shared by the patches.
         """
         weights = self.encoder.initial_weights(X, sample_weight, rng)
         for layer in range(self.n_layers):
-            weights[f"layers.{layer}.theta"] = rng.standard_normal((self.n_units, self.split.n_weights)) * 0.5
-            weights[f"layers.{layer}.gain"] = np.ones(self.n_slots)
-            weights[f"layers.{layer}.offset"] = np.zeros(self.n_slots)
+            n_own = self.n_units if self.shares else self.n_units_of(layer)
+            weights[f"layers.{layer}.theta"] = rng.standard_normal((n_own, self.split.n_weights)) * 0.5
+            weights[f"layers.{layer}.gain"] = np.ones(n_own * self.split.n_inputs)
+            weights[f"layers.{layer}.offset"] = np.zeros(n_own * self.split.n_inputs)
             if layer and self.skip:
                 weights[f"layers.{layer}.skip"] = np.ones(self.n_slots)
-            weights[f"layers.{layer}.mean"] = np.zeros(self.n_units * self.n_outputs)
-            weights[f"layers.{layer}.scale"] = np.ones(self.n_units * self.n_outputs)
+            weights[f"layers.{layer}.mean"] = np.zeros(self.n_units_of(layer) * self.n_outputs)
+            weights[f"layers.{layer}.scale"] = np.ones(self.n_units_of(layer) * self.n_outputs)
         weights |= self.readout.initial_weights(rng)
         return weights
 
@@ -113,10 +133,45 @@ class Network:
         interleaved = np.arange(self.n_units * self.n_outputs).reshape(self.n_units, self.n_outputs).T.ravel()
         return interleaved[route(self.n_slots, len(interleaved))]
 
+    @cached_property
+    def wiring_of_patches(self) -> np.ndarray:
+        """The same behind patches that are not pooled, as a matrix (n_sources, n_slots).
+
+        With more outputs than input slots each slot gets the mean of neighbouring ones: nothing measured is thrown away.
+        """
+        source, slot = np.arange(self.n_sources(0)), np.arange(self.n_slots)
+        if len(source) <= len(slot):
+            member = source[:, None] == route(len(slot), len(source))
+        else:
+            member = (source * len(slot) // len(source))[:, None] == slot
+        return member / member.sum(axis=0)
+
+    def hand_on(self, normal: Any, layer: int) -> Any:
+        """What a layer's normalised outputs (n_rows, n_units_of(layer) * n_outputs) are for the readout."""
+        return self.over_patches(normal) if self.pools and not layer else normal
+
+    def feed(self, handed_on: Any, layer: int) -> Any:
+        """The drives (n_rows, n_slots) of a layer after the first, from what the one before handed on."""
+        if layer > 1 or self.n_patches == 1 or self.pools:
+            return handed_on[:, self.wiring]
+        wiring = self.wiring_of_patches
+        wiring = wiring.astype(handed_on.dtype) if isinstance(handed_on, np.ndarray) else handed_on.new_tensor(wiring)
+        return handed_on @ wiring
+
+    def over_patches(self, values: Any) -> Any:
+        """The mean over patches of numbers (n_rows, n_patches * n); others pass."""
+        if self.n_patches == 1:
+            return values
+        return values.reshape(len(values), self.n_patches, values.shape[1] // self.n_patches).mean(1)
+
     def of_layer(self, weights: dict[str, Any], layer: int) -> dict[str, Any]:
         """One layer's weights by their short names."""
         names = ["theta", "gain", "offset", "mean", "scale", *(["skip"] if layer and self.skip else [])]
-        return {name: weights[f"layers.{layer}.{name}"] for name in names}
+        found = {name: weights[f"layers.{layer}.{name}"] for name in names}
+        if self.shares and not layer:  # the settings of theta are the same for all patches, their drives are so
+            xp = array_module(found["gain"])
+            found |= {name: xp.tile(found[name], (self.n_patches,)) for name in ("gain", "offset")}
+        return found
 
     def to_device(self, drive: Any, index: np.ndarray) -> Any:
         """Any drive squashed into the bounds of the channels ``index`` (last axis), in the device's units."""
@@ -217,18 +272,19 @@ def forward(network: Network, weights: dict[str, Any], X: Any, run: Run) -> Any:
     split, n_inputs = network.split, network.split.n_inputs
     first = drive = normal = network.encoder.encode(weights, X)
     for layer in range(network.n_layers):
-        w = network.of_layer(weights, layer)
+        w, n_units = network.of_layer(weights, layer), network.n_units_of(layer)
         if layer:
             added = {"input": first, "previous": drive, None: None}[network.skip]
-            drive = normal[:, network.wiring]
+            drive = network.feed(normal, layer)
             if added is not None:
-                drive = drive + added * w["skip"]
+                drive = drive + (added if added.shape == drive.shape else network.over_patches(added)) * w["skip"]
         drive = drive * w["gain"] + w["offset"]
         outputs = []
-        for unit in range(network.n_units):
-            own = drive if network.n_units == 1 else drive[:, unit * n_inputs : (unit + 1) * n_inputs]
+        for unit in range(n_units):
+            own = drive if n_units == 1 else drive[:, unit * n_inputs : (unit + 1) * n_inputs]
             inputs = network.to_device(own, split.input_index)
-            outputs.append(run(split.assemble(inputs, network.weights_on_device(w["theta"][unit])), layer, unit))
-        measured = outputs[0] if network.n_units == 1 else xp.concatenate(outputs, axis=1)
-        normal = (measured - w["mean"]) / w["scale"]
+            theta = w["theta"][unit % len(w["theta"])]  # patches that share weights follow each other
+            outputs.append(run(split.assemble(inputs, network.weights_on_device(theta)), layer, unit))
+        measured = outputs[0] if n_units == 1 else xp.concatenate(outputs, axis=1)
+        normal = network.hand_on((measured - w["mean"]) / w["scale"], layer)
     return network.readout.read(weights, normal)

@@ -101,7 +101,7 @@ def start_statistics(
         rows = draw_rows(row_keys, sample_weight, n_rows, rng)
         X, row_keys, sample_weight = X[rows], row_keys[rows], np.ones(n_rows, dtype=X.dtype)
     measure = measure_for(row_keys)
-    statistics = [OutputStatistics(network.n_units * network.n_outputs) for _ in range(network.n_layers)]
+    statistics = [OutputStatistics(network.n_units_of(layer) * network.n_outputs) for layer in range(network.n_layers)]
     collected: list[np.ndarray] = []
     sent: list[np.ndarray] = []
     received: list[np.ndarray] = []
@@ -113,7 +113,7 @@ def start_statistics(
         if network.split.n_controls <= _MOST_KEPT_CHANNELS:
             sent.append(np.asarray(batch.rows(kept).dense()))
             received.append(outputs[kept])
-        if unit == network.n_units - 1:  # the layer is complete: forward normalises by what stands here
+        if unit == network.n_units_of(layer) - 1:  # the layer is complete: forward normalises by what stands here
             statistics[layer].update(np.concatenate(collected, axis=1), sample_weight, momentum=1.0)
             collected.clear()
             weights[f"layers.{layer}.mean"][:] = statistics[layer].mean
@@ -165,9 +165,8 @@ def on_policy_shots(
             raise _EnoughError
         return outputs[-1]
 
-    n_calls = network.n_layers * network.n_units
     while left:
-        n_rows = max(left // n_calls, min(left, 1))
+        n_rows = max(left // network.n_calls, min(left, 1))
         with suppress(_EnoughError):
             forward(network, weights, X[:n_rows], run)
         X = np.roll(X, -n_rows, axis=0)
@@ -269,8 +268,7 @@ def calibration_shots(
         dense[:, network.split.weight_index] = network.weights_on_device(theta)
         return spend(dense)
 
-    passes = network.n_layers * network.n_units
-    n_rows = int(n_shots * (1 - _BROAD_FRACTION)) // (passes * _ROUNDS)
+    n_rows = int(n_shots * (1 - _BROAD_FRACTION)) // (network.n_calls * _ROUNDS)
     for _ in range(_ROUNDS if n_rows else 0):
         rows = draw_rows(row_keys, sample_weight, n_rows, rng)
         forward(network, _varied(weights, rng), X[rows], run)

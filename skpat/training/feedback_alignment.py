@@ -65,14 +65,14 @@ class DirectFeedbackAlignment(GradientEstimator):
 
         return lambda batch, layer, unit: torch.as_tensor(apparatus.measure(batch, layer, unit)).to(batch.varying)
 
-    def feedback(self, layer: int, n_outputs: int) -> np.ndarray:
-        """The fixed matrix (n_outputs, n_outputs) of one layer."""
+    def feedback(self, layer: int, n_errors: int, n_outputs: int) -> np.ndarray:
+        """The fixed matrix (n_errors, n_outputs) of one layer."""
         if not hasattr(self, "_matrices"):
             self._seed = int(check_random_state(self.random_state).randint(2**31))
             self._matrices: dict[int, np.ndarray] = {}
         if layer not in self._matrices:
             rng = np.random.RandomState([self._seed, layer])
-            self._matrices[layer] = rng.standard_normal((n_outputs, n_outputs)) / np.sqrt(n_outputs)
+            self._matrices[layer] = rng.standard_normal((n_errors, n_outputs)) / np.sqrt(n_errors)
         return self._matrices[layer]
 
     def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
@@ -90,16 +90,17 @@ class DirectFeedbackAlignment(GradientEstimator):
 
         loss = loss_of(run)
         loss.backward(retain_graph=True)
-        last, units = network.n_layers - 1, range(network.n_units)
-        at_end = torch.cat([calls[last, unit][1].grad for unit in units], dim=1)
+        last = network.n_layers - 1
+        at_end = torch.cat([calls[last, unit][1].grad for unit in range(network.n_units_of(last))], dim=1)
         error = at_end * weights[f"layers.{last}.scale"]
         module = apparatus.twin.module_
         for layer in range(network.n_layers):
             signal = at_end
             if layer != last:
-                matrix = torch.from_numpy(self.feedback(layer, error.shape[1])).to(error)
+                n_outputs = network.n_units_of(layer) * network.n_outputs
+                matrix = torch.from_numpy(self.feedback(layer, error.shape[1], n_outputs)).to(error)
                 signal = (error @ matrix) / weights[f"layers.{layer}.scale"]
-            for unit, part in zip(units, signal.split(network.n_outputs, dim=1), strict=True):
+            for unit, part in enumerate(signal.split(network.n_outputs, dim=1)):
                 batch = calls[layer, unit][0]
                 answer = module.forward_batch(batch) if hasattr(module, "forward_batch") else module(batch.dense())
                 torch.autograd.backward(answer, part, retain_graph=True, inputs=_moved(weights))

@@ -108,7 +108,7 @@ class ForwardForward(GradientEstimator):
         network = apparatus.network
         dither = Dither(network, apparatus.device, self._seed)
         passes = [_Pass(apparatus, dither, side * self.perturbation, self._n_calls) for side in (1.0, -1.0)]
-        self._n_calls += network.n_layers * network.n_units
+        self._n_calls += network.n_calls
         total = torch.zeros(())
         for one in passes:
             loss = loss_of(one.run) / 2
@@ -119,7 +119,7 @@ class ForwardForward(GradientEstimator):
         to_carry = torch.zeros(()).to(share)
         for layer in range(network.n_layers):
             up, down = self._local_losses(apparatus, layer, [one.normal(layer) for one in passes])
-            for unit in range(network.n_units):
+            for unit in range(network.n_units_of(layer)):
                 call = layer, unit
                 moved = passes[0].displacement[call] - passes[1].displacement[call]
                 slope = (share * (up - down))[:, None] * moved / moved.new_tensor(width) ** 2
@@ -167,7 +167,7 @@ class _Pass:
         keys, network = self.apparatus.row_keys, self.apparatus.network
         assert network is not None
         asked = batch.dense()
-        number = self.first_number + layer * network.n_units + unit
+        number = self.first_number + len(self.asked)
         keys = np.arange(len(asked), dtype=np.uint64) if keys is None else keys
         sent = self.dither.displaced(asked.detach(), keys, number, self.size)
         answer = torch.as_tensor(self.apparatus.measure(ControlBatch.from_dense(sent), layer, unit)).to(asked)
@@ -181,8 +181,8 @@ class _Pass:
 
         weights, network = self.apparatus.weights, self.apparatus.network
         assert network is not None
-        outputs = torch.cat([self.outputs[layer, unit] for unit in range(network.n_units)], dim=1)
-        return (outputs - weights[f"layers.{layer}.mean"]) / weights[f"layers.{layer}.scale"]
+        outputs = torch.cat([self.outputs[layer, unit] for unit in range(network.n_units_of(layer))], dim=1)
+        return network.hand_on((outputs - weights[f"layers.{layer}.mean"]) / weights[f"layers.{layer}.scale"], layer)
 
 
 class _LocalReadout:

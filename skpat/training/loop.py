@@ -251,7 +251,7 @@ class Trainer:
         measured = {(made.layer, made.unit): made.outputs for made in measurements}
         momentum = _STATISTICS_MOMENTUM * min(1.0, len(sample_weight) / self.settings.batch_size)
         for layer, statistics in enumerate(self.statistics):
-            outputs = [measured[layer, unit] for unit in range(self.network.n_units)]
+            outputs = [measured[layer, unit] for unit in range(self.network.n_units_of(layer))]
             statistics.update(
                 outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1), sample_weight, momentum
             )

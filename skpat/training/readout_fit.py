@@ -61,7 +61,7 @@ def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", se
     What :class:`skpat.training.InSilicoRefitted` does at the end of its training.
     """
     network, session = trainer.network, trainer.session
-    rows = _affordable(data, session.shots_left / (network.n_layers * network.n_units * session.n_shots), seed)
+    rows = _affordable(data, session.shots_left / (network.n_calls * session.n_shots), seed)
     weights = trainer.weights_now()
     last: dict[int, np.ndarray] = {}
 
@@ -86,8 +86,8 @@ def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", se
         measure_for,
         n_rows=len(rows),
     )
-    outputs = np.concatenate([last[unit] for unit in range(network.n_units)], axis=1).astype(np.float64)
-    normal = (outputs - statistics[-1].mean) / statistics[-1].scale
+    outputs = np.concatenate([last[unit] for unit in range(network.n_units_of(network.n_layers - 1))], axis=1).astype(np.float64)
+    normal = network.hand_on((outputs - statistics[-1].mean) / statistics[-1].scale, network.n_layers - 1)
     readout, before, after = _fit(trainer, weights, normal, rows)
     trainer.set_weights(weights | readout)
     trainer.statistics[:] = copy.deepcopy(statistics)

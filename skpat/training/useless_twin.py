@@ -47,7 +47,7 @@ def count_check_shots(n_rows: int, n_calls: int, n_training_shots: int) -> int:
     n_rows : int
         Rows of the training data.
     n_calls : int
-        Shots that one row takes: ``n_layers * n_units * n_shots``.
+        Shots that one row takes: its device calls times ``n_shots``.
     n_training_shots : int
         Shots of the whole training.
 
@@ -82,7 +82,7 @@ def check_alignment(trainer: Trainer, data: Data, *, random_state: int = 0) -> A
     Costs :func:`count_check_shots` shots, counted as calibration.
     """
     network, settings = trainer.network, trainer.settings
-    n_calls = network.n_layers * network.n_units * trainer.session.n_shots
+    n_calls = network.n_calls * trainer.session.n_shots
     n_training_shots = settings.max_iter * len(data) * n_calls * trainer.gradient.shots_per_row
     n_rows, n_directions = _rows_and_directions(n_calls, n_training_shots)
     return measure_alignment(trainer, data, n_rows=n_rows, n_directions=n_directions, random_state=random_state)

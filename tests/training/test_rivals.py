@@ -95,7 +95,7 @@ def test_feedback_alignment_trains_the_last_layer_exactly_and_the_first_not() ->
 
 def test_feedback_is_the_errors_product_with_the_matrix() -> None:
     method = DirectFeedbackAlignment(0)
-    method.feedback(0, 8)
+    method.feedback(0, 8, 8)
     method._matrices[0] = np.zeros((8, 8))
     found = gradients(method, 2)
     for name in ("layers.0.theta", "layers.0.gain", "encoder.coef"):
