@@ -17,9 +17,9 @@ __all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "spec
 GRADIENTS = {
     "physics_aware": "PhysicsAware",
     "in_silico": "InSilico",
-    "in_silico_refitted": "InSilicoRefitted",
     "exact": "ExactGradient",
     "spsa": "SPSA",
+    "in_silico_refitted": "InSilicoRefitted",
     "finite_differences": "FiniteDifferences",
     "evolution_strategy": "EvolutionStrategy",
     "forward_forward": "ForwardForward",
