@@ -189,7 +189,7 @@ def untrained() -> float:
 
 @pytest.mark.parametrize(
     ("gradient", "dtype"),
-    zip(METHODS, (np.float64, np.float32, np.float32), strict=True),
+    list(zip(METHODS, (np.float64, np.float32, np.float32), strict=True)),
 )
 def test_each_trains_costs_what_it_says_and_leaves_global_states_alone(
     gradient: str, dtype: type, untrained: float
