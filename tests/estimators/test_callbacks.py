@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
 from skpat.exceptions import UselessTwinWarning
+from skpat.training import PhysicsAware
 from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
@@ -194,13 +195,15 @@ def test_ctrl_c_in_a_hook_ends_the_fit_with_the_weights_so_far_and_no_further_sh
     assert same(network.weights_, recorder.copies[1].weights_)
 
 
-@pytest.mark.parametrize("max_shots", [700, 1000])
+@pytest.mark.parametrize("max_shots", [1400, 2000])
 def test_predictions_of_callbacks_obey_the_budget_and_the_step_falls_in_time(max_shots: int) -> None:
-    network, recorder = watched_by(lambda _, copy: copy.predict(X) is None, max_shots=max_shots, max_iter=100)
+    network, recorder = watched_by(
+        lambda _, copy: copy.predict(X) is None, max_shots=max_shots, max_iter=100, n_layers=2
+    )
     network.fit(X, Y)
     assert 0 < network.shots_["prediction"] <= max_shots // 2
-    assert max_shots - 2 * len(X) < sum(network.shots_.values()) <= max_shots
-    assert network.shots_["prediction"] % len(X) == 0  # all rows or none
+    assert max_shots - 3 * len(X) < sum(network.shots_.values()) <= max_shots
+    assert network.shots_["prediction"] % (2 * len(X)) == 0  # all layers of all rows, or nothing
     assert network.n_iter_ < 6
     assert recorder.calls[-2:] == ["end fit", "teardown"]
     step = network._optimizer_state["param_groups"][0]["lr"]
@@ -228,6 +231,8 @@ def test_a_resumed_fit_replays_the_callbacks_measurements_too(tmp_path: Path) ->
         return look(recorder, copy)
 
     params: dict[str, Any] = {"device": Restless(), "journal": tmp_path / "run.db", "random_state": None}
+    # without dither, in one batch: the next epoch asks for the very settings that the callback has asked for
+    params |= {"gradient": PhysicsAware(dither=0.0), "batch_size": len(X)}
     with pytest.raises(RuntimeError, match="power cut"):
         watched_by(interrupt, **params)[0].fit(X, Y)
     resumed = watched_by(look, **params)[0].fit(X, Y)
