@@ -20,6 +20,7 @@ from skpat.devices.specification import device_name
 from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
 from skpat.estimators.journaled import find_run, own_random_state, taken_back_on_error
 from skpat.estimators.plan import Plan
+from skpat.estimators.recalibration import Recalibrated
 from skpat.estimators.specification import Specification, default_device, specify
 from skpat.exceptions import NestedParameterError, ShotBudgetError
 from skpat.lab.journal import Journal, JournalRun
@@ -40,7 +41,7 @@ _AUTO_CALIBRATION_SHOTS = (200, 10_000)
 _FLOATS = (np.float64, np.float32)
 
 
-class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class PhysicalNetwork(Recalibrated, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Base class of PhysicalNetworkClassifier and PhysicalNetworkRegressor; use those."""
 
     _y_checks: dict[str, bool] = {}  # what validate_data shall check of y
@@ -340,6 +341,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         sample_weight: np.ndarray,
     ) -> None:
         """The first weights, and what a fit starts with. Nothing is sent."""
+        self.__dict__.pop("recalibration_", None)
         self.__dict__.pop(
             "loss_", None
         )  # until the training has ended, there is nothing to predict with or to go on from
@@ -453,7 +455,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         else:
             self.twin_.fit(*more(n_left))
 
-    def _make_trainer(self, session: Session, n_rows: int) -> Any:
+    def _make_trainer(self, session: Session, n_rows: int, purpose: str = "training") -> Any:
         from skpat.training.loop import Settings, Trainer
 
         settings = Settings(
@@ -477,7 +479,8 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             twin=self.twin_,
             settings=settings,
             torch_device=self.torch_device,
-            optimizer_state=self._optimizer_state,
+            optimizer_state=self._optimizer_state if purpose == "training" else None,
+            purpose=purpose,
         )
 
     def _count_batch(self, n_rows: int) -> int:
@@ -547,7 +550,7 @@ class PhysicalNetwork(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     @property
     def shots_(self) -> dict[str, int]:
-        """Shots so far by purpose: calibration, training, validation, prediction."""
+        """Shots so far by purpose: calibration, training, validation, prediction; recalibration from the first one on."""
         check_is_fitted(self, "ledger_")
         return self.ledger_.shots
 

@@ -105,13 +105,15 @@ best_validation_score_ : float or None
 shots_curve_ : list of int
     Shots spent, calibration included, after each epoch (answers from the journal count as shots here).
 shots_ : dict of str to int
-    Shots so far by purpose: calibration, training, validation, prediction.
+    Shots so far by purpose: calibration, training, validation, prediction, and, once there was one, recalibration.
 ledger_ : Ledger
     The same with seconds and joules, what the journal answered, and the faults.
 alignments_ : list of skpat.training.alignment.Alignment
     How well the gradients agreed with the device, measured at the start, in the course and at the end of a fit with a twin
     (where that takes at most a tenth of the training's shots; they are counted as calibration). A
     :class:`skpat.exceptions.UselessTwinWarning` tells if they hardly did.
+recalibration_ : skpat.training.recalibration.Recalibration
+    What the last ``recalibrate`` found and changed; absent before the first.
 n_features_in_ : int
     Number of features.
 feature_names_in_ : ndarray of shape (``n_features_in_``,)

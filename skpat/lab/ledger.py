@@ -11,12 +11,13 @@ from skpat.lab.address_lock import address_file
 
 __all__ = ["FAULTS", "PURPOSES", "AddressTotals", "Ledger", "check_purpose"]
 
-PURPOSES = ("calibration", "training", "validation", "prediction")
+_ALWAYS_SHOWN = ("calibration", "training", "validation", "prediction")
+PURPOSES = (*_ALWAYS_SHOWN, "recalibration")
 FAULTS = ("connection", "shape", "not_finite", "saturated")
 
 
 def check_purpose(purpose: str) -> None:
-    """Raise ValueError if ``purpose`` is not one of the four."""
+    """Raise ValueError if ``purpose`` is not one of the five."""
     if purpose not in PURPOSES:
         raise ValueError(f"'purpose' must be one of {', '.join(PURPOSES)}. Got {purpose!r}.")
 
@@ -25,7 +26,8 @@ class Ledger:
     """Counts every shot, by purpose, and every fault. Safe to use from several threads; can be pickled.
 
     A shot counts when it has been asked for, whether or not its answer came and was usable: repeats after a fault count.
-    Rows that a journal answered cost no shot and are counted apart.
+    Rows that a journal answered cost no shot and are counted apart. The purposes are calibration, training, validation and
+    prediction, and from the first such shot on recalibration.
 
     Parameters
     ----------
@@ -49,8 +51,8 @@ class Ledger:
         self.seconds_per_shot = seconds_per_shot
         self.joules_per_shot = joules_per_shot
         self.n_before = n_before
-        self._shots = dict.fromkeys(PURPOSES, 0)
-        self._replayed = dict.fromkeys(PURPOSES, 0)
+        self._shots = dict.fromkeys(_ALWAYS_SHOWN, 0)
+        self._replayed = dict.fromkeys(_ALWAYS_SHOWN, 0)
         self._faults = dict.fromkeys(FAULTS, 0)
         self._lock = threading.Lock()
 
@@ -66,17 +68,17 @@ class Ledger:
         Raises
         ------
         ValueError
-            If ``purpose`` is not one of the four.
+            If ``purpose`` is not one of the five.
         """
         check_purpose(purpose)
         with self._lock:
-            self._shots[purpose] += n_shots
+            self._shots[purpose] = self._shots.get(purpose, 0) + n_shots
 
     def add_replayed(self, purpose: str, n_shots: int) -> None:
         """Count rows that a journal answered."""
         check_purpose(purpose)
         with self._lock:
-            self._replayed[purpose] += n_shots
+            self._replayed[purpose] = self._replayed.get(purpose, 0) + n_shots
 
     def add_fault(self, kind: str) -> None:
         """Count a fault: a broken connection, a wrong shape, a reading that is not finite, or a saturated one."""
@@ -169,14 +171,14 @@ class AddressTotals:
     def read(self) -> dict[str, int]:
         """The totals as they stand now."""
         try:
-            return dict.fromkeys(PURPOSES, 0) | json.loads(self._path.read_text())
+            return dict.fromkeys(_ALWAYS_SHOWN, 0) | json.loads(self._path.read_text())
         except (OSError, ValueError):
-            return dict.fromkeys(PURPOSES, 0)
+            return dict.fromkeys(_ALWAYS_SHOWN, 0)
 
     def add(self, purpose: str, n_shots: int) -> None:
         """Count shots, when they are about to be asked for: a process that is killed has counted them."""
         shots = self.read()
-        shots[purpose] += n_shots
+        shots[purpose] = shots.get(purpose, 0) + n_shots
         text = json.dumps(shots).ljust(160).encode()  # one write of one length: never half a number
         flags = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
         try:

@@ -184,7 +184,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         ----------
         batch : ControlBatch or array of shape (n_rows, n_controls)
             Settings in the device's units.
-        purpose : {"calibration", "training", "validation", "prediction"}, default="prediction"
+        purpose : {"calibration", "training", "validation", "prediction", "recalibration"}, default="prediction"
             What the shots are counted as.
         shot : int, default=None
             Number of the first shot, for noise that must repeat. None: the session's next.

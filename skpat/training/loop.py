@@ -115,6 +115,8 @@ class Trainer:
     torch_device : str
     optimizer_state : dict, default=None
         From an earlier trainer's :meth:`optimizer_state`.
+    purpose : str, default="training"
+        What the shots of the steps are counted as.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Trainer:
         settings: Settings,
         torch_device: str = "cpu",
         optimizer_state: dict[str, Any] | None = None,
+        purpose: str = "training",
     ):
         self.network = network
         self.statistics = statistics
@@ -139,6 +142,7 @@ class Trainer:
         self.twin = twin
         self.settings = settings
         self.torch_device = torch_device
+        self.purpose = purpose
         self.loss_so_far = np.nan  # of the epoch that is under way
         self.progress = 0.0
         self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
@@ -206,7 +210,7 @@ class Trainer:
             return loss
 
         apparatus = Apparatus(
-            measure=self.session.run(data.row_keys[rows], "training"),
+            measure=self.session.run(data.row_keys[rows], self.purpose),
             device=self.session.device,
             twin=self.twin,
             weights=self.weights,

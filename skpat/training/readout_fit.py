@@ -13,7 +13,7 @@ from skpat.training.calibration import Measure, draw_rows, start_statistics
 if TYPE_CHECKING:
     from skpat.training.loop import Data, Trainer
 
-__all__ = ["refit_readout"]
+__all__ = ["fit_readout", "refit_readout"]
 
 _MOST_ITERATIONS = 1000
 _GRADIENT_TOLERANCE = 1e-6
@@ -86,9 +86,10 @@ def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", se
         measure_for,
         n_rows=len(rows),
     )
-    outputs = np.concatenate([last[unit] for unit in range(network.n_units_of(network.n_layers - 1))], axis=1).astype(np.float64)
+    units = range(network.n_units_of(network.n_layers - 1))
+    outputs = np.concatenate([last[unit] for unit in units], axis=1).astype(np.float64)
     normal = network.hand_on((outputs - statistics[-1].mean) / statistics[-1].scale, network.n_layers - 1)
-    readout, before, after = _fit(trainer, weights, normal, rows)
+    readout, before, after = fit_readout(trainer, weights, normal, rows)
     trainer.set_weights(weights | readout)
     trainer.statistics[:] = copy.deepcopy(statistics)
     return before, after
@@ -104,10 +105,24 @@ def _affordable(data: Data, most: float, seed: int) -> Data:
     return data.rows(order)
 
 
-def _fit(
-    trainer: Trainer, weights: dict[str, np.ndarray], normal: np.ndarray, rows: Data
+def fit_readout(
+    trainer: Trainer, weights: dict[str, np.ndarray], normal: np.ndarray, rows: Data, pull: float = 0.0
 ) -> tuple[dict[str, np.ndarray], float, float]:
-    """The readout's weights at the minimum, and the loss before and there."""
+    """The readout's weights at the minimum, and the loss before and there. Nothing is measured.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Its network, loss and ``alpha`` count.
+    weights : dict of str to ndarray
+        Where the fit starts.
+    normal : ndarray of shape (n_rows, n_sources)
+        Normalised outputs of the last layer.
+    rows : Data
+        With the targets and weights of these rows.
+    pull : float, default=0
+        Strength of a pull towards the matrix that is, on the scale of ``alpha``: for few rows.
+    """
     import torch
     from scipy.optimize import minimize
 
@@ -119,7 +134,9 @@ def _fit(
     inputs, sample_weight = torch.from_numpy(normal), torch.from_numpy(rows.sample_weight.astype(np.float64))
     targets = torch.from_numpy(rows.targets)
     targets = targets.double() if targets.is_floating_point() else targets
-    penalty = 0.5 * trainer.settings.alpha / float(sample_weight.sum())
+    total = float(sample_weight.sum())
+    penalty = 0.5 * trainer.settings.alpha / total
+    here = {name: torch.from_numpy(weights[name].astype(np.float64)) for name in names}
 
     def parts(flat: np.ndarray) -> dict[str, np.ndarray]:
         pieces = np.split(flat, ends)
@@ -133,6 +150,8 @@ def _fit(
             for name, part in own.items():
                 if name.endswith(".coef"):
                     loss = loss + penalty * part.square().sum()
+                    if pull:
+                        loss = loss + 0.5 * pull / total * (part - here[name]).square().sum()
             loss.backward()
         slopes = [own[name].grad.numpy().ravel() for name in names]
         return float(loss.detach()), np.concatenate(slopes)

@@ -1,0 +1,127 @@
+"""The estimators' ``recalibrate``: accuracy back on a device that has drifted, from few labelled rows."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from skpat.exceptions import ShotBudgetError
+from skpat.lab.journal import Journal
+from skpat.lab.session import Session
+from skpat.row_keys import hash_rows
+
+__all__ = ["Recalibrated"]
+
+
+class Recalibrated:
+    """What PhysicalNetwork has from here: :meth:`recalibrate`."""
+
+    def recalibrate(self: Any, X: Any, y: Any, max_shots: int, *, sample_weight: Any = None) -> Any:
+        """Restore what a drift of the device has cost: first the readout, then the weights.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Labelled rows, at least 16; those of the training will do. As many are measured as the budget allows.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Their labels, known ones, or targets.
+        max_shots : int
+            Budget, repeats after faults included. It is never exceeded, and not used up where less is enough.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows. A row of weight zero is never sent.
+
+        Returns
+        -------
+        self
+            ``recalibration_`` says what was found and what was changed.
+
+        Raises
+        ------
+        ValueError
+            If X, y or ``max_shots`` is not what it must be, or fewer than 16 rows have a weight. Nothing was sent.
+        ShotBudgetError
+            If ``max_shots`` does not allow for 16 rows; nothing was sent. Or if repeats after faults use it up too early.
+        DeviceOutputError, DeviceConnectionError, DeviceBusyError, NonFiniteTrainingError
+            As in ``fit``. The weights are those of before, the shots are counted.
+
+        See Also
+        --------
+        skpat.training.recalibration.recalibrate : What is done, step by step.
+
+        Notes
+        -----
+        Nothing is changed unless labelled rows that had no part in the change show it to be better, by more than the standard
+        error of the difference. The weights are trained further only if the loss is still above that of the fit's last epoch
+        (``loss_``), and only by a method that trains on the device; the twin learns on from all these shots.
+
+        Shots are counted as "recalibration" in ``shots_``. The clock of a simulated device that drifts goes on from the
+        estimator's own count of rows. With a ``journal`` each recalibration is a run of its own: everything is written, nothing
+        is replayed, because old answers say nothing about what the device does now. A loaded estimator can be
+        recalibrated, too; its twin begins without the shots it had seen. A deployed network cannot: recalibrate the
+        estimator, and deploy it again.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skpat import PhysicalNetworkClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> network = PhysicalNetworkClassifier(max_iter=5, random_state=0).fit(X, y)
+        >>> network.recalibrate(X, y, max_shots=200).shots_["recalibration"] <= 200
+        True
+        """
+        from skpat.training.loop import Data, threads_for
+        from skpat.training.recalibration import LEAST_ROWS, least_shots, recalibrate
+
+        check_is_fitted(self, "loss_")
+        if isinstance(max_shots, bool) or not isinstance(max_shots, Integral) or max_shots < 1:
+            raise ValueError(
+                f"'max_shots' of recalibrate must be an int of at least 1. Got {max_shots!r}. Use max_shots=1000, say."
+            )
+        network = self._network
+        least = least_shots(network.n_layers, network.n_units, self.n_shots)
+        if max_shots < least:
+            raise ShotBudgetError(
+                f"'max_shots' of recalibrate must allow for {LEAST_ROWS} rows, {least:,} shots in all. Got {max_shots:,}. "
+                f"Nothing was sent. Use max_shots={least} or more.",
+                max_shots=int(max_shots),
+            )
+        dtype = self.weights_["layers.0.gain"].dtype
+        X, y = validate_data(self, X, y, reset=False, accept_sparse="csr", dtype=dtype, **self._y_checks)
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=dtype, ensure_non_negative=True)
+        targets = self._encode_targets(y, None, first=False)
+        kept = self._reweight(y, sample_weight) > 0
+        if kept.sum() < LEAST_ROWS:
+            raise ValueError(
+                f"'X' of recalibrate must have at least {LEAST_ROWS} rows of positive weight. Got {int(kept.sum())}. Nothing "
+                "was sent. Give more labelled rows; those of the training will do."
+            )
+        sample_weight = self._reweight(y, sample_weight)[kept]
+        X = np.ascontiguousarray(X[kept].toarray() if hasattr(X, "toarray") else X[kept])
+        data = self._ready(Data(X, targets[kept], sample_weight, hash_rows(X)), set_scale=False)
+        record = None
+        if self.journal is not None:
+            journal = self.journal if isinstance(self.journal, Journal) else Journal(self.journal)
+            title = f"recalibration, {len(data)} rows"
+            record = journal.run(self.device_, f"recalibration {secrets.token_hex(16)}", title)
+        rng = copy.deepcopy(self._rng)
+        twin, gradient = copy.deepcopy(self.twin_), copy.deepcopy(self._gradient)
+        with (
+            Session(
+                self.device_, n_shots=self.n_shots, ledger=self.ledger_, journal=record, max_shots=int(max_shots)
+            ) as session,
+            threads_for(self._count_batch(len(data)) * int(self.device_.n_controls)),
+        ):
+            trainer = self._make_trainer(session, len(data), purpose="recalibration")
+            trainer.twin, trainer.gradient = twin, gradient
+            trainer.statistics = copy.deepcopy(self._statistics)
+            found = recalibrate(trainer, data, rng, strata=self._strata(data.targets), good_loss=self.loss_)
+        self.twin_, self._gradient, self._rng = twin, gradient, rng
+        self.weights_, self._statistics = trainer.weights_now(), trainer.statistics
+        self._optimizer_state = None if found.n_epochs else self._optimizer_state
+        self.recalibration_ = found
+        return self

@@ -1,0 +1,334 @@
+"""A trained network on a device that has changed: first what is digital, then, if that is not enough, the weights."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skpat.controls import ControlBatch
+from skpat.exceptions import ShotBudgetError
+from skpat.network.forward import forward
+from skpat.training.calibration import Measure, start_statistics
+from skpat.training.readout_fit import fit_readout
+
+if TYPE_CHECKING:
+    from skpat.training.loop import Data, Trainer
+
+__all__ = ["LEAST_ROWS", "Recalibration", "least_shots", "recalibrate"]
+
+LEAST_ROWS = 16
+"""Fewest rows of a recalibration."""
+
+_ENOUGH_ROWS = 256  # for a readout, if the weights are to have a part of the budget
+_FOLDS = 5
+_CHECK_EVERY = 4  # one row in so many only decides
+_MOST_CHECKED = 256
+_PULLS = (0.0, 10.0, 100.0, 1000.0)
+_FIRST_PROGRESS = 0.5  # steps and displacements go on where those of a fit are half way down
+_PATIENCE = 5  # epochs
+
+Weights = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What a recalibration found, and what it changed.
+
+    Losses are means over labelled rows that were not used for what they judge: by cross-validation for the readout.
+
+    Attributes
+    ----------
+    kept : {"nothing new", "readout", "readout and weights"}
+        What was better by more than a standard error, and is now in place.
+    loss_before, loss_readout, loss_weights : float or None
+        With everything as it was; with new output statistics and a refitted readout; after the further training. None: not
+        tried.
+    n_rows : int
+        Labelled rows measured for the readout.
+    n_epochs : int
+        Passes of the further training.
+    shots : int
+        What it cost.
+    """
+
+    kept: str
+    loss_before: float
+    loss_readout: float
+    loss_weights: float | None
+    n_rows: int
+    n_epochs: int
+    shots: int
+
+    def __str__(self) -> str:
+        further = "not tried" if self.loss_weights is None else f"{self.loss_weights:.4g}, {self.n_epochs} epochs"
+        return (
+            f"Recalibration: kept {self.kept}, {self.shots:,} shots. Loss before {self.loss_before:.4g}; readout refitted "
+            f"on {self.n_rows:,} rows {self.loss_readout:.4g}; weights trained further: {further}."
+        )
+
+
+def least_shots(n_layers: int, n_units: int, n_shots: int) -> int:
+    """The smallest budget of a recalibration."""
+    return LEAST_ROWS * n_units * n_shots * n_layers + _count_check(LEAST_ROWS, n_layers) * n_units * n_shots * n_layers
+
+
+def recalibrate(
+    trainer: Trainer,
+    data: Data,
+    rng: np.random.RandomState,
+    *,
+    strata: np.ndarray | None = None,
+    good_loss: float = -np.inf,
+) -> Recalibration:
+    """Adapt a trained network to what the device answers now, within the session's budget.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Its weights and statistics are set to what proved better. If a measurement of the first part fails, they stay.
+    data : Data
+        At least :data:`LEAST_ROWS` labelled rows.
+    rng : RandomState
+        For the choice and the order of rows.
+    strata : ndarray of int, shape (n_rows,), default=None
+        Classes, which the choice of rows keeps in proportion.
+    good_loss : float, default=-inf
+        With a mean loss up to this the readout is enough: the weights are not trained.
+
+    Returns
+    -------
+    Recalibration
+
+    Raises
+    ------
+    ShotBudgetError
+        If repeats after faults use the budget up before the readout is fitted.
+
+    Notes
+    -----
+    1. Rows are measured once (with several layers: a quarter of them once more, with everything as it was). The output
+       statistics become those of these rows, layer by layer. The readout is fitted to the trainer's own loss; how
+       strongly it is pulled towards the present one, or whether it stays, is chosen by five-fold cross-validation, and so is
+       whether anything of this is better than before.
+    2. Where the method trains on the device and the loss is not yet good, what is left of the budget goes into epochs of small
+       steps, with a twin that first learns from the shots of 1. A quarter of the measured rows takes no part: after each
+       epoch they decide. It ends after five epochs without progress.
+
+    "Better" means by more than the standard error of the paired difference.
+    """
+    network, session = trainer.network, trainer.session
+    shots_before = session.shots_left
+    per_row = network.n_layers * network.n_units * session.n_shots
+    data, n_rows = _chosen(data, strata, shots_before / per_row, trainer, rng)
+    measured = data.rows(np.arange(n_rows))
+    check = np.arange(0, n_rows, _CHECK_EVERY)[:_MOST_CHECKED]
+    before = trainer.weights_now()
+    scores_before = None
+    if network.n_layers > 1:  # the later layers will receive something else once the statistics are new
+        scores_before = _scores(trainer, before, measured.rows(check))
+    statistics, fresh, outputs, sent = _measure(trainer, before, measured)
+    judged = check
+    if scores_before is None:
+        judged = np.arange(n_rows)
+        old = (outputs - before["layers.0.mean"]) / before["layers.0.scale"]
+        scores_before = network.readout.read(_double(before), old)
+    loss_before = _losses(trainer, scores_before, measured.rows(judged))
+    normal = (outputs - statistics[-1].mean) / statistics[-1].scale
+    pull, loss_readout = _choose_pull(trainer, fresh, normal, measured)
+
+    better = _is_better(loss_readout[judged], loss_before, measured.sample_weight[judged])
+    kept, weights, kept_statistics = "nothing new", before, copy.deepcopy(trainer.statistics)
+    loss_here = loss_before if len(judged) == n_rows else None
+    if better:
+        kept, loss_here, kept_statistics = "readout", loss_readout, statistics
+        weights = fresh if pull is None else fresh | fit_readout(trainer, fresh, normal, measured, pull)[0]
+    share = measured.sample_weight
+    loss_now = float(np.average(loss_readout, weights=share)) if better else _mean(loss_before, share[judged])
+    loss_weights, n_epochs = None, 0
+    if trainer.gradient.trains_on_device and loss_now > good_loss:
+        start = weights
+        if better and pull is not None:  # a start that does not know the rows that decide
+            others = np.setdiff1d(np.arange(n_rows), check)
+            start = fresh | fit_readout(trainer, fresh, normal[others], measured.rows(others), pull)[0]
+        base = loss_before if loss_here is None else loss_here[check]
+        trainer.set_weights(start)
+        trainer.statistics[:] = copy.deepcopy(kept_statistics)
+        _learn(trainer, sent)
+        found = _train_on(trainer, data, check, n_rows, rng)
+        n_epochs = found.n_epochs
+        if found.losses is not None:
+            loss_weights = _mean(found.losses, share[check])
+            if _is_better(found.losses, base, share[check]):
+                kept, weights, kept_statistics = "readout and weights", found.weights, found.statistics
+    trainer.set_weights(weights)
+    trainer.statistics[:] = kept_statistics
+    return Recalibration(
+        kept=kept,
+        loss_before=_mean(loss_before, share[judged]),
+        loss_readout=float(np.average(loss_readout, weights=share)),
+        loss_weights=loss_weights,
+        n_rows=n_rows,
+        n_epochs=n_epochs,
+        shots=int(shots_before - session.shots_left),
+    )
+
+
+def _count_check(n_rows: int, n_layers: int) -> int:
+    """Rows measured twice, with everything as it was, too."""
+    return min(-(-n_rows // _CHECK_EVERY), _MOST_CHECKED) if n_layers > 1 else 0
+
+
+def _chosen(
+    data: Data, strata: np.ndarray | None, most: float, trainer: Trainer, rng: np.random.RandomState
+) -> tuple[Data, int]:
+    """The rows in an order whose every stretch has the classes in proportion, and how many are measured for the readout."""
+    by_value = np.argsort(data.row_keys, kind="stable")
+    order = by_value[rng.permutation(len(data))]
+    if strata is not None:
+        _, group, counts = np.unique(strata[order], return_inverse=True, return_counts=True)
+        rank = np.empty(len(order))
+        for number, count in enumerate(counts):
+            rank[group == number] = (np.arange(count) + 0.5) / count
+        order = order[np.argsort(rank, kind="stable")]
+    n_layers = trainer.network.n_layers
+    wanted = most if not trainer.gradient.trains_on_device else max(most / 2, min(most, _ENOUGH_ROWS))
+    n_rows = min(len(data), int(wanted))
+    while n_rows + _count_check(n_rows, n_layers) > most or (wanted < most and n_rows > max(wanted, LEAST_ROWS)):
+        n_rows -= 1
+    return data.rows(order), n_rows
+
+
+def _measure(
+    trainer: Trainer, before: Weights, rows: Data
+) -> tuple[list[Any], Weights, np.ndarray, list[tuple[ControlBatch, np.ndarray]]]:
+    """New statistics, the weights with them, the last layer's outputs, and all that was sent and came back."""
+    network = trainer.network
+    fresh = {name: value.copy() for name, value in before.items()}
+    last: dict[int, np.ndarray] = {}
+    sent: list[tuple[ControlBatch, np.ndarray]] = []
+
+    def measure_for(row_keys: np.ndarray) -> Measure:
+        measure = trainer.session.run(row_keys, trainer.purpose)
+
+        def kept(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+            outputs = measure(batch, layer, unit)
+            sent.append((batch, outputs))
+            if layer == network.n_layers - 1:
+                last[unit] = outputs
+            return outputs
+
+        return kept
+
+    rng = np.random.RandomState(0)  # of no effect: all rows are taken
+    about = (rows.X, rows.sample_weight, rows.row_keys, rng, measure_for)
+    statistics, _ = start_statistics(network, fresh, *about, n_rows=len(rows))
+    outputs = np.concatenate([last[unit] for unit in range(network.n_units)], axis=1).astype(np.float64)
+    return statistics, fresh, outputs, sent
+
+
+def _choose_pull(trainer: Trainer, fresh: Weights, normal: np.ndarray, rows: Data) -> tuple[float | None, np.ndarray]:
+    """The best pull towards the present readout (None: it stays) and the loss of each row, judged by the other folds."""
+    fold = np.arange(len(rows)) % _FOLDS
+    best_pull, best = None, _losses(trainer, trainer.network.readout.read(_double(fresh), normal), rows)
+    for pull in _PULLS:
+        losses = np.empty(len(rows))
+        for number in range(_FOLDS):
+            inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+            readout = fit_readout(trainer, fresh, normal[inside], rows.rows(inside), pull)[0]
+            scores = trainer.network.readout.read(_double(readout), normal[outside])
+            losses[outside] = _losses(trainer, scores, rows.rows(outside))
+        if _mean(losses, rows.sample_weight) < _mean(best, rows.sample_weight):
+            best_pull, best = pull, losses
+    return best_pull, best
+
+
+@dataclass
+class _Found:
+    """The best state of the further training: losses of the rows that decide, weights and statistics."""
+
+    losses: np.ndarray | None = None
+    weights: Weights | None = None
+    statistics: Any = None
+    n_epochs: int = 0
+
+
+def _train_on(trainer: Trainer, data: Data, check: np.ndarray, n_rows: int, rng: np.random.RandomState) -> Any:
+    """Epochs of small steps on the rows that do not decide, for as long as they help and the budget allows."""
+    network, session, found = trainer.network, trainer.session, _Found()
+    deciding = data.rows(check)
+    rows = np.setdiff1d(np.arange(len(data)), check)
+    per_row = network.n_layers * network.n_units * session.n_shots
+    left = session.shots_left / per_row - len(check)
+    per_step_row = trainer.gradient.shots_per_row
+    n_affordable = int(min(left / max(per_step_row, 1), len(rows)))
+    if n_affordable < min(trainer.settings.batch_size, LEAST_ROWS):
+        return found
+    training = data.rows(rows[:n_affordable])
+    per_epoch = len(training) * per_step_row + len(check)
+    n_most = min(trainer.settings.max_iter, max(int(session.shots_left / per_row / per_epoch), 1))
+    since = 0
+    try:
+        for epoch in range(n_most):
+            ends = (_FIRST_PROGRESS + (1 - _FIRST_PROGRESS) * n / n_most for n in (epoch, epoch + 1))
+            trainer.epoch(training, rng, tuple(ends))  # type: ignore[arg-type]
+            found.n_epochs += 1
+            losses = _losses(trainer, _scores(trainer, trainer.weights_now(), deciding), deciding)
+            since += 1
+            if found.losses is None or _mean(losses, deciding.sample_weight) < _mean(
+                found.losses, deciding.sample_weight
+            ):
+                found.losses, found.weights, since = losses, trainer.weights_now(), 0
+                found.statistics = copy.deepcopy(trainer.statistics)
+            if since >= _PATIENCE:
+                break
+    except ShotBudgetError:  # repeats after faults cost shots, too
+        pass
+    except KeyboardInterrupt:
+        warnings.warn("The recalibration was interrupted. The estimator keeps the best state so far.", stacklevel=5)
+    return found
+
+
+def _learn(trainer: Trainer, sent: list[tuple[ControlBatch, np.ndarray]]) -> None:
+    """Let a twin that learns on learn from what was measured for the readout."""
+    twin = trainer.twin
+    if twin is None or not getattr(trainer.gradient.explorer, "refine", False) or not hasattr(twin, "partial_fit"):
+        return
+    size = trainer.settings.batch_size
+    for batch, outputs in sent:
+        for start in range(0, len(outputs), size):
+            piece = batch.rows(slice(start, start + size))
+            in_parts = hasattr(twin.module_, "forward_batch")
+            twin.partial_fit(piece if in_parts else np.asarray(piece.dense()), outputs[start : start + size])
+
+
+def _scores(trainer: Trainer, weights: Weights, rows: Data) -> np.ndarray:
+    return forward(trainer.network, weights, rows.X, trainer.session.run(rows.row_keys, trainer.purpose))
+
+
+def _losses(trainer: Trainer, scores: np.ndarray, rows: Data) -> np.ndarray:
+    """The loss of each row, shape (n_rows,)."""
+    import torch
+
+    targets = rows.targets if rows.targets.dtype.kind == "i" else rows.targets.astype(np.float64)
+    with torch.no_grad():
+        return trainer.loss(torch.from_numpy(scores.astype(np.float64)), torch.from_numpy(targets)).numpy()
+
+
+def _double(weights: Weights) -> Weights:
+    return {name: value.astype(np.float64) for name, value in weights.items() if name.startswith("readout.")}
+
+
+def _mean(losses: np.ndarray, sample_weight: np.ndarray) -> float:
+    return float(np.average(losses, weights=sample_weight))
+
+
+def _is_better(new: np.ndarray, old: np.ndarray, sample_weight: np.ndarray) -> bool:
+    """Whether losses have fallen by more than a standard error of their mean difference."""
+    share = sample_weight.astype(np.float64) / sample_weight.sum()
+    fall = old - new
+    mean = float(share @ fall)
+    return mean > float(np.sqrt(share**2 @ np.square(fall - mean)))

@@ -1,0 +1,152 @@
+"""Accuracy on a device that drifts: before, after, and after a recalibration; beside a training from scratch.
+
+Every control channel walks on its own: 0.3 % of its range, standard deviation, in 1,000 rows. The network is trained, predicts
+the test rows, and predicts them again when the device has answered a further 300,000 rows. Then copies of it are recalibrated
+with labelled rows of the training, in three ways: as it comes ("recalibrated": it decides itself how far to go), the
+readout only, and the readout and the weights whatever the loss. The last row is a new fit on the device as it is then.
+
+Nothing digital is trained but a gain and an offset for each input channel, and the readout: a linear map for the circuit, one gain
+and an intercept for each class for the laser ("bins"). A run is one line of JSON in
+``--results``; runs that stand there already are not repeated.
+
+    python tests/benchmarks/drift.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import sklearn
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skpat import PhysicalNetworkClassifier
+from skpat.devices import AnalogCircuit, Drifting, SecondHarmonicLaser
+
+WALK, ROWS_LATER = 0.003, 300_000
+BUDGET = {"circuit": 2_000, "laser": 8_000}
+METHODS = (
+    "before the drift",
+    "after it",
+    "recalibrated",
+    "readout only",
+    "readout and weights",
+    "trained from scratch",
+    "linear",
+)
+
+
+class Late(Drifting):
+    """The same device, whose clock begins later."""
+
+    def __init__(self, device, *, independent=0.0, later=0, random_state=None):
+        super().__init__(device, common=0.0, independent=independent, random_state=random_state)
+        self.later = later
+
+    def _drift(self, clock: np.ndarray, index: np.ndarray, now: int | None = None) -> np.ndarray:
+        return super()._drift(clock + self.later, index, None if now is None else now + self.later)
+
+
+def task(name: str, seed: int) -> list[np.ndarray]:
+    """X_train, X_test, y_train, y_test: signs of two products for the circuit, digits for the laser."""
+    if name == "laser":
+        X, y = load_digits(return_X_y=True)
+    else:
+        X = np.random.default_rng(0).uniform(-1, 1, size=(1000, 4))
+        y = (X[:, 0] * X[:, 1] > 0) + 2 * (X[:, 2] * X[:, 3] > 0)
+    return train_test_split(X, y, test_size=0.4, random_state=seed, stratify=y)
+
+
+def build(name: str, seed: int) -> PhysicalNetworkClassifier:
+    """The network, unfitted."""
+    made: Any = SecondHarmonicLaser() if name == "laser" else AnalogCircuit()
+    device = Drifting(made, common=0.0, independent=WALK, random_state=1000 + seed)
+    how: dict[str, Any] = {"encoder": "direct", "learning_rate_init": 0.03, "max_iter": 10, "random_state": seed}
+    if name == "laser":
+        how |= {"n_units": 2, "readout": "bins"}
+    return PhysicalNetworkClassifier(device, **how)
+
+
+def run(name: str, seed: int) -> dict[str, Any]:
+    """One seed: all rows of the table."""
+    X_train, X_test, y_train, y_test = task(name, seed)
+    begun = time.perf_counter()
+    network = build(name, seed).fit(X_train, y_train)
+    accuracy = {"before the drift": network.score(X_test, y_test)}
+    shots = {"before the drift": network.ledger_.total - network.shots_["prediction"]}
+    network.ledger_.n_before += ROWS_LATER
+    state = copy.deepcopy(network)
+    accuracy["after it"], shots["after it"] = state.score(X_test, y_test), 0
+    kept = {}
+    for method, loss in (("recalibrated", None), ("readout only", np.inf), ("readout and weights", -np.inf)):
+        copied = copy.deepcopy(network)
+        copied.loss_ = network.loss_ if loss is None else loss
+        copied.recalibrate(X_train, y_train, BUDGET[name])
+        accuracy[method], shots[method] = copied.score(X_test, y_test), copied.shots_["recalibration"]
+        kept[method] = copied.recalibration_.kept
+    scratch = build(name, seed)
+    scratch.set_params(device=Late(scratch.device.device, independent=WALK, random_state=1000 + seed))
+    scratch.set_params(device__later=network.ledger_.answered).fit(X_train, y_train)
+    accuracy["trained from scratch"] = scratch.score(X_test, y_test)
+    shots["trained from scratch"] = scratch.ledger_.total - scratch.shots_["prediction"]
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(X_train, y_train)
+    accuracy["linear"], shots["linear"] = linear.score(X_test, y_test), 0
+    return {
+        "device": name,
+        "seed": seed,
+        "accuracy": {method: round(float(value), 4) for method, value in accuracy.items()},
+        "shots": shots,
+        "kept": kept,
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Mean and standard error over the seeds, and median shots."""
+    lines = [f"{'device':<10}{'state':<24}{'accuracy':>14}{'shots':>10}"]
+    for name in BUDGET:
+        rows = [r for r in results if r["device"] == name]
+        for method in METHODS if rows else ():
+            accuracy = 100 * np.array([r["accuracy"][method] for r in rows])
+            error = accuracy.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
+            shots = int(np.median([r["shots"][method] for r in rows]))
+            lines.append(f"{name:<10}{method:<24}{accuracy.mean():>7.1f} ± {error:.1f} %{shots:>10,}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--devices", nargs="*", default=list(BUDGET), choices=list(BUDGET))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=Path("drift.jsonl"))
+    arguments = parser.parse_args()
+    known = (
+        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
+    )
+    done = {(r["device"], r["seed"]) for r in known}
+    cases = [(name, seed) for seed in range(arguments.seeds) for name in arguments.devices if (name, seed) not in done]
+    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
+        joblib.delayed(run)(*case) for case in cases
+    ):
+        print(json.dumps(result), flush=True)
+        known.append(result)
+        with arguments.results.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+    print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds 0 to {arguments.seeds - 1}")
+    print(table([r for r in known if r["seed"] < arguments.seeds and r["device"] in arguments.devices]))
+
+
+if __name__ == "__main__":
+    main()
