@@ -1,0 +1,220 @@
+"""recalibrate: accuracy comes back on a device that has drifted, within the budget, and never gets worse."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris, load_wine
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
+from skpat.devices import AnalogCircuit, Drifting, SecondHarmonicLaser
+from skpat.exceptions import DeviceOutputError, ShotBudgetError
+from skpat.lab import Journal
+from skpat.training.recalibration import LEAST_ROWS, _is_better
+from skpat.twins import NeuralTwin
+
+LATER = 10**6
+WINE, KINDS = load_wine(return_X_y=True)
+WINE = StandardScaler().fit_transform(WINE)
+X_TRAIN, X_TEST, Y_TRAIN, Y_TEST = train_test_split(WINE, KINDS, test_size=0.4, random_state=0, stratify=KINDS)
+
+
+def drifting(device: Any, size: float) -> Drifting:
+    """Nothing happens but one jolt, long after the training."""
+    return Drifting(device, common=0.0, misalignment=size, misalignment_at=LATER, random_state=1)
+
+
+def trained(size: float = 0.15, device: Any = None, **params: Any) -> PhysicalNetworkClassifier:
+    defaults: dict[str, Any] = {
+        "twin": NeuralTwin((16,), max_iter=5, n_refine_steps=1),
+        "max_iter": 8,
+        "random_state": 0,
+    }
+    made = drifting(SecondHarmonicLaser() if device is None else device, size)
+    return PhysicalNetworkClassifier(made, **(defaults | params)).fit(X_TRAIN, Y_TRAIN)
+
+
+def jolted(network: PhysicalNetworkClassifier) -> PhysicalNetworkClassifier:
+    network.ledger_.n_before += LATER
+    return network
+
+
+@pytest.mark.parametrize("device", [SecondHarmonicLaser(), AnalogCircuit()], ids=["laser", "circuit"])
+def test_what_a_jolt_has_cost_is_restored(device: Any) -> None:
+    network = trained(0.4, device, encoder="direct", learning_rate_init=0.03, max_iter=20)
+    before = network.score(X_TEST, Y_TEST)
+    after = jolted(network).score(X_TEST, Y_TEST)
+    assert after < before - 0.08  # else there is nothing to restore
+    network.recalibrate(X_TRAIN, Y_TRAIN, 1000)
+    assert network.score(X_TEST, Y_TEST) > after + 0.6 * (before - after)
+    assert network.recalibration_.kept != "nothing new"
+    assert network.shots_["recalibration"] == network.recalibration_.shots <= 1000
+
+
+def test_the_weights_follow_where_the_readout_cannot() -> None:
+    params = {"readout": "bins", "encoder": "direct", "n_units": 2, "learning_rate_init": 0.03, "max_iter": 20}
+    network = jolted(trained(0.4, twin=None, **params))
+    readout = pickle.loads(pickle.dumps(network))
+    readout.loss_ = np.inf  # whatever it is, it is enough
+    readout.recalibrate(X_TRAIN, Y_TRAIN, 6000)
+    network.recalibrate(X_TRAIN, Y_TRAIN, 6000)
+    assert network.recalibration_.kept == "readout and weights"
+    assert network.recalibration_.loss_weights < readout.recalibration_.loss_readout
+    theta = "layers.0.theta"
+    assert not np.array_equal(network.weights_[theta], readout.weights_[theta])
+    assert network.score(X_TEST, Y_TEST) >= readout.score(X_TEST, Y_TEST) - 0.03
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("max_shots", [100, 333, 3000])
+@pytest.mark.parametrize("gradient", ["physics_aware", "spsa", "in_silico", "exact"])
+def test_the_budget_holds_and_is_counted(max_shots: int, gradient: str, n_layers: int) -> None:
+    network = trained(gradient=gradient, n_layers=n_layers, max_iter=1)
+    network.loss_ = -np.inf  # never enough
+    earlier, counted = network.shots_, network.ledger_.total
+    network.recalibrate(X_TRAIN, Y_TRAIN, max_shots)
+    assert 0 < network.shots_["recalibration"] == network.ledger_.total - counted <= max_shots
+    assert {kind: n for kind, n in network.shots_.items() if kind != "recalibration"} == earlier
+    trains = gradient != "in_silico"
+    assert (network.recalibration_.n_epochs > 0) == (trains and max_shots == 3000) or max_shots < 3000
+
+
+def test_no_drift_no_change_for_the_worse() -> None:
+    network = trained()
+    before = network.score(X_TEST, Y_TEST)
+    for _ in range(3):
+        network.recalibrate(X_TRAIN, Y_TRAIN, 300)
+    assert network.score(X_TEST, Y_TEST) >= before - 0.03
+
+
+def test_what_is_not_better_is_not_kept() -> None:
+    network = trained()
+    rng = np.random.default_rng(0)
+    weights = {name: value.copy() for name, value in network.weights_.items()}
+    network.recalibrate(X_TRAIN, rng.permutation(Y_TRAIN), 107)  # labels that nothing can be learned from
+    if network.recalibration_.kept == "nothing new":
+        for name, value in weights.items():
+            np.testing.assert_array_equal(network.weights_[name], value)
+    same = np.array([0.3, 0.1, 0.2])
+    assert not _is_better(same, same, np.ones(3))
+    assert _is_better(same, same + 0.1, np.ones(3))
+    assert not _is_better(same + np.array([0.5, -0.4, 0.0]), same, np.ones(3))
+
+
+def test_the_same_again_is_the_same() -> None:
+    one = jolted(trained())
+    other = pickle.loads(pickle.dumps(one))
+    third = pickle.loads(pickle.dumps(one))
+    for network in (other, third):  # both from a pickle, whose twin has no memory
+        network.loss_ = -np.inf
+        network.recalibrate(X_TRAIN, Y_TRAIN, 2000)
+    for name, value in other.weights_.items():
+        np.testing.assert_array_equal(value, third.weights_[name])
+    np.testing.assert_array_equal(other.predict(X_TEST), third.predict(X_TEST))
+
+
+def test_it_needs_no_more_than_it_takes() -> None:
+    network = jolted(trained())
+    network.loss_ = np.inf
+    network.recalibrate(X_TRAIN, Y_TRAIN, 10**6)
+    assert network.shots_["recalibration"] == len(X_TRAIN)
+    assert "not tried" in str(network.recalibration_)
+
+
+def test_a_budget_too_small_is_refused_before_anything_is_sent() -> None:
+    network = trained(max_iter=1, n_shots=2)
+    with pytest.raises(
+        ShotBudgetError, match=r"must allow for 16 rows, 32 shots in all\. Got 31\. Nothing was sent\. Use "
+    ):
+        network.recalibrate(X_TRAIN, Y_TRAIN, 31)
+    assert "recalibration" not in network.shots_
+    assert network.recalibrate(X_TRAIN, Y_TRAIN, 32).shots_["recalibration"] == 32
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"max_shots": 0}, r"'max_shots' of recalibrate must be an int of at least 1\. Got 0\. Use"),
+        (
+            {"X": X_TRAIN[:9], "y": Y_TRAIN[:9]},
+            r"at least 16 rows of positive weight\. Got 9\. Nothing was sent\. Give",
+        ),
+        ({"y": Y_TRAIN + 1}, r"'y' must have the labels \[0, 1, 2\] only\. Got also \[3\]"),
+    ],
+)
+def test_what_it_refuses(how: dict[str, Any], said: str) -> None:
+    network = trained(max_iter=1)
+    with pytest.raises(ValueError, match=said):
+        network.recalibrate(**({"X": X_TRAIN, "y": Y_TRAIN, "max_shots": 500} | how))
+    assert "recalibration" not in network.shots_
+    assert not hasattr(network, "recalibration_")
+
+
+def test_an_error_leaves_the_network_as_it_was() -> None:
+    calls: list[int] = []
+    mixing = np.random.default_rng(0).standard_normal((26, 12)) / 5
+
+    def bench(controls: np.ndarray) -> np.ndarray:
+        calls.append(len(controls))
+        if broken:
+            return np.full((len(controls), 12), np.nan)
+        return np.tanh(controls @ mixing)
+
+    broken = False
+    device = as_device(bench, n_controls=26, n_outputs=12, bounds=(-1, 1))
+    network = PhysicalNetworkClassifier(device, twin=NeuralTwin((8,), max_iter=2), max_iter=2, random_state=0)
+    network.fit(X_TRAIN, Y_TRAIN)
+    weights = {name: value.copy() for name, value in network.weights_.items()}
+    broken = True
+    with pytest.raises((DeviceOutputError, ShotBudgetError), match="500"):
+        network.recalibrate(X_TRAIN, Y_TRAIN, 500)
+    broken = False
+    for name, value in weights.items():
+        np.testing.assert_array_equal(network.weights_[name], value)
+    assert network.recalibrate(X_TRAIN, Y_TRAIN, 500).predict(X_TEST).shape == Y_TEST.shape
+
+
+def test_the_journal_records_and_never_replays(tmp_path: Any) -> None:
+    network = trained(max_iter=1, journal=tmp_path / "run.db")
+    state = pickle.dumps(network)
+    for _ in range(2):
+        network = pickle.loads(state)
+        network.recalibrate(X_TRAIN, Y_TRAIN, 50)
+        assert network.shots_["recalibration"] == 50
+        assert not network.ledger_.replayed.get("recalibration", 0)
+    with Journal(tmp_path / "run.db") as journal:
+        assert (journal.to_arrays()["purpose"] == "recalibration").sum() == 100
+
+
+def test_a_row_of_no_weight_is_never_sent() -> None:
+    network = trained(max_iter=1)
+    weight = np.ones(len(X_TRAIN))
+    weight[20:] = 0
+    network.loss_ = np.inf
+    assert network.recalibrate(X_TRAIN, Y_TRAIN, 500, sample_weight=weight).shots_["recalibration"] == 20
+    assert network.recalibration_.n_rows == 20 >= LEAST_ROWS
+
+
+def test_a_regressor_and_a_float32_network() -> None:
+    X, _ = load_iris(return_X_y=True)
+    X = X.astype(np.float32)
+    device = drifting(SecondHarmonicLaser(), 0.2)
+    regressor = PhysicalNetworkRegressor(device, max_iter=10, random_state=0).fit(X[:, :3], X[:, 3])
+    before = regressor.score(X[:, :3], X[:, 3])
+    regressor.ledger_.n_before += LATER
+    after = regressor.score(X[:, :3], X[:, 3])
+    regressor.recalibrate(X[:, :3], X[:, 3], 600)
+    assert regressor.score(X[:, :3], X[:, 3]) > after + 0.6 * (before - after)
+    assert {value.dtype for value in regressor.weights_.values()} == {np.dtype(np.float32)}
+
+
+def test_a_new_fit_forgets_the_recalibration() -> None:
+    network = trained(max_iter=1).recalibrate(X_TRAIN, Y_TRAIN, 50)
+    network.fit(X_TRAIN, Y_TRAIN)
+    assert not hasattr(network, "recalibration_")
+    assert "recalibration" not in network.shots_
