@@ -18,6 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from skpat.devices.specification import device_name
 from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
+from skpat.estimators.cost_report import Costed
 from skpat.estimators.journaled import find_run, own_random_state, taken_back_on_error
 from skpat.estimators.plan import Plan
 from skpat.estimators.recalibration import Recalibrated
@@ -41,7 +42,7 @@ _AUTO_CALIBRATION_SHOTS = (200, 10_000)
 _FLOATS = (np.float64, np.float32)
 
 
-class PhysicalNetwork(Recalibrated, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class PhysicalNetwork(Recalibrated, Costed, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Base class of PhysicalNetworkClassifier and PhysicalNetworkRegressor; use those."""
 
     _y_checks: dict[str, bool] = {}  # what validate_data shall check of y

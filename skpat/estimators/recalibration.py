@@ -120,8 +120,13 @@ class Recalibrated:
             trainer.twin, trainer.gradient = twin, gradient
             trainer.statistics = copy.deepcopy(self._statistics)
             found = recalibrate(trainer, data, rng, strata=self._strata(data.targets), good_loss=self.loss_)
-        self.twin_, self._gradient, self._rng = twin, gradient, rng
-        self.weights_, self._statistics = trainer.weights_now(), trainer.statistics
-        self._optimizer_state = None if found.n_epochs else self._optimizer_state
-        self.recalibration_ = found
+        self.__dict__.update(  # now, and not before: an error on the way leaves everything as it was
+            weights_=trainer.weights_now(),
+            twin_=twin,
+            recalibration_=found,
+            _statistics=trainer.statistics,
+            _gradient=gradient,
+            _rng=rng,
+            _optimizer_state=None if found.n_epochs else self._optimizer_state,
+        )
         return self

@@ -1,0 +1,401 @@
+"""What a prediction and the training cost, in joules and seconds, and where each figure comes from."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from html import escape
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from sklearn.base import is_classifier
+from sklearn.utils.validation import check_is_fitted
+
+from skpat.devices.specification import device_name
+
+__all__ = ["CostReport", "CostRow", "Costed"]
+
+MEASURED, SPECIFIED, ASSUMED, UNKNOWN = "measured", "device's specification", "assumed", "unknown"
+_WIDTHS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)  # of the hidden layer; 0: a linear model
+_FOLDS = 5
+_BACKWARD_TOO = 3  # operations of a training step for each of a forward pass
+_COLUMNS = ("", "shots or operations", "joules", "seconds", "source")
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One figure of a report.
+
+    Attributes
+    ----------
+    name : str
+        For ``report[name]``, and for people.
+    count : float or None
+        Shots of the device, conversions, or digital multiply-adds.
+    unit : str
+        Which of these.
+    joules, seconds : float or None
+        None: unknown.
+    source : str
+        "measured", "device's specification", "assumed" or "unknown", for the joules and seconds; and why.
+    """
+
+    name: str
+    count: float | None
+    unit: str
+    joules: float | None
+    seconds: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """What :meth:`skpat.PhysicalNetworkClassifier.cost_report` found.
+
+    Attributes
+    ----------
+    device : str
+        Its name.
+    prediction, training : tuple of CostRow
+        Per predicted row; and of the whole training, as far as the estimator has spent it.
+    digital : CostRow or None
+        The smallest perceptron of the same score, per predicted row; None: see ``sentences``.
+    digital_width : int or None
+        Its hidden units; 0: a linear model is enough.
+    n_break_even : float or None
+        Predictions after which device and training have taken less energy than that perceptron; infinite where the device
+        takes more in each. None: unknown.
+    sentences : tuple of str
+    notes : tuple of str
+        What was assumed.
+    """
+
+    device: str
+    prediction: tuple[CostRow, ...]
+    training: tuple[CostRow, ...]
+    digital: CostRow | None
+    digital_width: int | None
+    n_break_even: float | None
+    sentences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> CostRow:
+        for row in self._rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"{name!r} is no row of this report. Got {', '.join(row.name for row in self._rows)}.")
+
+    @property
+    def _rows(self) -> tuple[CostRow, ...]:
+        return (*self.prediction, *self.training, *(() if self.digital is None else (self.digital,)))
+
+    @property
+    def _title(self) -> str:
+        return f"{self.device}: cost of one prediction, and of the training"
+
+    @staticmethod
+    def _cells(row: CostRow) -> list[str]:
+        count = "" if row.count is None else f"{row.count:,.0f} {row.unit}"
+        return [row.name, count, _amount(row.joules, "J"), _amount(row.seconds, "s"), row.source]
+
+    def __str__(self) -> str:
+        table = [list(_COLUMNS), *map(self._cells, self._rows)]
+        widths = [max(len(line[i]) for line in table) for i in range(len(_COLUMNS))]
+        left = (0, len(_COLUMNS) - 1)
+        lines = [
+            "  " + "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+            for line in table
+        ]  # fmt: skip
+        said = [line for text in (*self.sentences, *self.notes) for line in wrap(text, 110)]
+        return "\n".join([self._title, *(line.rstrip() for line in lines), *said])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        left, right = 'style="text-align:left"', 'style="text-align:right"'
+        sides = [left, right, right, right, left]
+        head = "".join(f"<th {side}>{escape(name)}</th>" for name, side in zip(_COLUMNS, sides, strict=True))
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td {side}>{escape(cell)}</td>" for cell, side in zip(self._cells(row), sides, strict=True))
+            + "</tr>"
+            for row in self._rows
+        )
+        said = "".join(f"<li>{escape(text)}</li>" for text in (*self.sentences, *self.notes))
+        return (
+            f"<div><p><b>{escape(self._title)}</b></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<ul>{said}</ul></div>"
+        )
+
+    def to_pandas(self) -> Any:
+        """All figures, a line for each; unknown ones are NaN.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        ImportError
+            Without pandas.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("A table needs pandas. Install it with: pip install pandas") from error
+        number = ("count", "joules", "seconds")
+        records = [{k: np.nan if v is None and k in number else v for k, v in vars(row).items()} for row in self._rows]
+        return pd.DataFrame(records).set_index("name")
+
+
+class Costed:
+    """What PhysicalNetwork has from here: :meth:`cost_report`."""
+
+    def cost_report(
+        self: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        score: float | None = None,
+        measure: bool = False,
+        joules_per_operation: float = 4.6e-12,
+        seconds_per_operation: float = 1e-9,
+        joules_per_conversion: float = 1e-11,
+        seconds_per_conversion: float = 1e-6,
+        accelerator_joules_per_operation: float = 0.3e-12,
+    ) -> CostReport:
+        """Joules and seconds of a prediction and of the training, each with its source. Nothing is sent unless asked.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Rows as they will be predicted.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+            Their labels or targets, for the search of a digital equivalent. None: there is none in the report.
+        score : float, default=None
+            What the device reaches on rows that it was not trained on (accuracy or R²). None: measured on X and y, if
+            ``measure`` allows it.
+        measure : bool, default=False
+            Whether to predict X on the device, to take the time and, with ``y``, the score: ``n_layers * n_units * n_shots``
+            shots per row, counted as predictions.
+        joules_per_operation : float, default=4.6e-12
+            Of a digital multiply-add beside the device, in joules: 32-bit floats in 45 nm, without memory [1]_.
+        seconds_per_operation : float, default=1e-9
+            Of the same, in seconds: one in a nanosecond.
+        joules_per_conversion : float, default=1e-11
+            Of one digital-to-analog or analog-to-digital conversion, in joules: 8 bits at about 40 fJ per step, the figure
+            of merit of [2]_. Laboratory instruments take many times that.
+        seconds_per_conversion : float, default=1e-6
+            All channels at once, one conversion before a shot and one after it.
+        accelerator_joules_per_operation : float, default=0.3e-12
+            Of a multiply-add of the digital equivalent, in joules: 8-bit integers in 45 nm, without memory [1]_. It favours the
+            digital side.
+
+        Returns
+        -------
+        CostReport
+            Print it, or use ``to_pandas()``, ``report["device"].joules`` and ``n_break_even``.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If a constant is negative or not finite.
+
+        Notes
+        -----
+        The device's joules and seconds are those it states (``joules_per_shot``, ``seconds_per_shot``), times shots that were
+        counted; what it does not state is unknown, and so is every sum that needs it. Channels that carry weights are held
+        still and are not converted anew. The twin's operations are estimated from its size and number of steps.
+
+        The digital equivalent is the narrowest perceptron of one hidden layer (or a linear model) whose mean score in five
+        folds of X and y reaches the device's. Its own training counts nothing.
+
+        References
+        ----------
+        .. [1] Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, 10-14,
+           doi:10.1109/ISSCC.2014.6757323.
+        .. [2] Walden, "Analog-to-digital converter survey and analysis", IEEE J. Sel. Areas Commun. 17, 539 (1999),
+           doi:10.1109/49.761034.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skpat import PhysicalNetworkClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> report = PhysicalNetworkClassifier(max_iter=2, random_state=0).fit(X, y).cost_report(X)
+        >>> report["device"].joules is None, report["encoder"].source  # the simulated laser states no energy
+        (True, 'assumed')
+        """
+        check_is_fitted(self, "loss_")
+        constants = {
+            "joules_per_operation": joules_per_operation,
+            "seconds_per_operation": seconds_per_operation,
+            "joules_per_conversion": joules_per_conversion,
+            "seconds_per_conversion": seconds_per_conversion,
+            "accelerator_joules_per_operation": accelerator_joules_per_operation,
+        }
+        for name, value in constants.items():
+            if not 0 <= value < np.inf:
+                raise ValueError(f"'{name}' must be a finite number of at least 0. Got {value!r}. Nothing was sent.")
+        prediction = _of_prediction(self, constants)
+        if measure:
+            begun = time.perf_counter()
+            scores = self.score(X, y) if y is not None else self.predict(X)
+            seconds = (time.perf_counter() - begun) / max(_count_rows(X), 1)
+            score = float(scores) if y is not None and score is None else score
+            whole = CostRow("whole prediction, by the clock", None, "", None, seconds, f"{MEASURED} (seconds)")
+            prediction = (*prediction, whole)
+        training = _of_training(self, constants)
+        digital, width, sentences = _equivalent(self, X, y, score, accelerator_joules_per_operation)
+        n_break_even, said = _break_even(prediction, training, digital)
+        notes = (
+            "Assumed: " + ", ".join(f"{name} {value:g}" for name, value in constants.items()) + ".",
+            "Memory traffic, cooling and the host are not in it.",
+        )
+        return CostReport(
+            device_name(self.device_), prediction, training, digital, width, n_break_even, (*sentences, *said), notes
+        )
+
+
+def _of_prediction(network: Any, constants: dict[str, float]) -> tuple[CostRow, ...]:
+    wiring, device, weights = network._network, network.device_, network.weights_
+    n_shots = network.n_layers * network.n_units * network.n_shots
+    coef, readout = weights.get("encoder.coef"), weights.get("readout.coef")
+    n_outputs = wiring.n_units * wiring.n_outputs
+    encoder = network.n_features_in_ + (0 if coef is None else coef.size)
+    between = network.n_layers * (wiring.n_slots + n_outputs) + (network.n_layers - 1) * wiring.n_slots * bool(
+        wiring.skip
+    )
+    rows = (
+        _of_shots("device", n_shots, device),
+        _of_conversions("conversion", n_shots, network, constants),
+        _of_operations("encoder", encoder, constants),
+        _of_operations("gains and normalisation", between, constants),
+        _of_operations("readout", n_outputs if readout is None else readout.size, constants),
+    )
+    return (*rows, _sum_of("prediction", rows))
+
+
+def _of_training(network: Any, constants: dict[str, float]) -> tuple[CostRow, ...]:
+    shots = {kind: n for kind, n in network.shots_.items() if kind != "prediction"}
+    rows = [_of_shots(f"{kind} shots", n, network.device_) for kind, n in shots.items()]
+    n_shots = sum(shots.values())
+    rows.append(_of_conversions("conversion in training", n_shots, network, constants))
+    if network.twin_ is not None:
+        rows.append(_of_operations("twin", _count_twin(network), constants))
+    return (*rows, _sum_of("training", tuple(rows)))
+
+
+def _of_shots(name: str, n_shots: int, device: Any) -> CostRow:
+    each = [getattr(device, attribute, None) for attribute in ("joules_per_shot", "seconds_per_shot")]
+    amounts = [None if value is None else float(value) * n_shots for value in each]
+    missing = [name for name, value in zip(("joules_per_shot", "seconds_per_shot"), each, strict=True) if value is None]
+    source = SPECIFIED if len(missing) < 2 else UNKNOWN
+    if missing:
+        source += f" (the device states no {' and no '.join(missing)})"
+    return CostRow(name, n_shots, "shots", *amounts, source)
+
+
+def _of_conversions(name: str, n_shots: int, network: Any, constants: dict[str, float]) -> CostRow:
+    count = n_shots * (network._network.split.n_inputs + network._network.n_outputs)
+    joules, seconds = count * constants["joules_per_conversion"], 2 * n_shots * constants["seconds_per_conversion"]
+    return CostRow(name, count, "conversions", joules, seconds, ASSUMED)
+
+
+def _of_operations(name: str, count: float | None, constants: dict[str, float]) -> CostRow:
+    if count is None:
+        return CostRow(name, None, "multiply-adds", None, None, f"{UNKNOWN} (operations of this twin are not known)")
+    each = constants["joules_per_operation"], constants["seconds_per_operation"]
+    return CostRow(name, count, "multiply-adds", count * each[0], count * each[1], ASSUMED)
+
+
+def _sum_of(name: str, rows: tuple[CostRow, ...]) -> CostRow:
+    amounts = [[getattr(row, kind) for row in rows] for kind in ("joules", "seconds")]
+    totals = [None if None in values else float(sum(values)) for values in amounts]
+    unknown = None in totals
+    return CostRow(f"{name} in all", None, "", *totals, "sum" + (" (unknown where a part is)" if unknown else ""))
+
+
+def _count_twin(network: Any) -> float | None:
+    """Multiply-adds of the twin's fits and refinements: of a learned twin, from its size and its steps."""
+    twin = network.twin_
+    needed = ("n_refine_steps", "refine_batch_size", "n_iter_")
+    if not network._gradient.trains_on_device:  # the training itself ran on it; its length is not kept
+        return None
+    if not all(hasattr(twin, name) for name in needed) or not hasattr(twin.module_, "parameters"):
+        return None
+    n_weights = sum(parameter.numel() for parameter in twin.module_.parameters())
+    shots = network.shots_
+    n_calls = network.n_layers * network.n_units * network.n_shots
+    n_steps = twin.n_refine_steps * shots["training"] / (n_calls * max(network._count_batch(shots["training"]), 1))
+    seen = twin.n_iter_ * shots["calibration"] + n_steps * twin.refine_batch_size
+    return float(round(_BACKWARD_TOO * n_weights * seen))
+
+
+def _equivalent(
+    network: Any, X: Any, y: Any, score: float | None, joules_per_operation: float
+) -> tuple[CostRow | None, int | None, tuple[str, ...]]:
+    """The smallest perceptron that reaches the score."""
+    if y is None:
+        return None, None, ("No digital equivalent: it needs y. Use cost_report(X, y, score=...).",)
+    if score is None:
+        why = "No digital equivalent: it needs the device's score. Give score=..., or measure=True to measure it."
+        return None, None, (why,)
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+    classes = is_classifier(network)
+    perceptron = MLPClassifier if classes else MLPRegressor
+    folds = (StratifiedKFold if classes else KFold)(_FOLDS, shuffle=True, random_state=0)
+    for width in _WIDTHS:
+        if not width:
+            model = LogisticRegression(max_iter=1000) if classes else Ridge()
+        else:
+            model = perceptron((width,), max_iter=500, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a model as it comes
+            reached = float(cross_val_score(make_pipeline(StandardScaler(), model), X, y, cv=folds).mean())
+        if reached < score:
+            continue
+        n_scores = network._count_scores()
+        n_scores = 1 if classes and n_scores == 2 else n_scores
+        count = X.shape[1] + (width * (X.shape[1] + n_scores) if width else X.shape[1] * n_scores)
+        name = f"digital equivalent ({f'{width} hidden units' if width else 'linear'})"
+        row = CostRow(name, count, "multiply-adds", count * joules_per_operation, None, f"{ASSUMED}; size {MEASURED}")
+        return row, width, (f"The digital equivalent scores {reached:.3f} in five folds; the device {score:.3f}.",)
+    why = f"No digital equivalent: no perceptron of up to {_WIDTHS[-1]} hidden units reaches {score:.3f} in five folds."
+    return None, None, (why,)
+
+
+def _break_even(
+    prediction: tuple[CostRow, ...], training: tuple[CostRow, ...], digital: CostRow | None
+) -> tuple[float | None, tuple[str, ...]]:
+    if digital is None or digital.joules is None:
+        return None, ("No break-even: it needs a digital equivalent.",)
+    each, spent = (next(row.joules for row in rows if row.name.endswith(" in all")) for rows in (prediction, training))
+    if each is None or spent is None:
+        return None, ("Break-even unknown: it needs the joules of a prediction and of the training.",)
+    saved = digital.joules - each
+    if saved <= 0:
+        cost = f"{each:.3g} J on the device, {digital.joules:.3g} J on the accelerator"
+        return np.inf, (f"The device never pays for its training: a prediction costs {cost}.",)
+    n = spent / saved
+    return n, (f"The device has paid for its training after {n:,.0f} predictions: each saves {saved:.3g} J.",)
+
+
+def _count_rows(X: Any) -> int:
+    return X.shape[0] if hasattr(X, "shape") else len(X)
+
+
+def _amount(value: float | None, unit: str) -> str:
+    return UNKNOWN if value is None else f"{value:.3g} {unit}"
