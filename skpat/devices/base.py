@@ -47,6 +47,9 @@ class Device(BaseEstimator):
         Period of each channel, in the device's units, 2 pi for a phase in rad: what the device answers does not change when
         the channel moves by a whole period. 0: not periodic. None: no channel is. Nothing that is sent depends on it; a twin
         may rely on it.
+    equations : (Device, sequence of str) or None
+        What is known of the device: a simulated device with ``forward`` and nominal constants, and the names of the
+        constants to be found. ``twin=None`` is then a :class:`skpat.twins.PhysicsTwin` of it. None: nothing.
     output_range : (low, high) or None
         Readings at or beyond are saturated. None: not checked.
     on_bad_output : {"retry", "mask", "raise"}
@@ -90,6 +93,7 @@ class Device(BaseEstimator):
     control_steps: Any = None
     max_change: Any = None
     periodic: Any = None
+    equations: Any = None
     output_range: tuple[float, float] | None = None
     on_bad_output: str = "retry"
     max_retries: int = 5

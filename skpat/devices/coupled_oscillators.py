@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
 
 from skpat.controls import ControlBatch
 from skpat.devices.channel_range import channel_range, varies
@@ -188,6 +190,12 @@ class CoupledOscillators(SimulatedDevice):
         largest[self.n_oscillators :] = self.max_coupling
         largest[self.n_controls - self.n_oscillators :] = self.max_drive
         return np.column_stack([-largest, largest])
+
+    @property
+    def equations(self) -> Any:
+        """The oscillators as they were designed; the errors of the couplings are too many to be found."""
+        designed = clone(self).set_params(nonlinearity_error=0.0, coupling_error=0.0)
+        return designed, ("nonlinearity_error",)
 
     @property
     def coupling_offsets(self) -> np.ndarray:

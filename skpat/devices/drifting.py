@@ -11,7 +11,7 @@ import numpy as np
 from skpat.controls import ControlBatch
 from skpat.devices.base import _as_seed
 from skpat.devices.noise import standard_normal
-from skpat.devices.wrapper import DeviceWrapper
+from skpat.devices.wrapper import DeviceWrapper, _handed_on
 from skpat.row_keys import combine_keys
 
 __all__ = ["Drifting"]
@@ -92,6 +92,8 @@ class Drifting(DeviceWrapper):
            [0.488, 0.488],
            [0.754, 0.401]])
     """
+
+    equations: Any = _handed_on("equations")
 
     def __init__(
         self,

@@ -34,6 +34,9 @@ class FunctionDevice(Device):
         Cost of a shot, for plans and reports.
     periodic : float or array-like of shape (n_controls,), default=None
         Period of each channel, in the device's units; 0 for those that are not periodic. None: no channel is.
+    equations : (Device, sequence of str), default=None
+        A simulated device that is believed to answer like the function, and the names of its constants that are to be found.
+        None: nothing is known.
     name : str, default=None
         What to call the device; None: the function's name.
     """
@@ -51,6 +54,7 @@ class FunctionDevice(Device):
         seconds_per_shot=None,
         joules_per_shot=None,
         periodic=None,
+        equations=None,
         name=None,
     ):
         self.function = function
@@ -63,6 +67,7 @@ class FunctionDevice(Device):
         self.seconds_per_shot = seconds_per_shot
         self.joules_per_shot = joules_per_shot
         self.periodic = periodic
+        self.equations = equations
         self.name = name
 
     def __sklearn_clone__(self) -> FunctionDevice:
@@ -88,8 +93,8 @@ def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outpu
     bounds : (low, high) or array-like of shape (n_controls, 2)
         Legal values of all channels alike, or of each.
     **about
-        ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``periodic``, ``name``:
-        see :class:`skpat.devices.FunctionDevice`.
+        ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``periodic``,
+        ``equations``, ``name``: see :class:`skpat.devices.FunctionDevice`.
 
     Returns
     -------

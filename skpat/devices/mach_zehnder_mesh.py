@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
 
 from skpat.controls import ControlBatch
 from skpat.devices import clements
@@ -225,6 +226,13 @@ class MachZehnderMesh(SimulatedDevice):
         if self.crosstalk:  # a turn more heats the neighbours, too
             periods[self._first_phase :] = 0.0
         return periods
+
+    @property
+    def equations(self) -> Any:
+        """The mesh as it was designed: what is wrong with this specimen is to be found."""
+        designed = clone(self).set_params(phase_error=0.0, splitter_error=0.0)
+        unknown = ("loss", "nonlinearity", "phase_offsets", "splitter_offsets")
+        return designed, tuple(name for name in unknown if name != "nonlinearity" or self.nonlinearity)
 
     @property
     def phase_offsets(self) -> np.ndarray:

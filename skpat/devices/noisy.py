@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numbers
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from skpat.controls import ControlBatch
-from skpat.devices.wrapper import DeviceWrapper
+from skpat.devices.wrapper import DeviceWrapper, _handed_on
 from skpat.row_keys import combine_keys
 
 __all__ = ["Noisy"]
@@ -58,6 +59,8 @@ class Noisy(DeviceWrapper):
     >>> round(float(outputs.mean()), 3), round(float(outputs.std()), 3)
     (0.5, 0.05)
     """
+
+    equations: Any = _handed_on("equations")
 
     def __init__(self, device, *, noise=0.0, noise_floor=0.0, control_noise=0.0, random_state=None):
         super().__init__(device)

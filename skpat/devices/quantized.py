@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skpat.controls import ControlBatch
-from skpat.devices.wrapper import DeviceWrapper, _if_wrapped_has, nearest_step
+from skpat.devices.wrapper import DeviceWrapper, _handed_on, _if_wrapped_has, nearest_step
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +65,8 @@ class Quantized(DeviceWrapper):
     >>> device.measure(np.array([[-1.0], [-0.3], [0.1], [0.3], [0.9]])).round(3).ravel()
     array([-0.5  , -0.335,  0.331,  0.331,  0.5  ])
     """
+
+    equations: Any = _handed_on("equations")
 
     def __init__(self, device, *, control_bits=None, output_bits=None, adc_range=None):
         super().__init__(device)

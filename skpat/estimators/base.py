@@ -390,7 +390,7 @@ class PhysicalNetwork(Recalibrated, Costed, CallbackSupportMixin, BaseEstimator,
     def _calibrate(self, session: Session, data: Any) -> None:
         """Measure what the output statistics and the twin start from."""
         from skpat.devices.specification import channel_periods
-        from skpat.training.calibration import calibration_shots, start_statistics
+        from skpat.training.calibration import calibrate_in_rounds, calibration_shots, start_statistics
 
         network, weights, rng = self._network, self.weights_, self._rng
         rows = (network, weights, data.X, data.sample_weight, data.row_keys)
@@ -412,7 +412,15 @@ class PhysicalNetwork(Recalibrated, Costed, CallbackSupportMixin, BaseEstimator,
         if self._gradient.explores(self.twin_):
             self._calibrate_on_policy(data, first, measure)
         else:
-            self.twin_.fit(*calibration_shots(*rows, self._count_twin_shots(len(data), network.n_calls), rng, measure))
+            n_most = self._count_twin_shots(len(data), network.n_calls)
+
+            def more(n_shots: int) -> Any:
+                return calibration_shots(*rows, n_shots, rng, measure)
+
+            if self.n_calibration_shots == "auto" and getattr(self.twin_, "few_shots", False):
+                calibrate_in_rounds(self.twin_, more, n_most)
+            else:
+                self.twin_.fit(*more(n_most))
         self.twin_score_ = self.twin_.score_
         if self.verbose:
             print(f"Calibration: {session.ledger.total:,} shots, R² of the twin {self.twin_score_:.3f}", flush=True)

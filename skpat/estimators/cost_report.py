@@ -264,7 +264,7 @@ class Costed:
 
 def _of_prediction(network: Any, constants: dict[str, float]) -> tuple[CostRow, ...]:
     wiring, device, weights = network._network, network.device_, network.weights_
-    n_shots = network.n_layers * network.n_units * network.n_shots
+    n_shots = network._network.n_calls * network.n_shots
     coef, readout = weights.get("encoder.coef"), weights.get("readout.coef")
     n_outputs = wiring.n_units * wiring.n_outputs
     encoder = network.n_features_in_ + (0 if coef is None else coef.size)
@@ -298,7 +298,7 @@ def _of_shots(name: str, n_shots: int, device: Any) -> CostRow:
     source = SPECIFIED if len(missing) < 2 else UNKNOWN
     if missing:
         source += f" (the device states no {' and no '.join(missing)})"
-    return CostRow(name, n_shots, "shots", *amounts, source)
+    return CostRow(name, n_shots, "shots", amounts[0], amounts[1], source)
 
 
 def _of_conversions(name: str, n_shots: int, network: Any, constants: dict[str, float]) -> CostRow:
@@ -318,7 +318,9 @@ def _sum_of(name: str, rows: tuple[CostRow, ...]) -> CostRow:
     amounts = [[getattr(row, kind) for row in rows] for kind in ("joules", "seconds")]
     totals = [None if None in values else float(sum(values)) for values in amounts]
     unknown = None in totals
-    return CostRow(f"{name} in all", None, "", *totals, "sum" + (" (unknown where a part is)" if unknown else ""))
+    return CostRow(
+        f"{name} in all", None, "", totals[0], totals[1], "sum" + (" (unknown where a part is)" if unknown else "")
+    )
 
 
 def _count_twin(network: Any) -> float | None:
@@ -331,7 +333,7 @@ def _count_twin(network: Any) -> float | None:
         return None
     n_weights = sum(parameter.numel() for parameter in twin.module_.parameters())
     shots = network.shots_
-    n_calls = network.n_layers * network.n_units * network.n_shots
+    n_calls = network._network.n_calls * network.n_shots
     n_steps = twin.n_refine_steps * shots["training"] / (n_calls * max(network._count_batch(shots["training"]), 1))
     seen = twin.n_iter_ * shots["calibration"] + n_steps * twin.refine_batch_size
     return float(round(_BACKWARD_TOO * n_weights * seen))

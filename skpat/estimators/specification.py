@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from skpat.controls import ChannelSplit, ControlSplit
 from skpat.devices.specification import check_device_specification, device_name
-from skpat.exceptions import ControlBoundsError, ControlSplitError
+from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
 
 __all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "specify"]
 
@@ -48,11 +48,27 @@ def default_device() -> Any:
     return SecondHarmonicLaser()
 
 
-def default_twin() -> Any:
-    """The twin of ``twin=None``."""
-    from skpat.twins.neural_twin import NeuralTwin
+def default_twin(device: Any) -> Any:
+    """The twin of ``twin=None``: the device's equations where it states them, else one learned from measurements.
 
-    return NeuralTwin()
+    Raises
+    ------
+    DeviceContractError
+        If ``device.equations`` is neither None nor a pair.
+    """
+    equations = getattr(device, "equations", None)
+    if equations is None:
+        from skpat.twins.neural_twin import NeuralTwin
+
+        return NeuralTwin()
+    from skpat.twins.physics_twin import PhysicsTwin
+
+    if not isinstance(equations, (tuple, list)) or len(equations) != 2 or not hasattr(equations[0], "forward"):
+        raise DeviceContractError(
+            f"'equations' of {device_name(device)} must be None or a simulated device with the names of its constants that are "
+            f"to be found. Got {equations!r}. Use equations=(MachZehnderMesh(), ['phase_offsets']), for example."
+        )
+    return PhysicsTwin(equations[0], list(equations[1]))
 
 
 def specify(device: Any, control_split: Any, twin: Any, gradient: Any, rng: np.random.RandomState) -> Specification:
@@ -78,7 +94,7 @@ def specify(device: Any, control_split: Any, twin: Any, gradient: Any, rng: np.r
             "Use control_split=ControlSplit(layout=...)."
         )
     split = ControlSplit(control_split) if isinstance(control_split, str) else control_split
-    twin = default_twin() if twin is None else twin
+    twin = default_twin(device) if twin is None else twin
     if not (hasattr(twin, "fit") and hasattr(type(twin), "module_")):
         raise ValueError(f"'twin' must be a twin such as skpat.twins.NeuralTwin(), or None. Got {twin!r}.")
     gradient = make_gradient(gradient)

@@ -27,13 +27,12 @@ class Anchors:
     Parameters
     ----------
     twin : Twin
-        Fitted. Its ``trust_``, shape (n_outputs,), is :math:`t`; 1 without.
+        Fitted, with a ``module_`` that takes all controls of each row. Its ``trust_``, shape (n_outputs,), is :math:`t`; 1
+        without.
     """
 
     def __init__(self, twin: Any):
-        module = twin.module_
-        self._in_parts = hasattr(module, "forward_batch")
-        self._model = module.forward_batch if self._in_parts else module
+        self._model = twin.module_
         self._trust = getattr(twin, "trust_", None)
         self._calls: dict[tuple[int, int], tuple[Any, Any, torch.Tensor]] = {}
 
@@ -50,18 +49,15 @@ class Anchors:
         import torch
 
         with torch.no_grad():
-            displaced = None if sent is asked else sent.dense() - asked.dense()
-            predicted = self._model(sent if self._in_parts else sent.dense())
-            self._calls[layer, unit] = displaced, outputs.detach(), predicted
+            controls = sent.dense()
+            self._calls[layer, unit] = controls - asked.dense(), outputs.detach(), self._model(controls)
 
     def run(self) -> Run:
         """The ``run(batch, layer, unit)`` of a further step on the same rows; it measures nothing."""
 
         def run(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
             displaced, outputs, predicted = self._calls[layer, unit]
-            if displaced is not None:
-                batch = ControlBatch.from_dense(batch.dense() + displaced)
-            change = self._model(batch if self._in_parts else batch.dense()) - predicted
+            change = self._model(batch.dense() + displaced) - predicted
             return outputs + (change if self._trust is None else change * change.new_tensor(self._trust))
 
         run.measures = False  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from skpat.training.dither import Dither, measured_size
 __all__ = [
     "DITHER_ROWS",
     "STATISTICS_ROWS",
+    "calibrate_in_rounds",
     "calibrate_on_policy",
     "calibration_shots",
     "draw_rows",
@@ -34,6 +35,10 @@ _GOOD_ERROR, _SLOW_GAIN = (
     0.1,
     0.8,
 )  # calibration ends below this error, and where a round leaves more than this part of it
+_FIRST_ROUND, _FITTED_ERROR = (
+    300,
+    0.02,
+)  # shots, and the error below which a twin that knows the equations has found them
 _ROUNDS = 10  # as many different encoders and gains are tried during calibration
 _BROAD_FRACTION = 0.25  # share of the calibration shots whose controls are uniform within the bounds
 
@@ -222,6 +227,31 @@ def calibrate_on_policy(twin: Any, more: Callable[[int], Shots], n_most: int) ->
         if error < _GOOD_ERROR or error > _SLOW_GAIN * before:
             return
         before = error
+
+
+def calibrate_in_rounds(twin: Any, more: Callable[[int], Shots], n_most: int) -> None:
+    """Fit a twin to more and more shots, until it predicts those held out well or more shots no longer help.
+
+    Parameters
+    ----------
+    twin : Twin
+        With ``score_`` after its fit.
+    more : callable
+        ``more(n)`` -> n further shots.
+    n_most : int
+        Most shots in all.
+    """
+    controls, outputs = more(min(n_most, _FIRST_ROUND))
+    twin.fit(controls, outputs)
+    before = np.inf
+    while len(controls) < n_most:
+        error = 1 - twin.score_
+        if error < _FITTED_ERROR or error > _SLOW_GAIN * before:
+            return
+        before = error
+        new = more(min(len(controls), n_most - len(controls)))
+        controls, outputs = np.concatenate([controls, new[0]]), np.concatenate([outputs, new[1]])
+        twin.fit(controls, outputs)
 
 
 def calibration_shots(

@@ -143,14 +143,15 @@ class GradientEstimator(BaseEstimator):
         """What the step size is multiplied with; a method that mistrusts its gradients goes slower. Default: 1."""
         return 1.0
 
-    @property
-    def n_further_steps(self) -> int:
+    def count_further_steps(self, twin: Any) -> int:
         """Steps on the same rows that follow each measured one, with the loss of :meth:`run_further`. Default: 0."""
         return 0
 
     def run_further(self, apparatus: Apparatus) -> Run:
         """The ``run(batch, layer, unit)`` of these steps, which measures nothing."""
-        raise NotImplementedError(f"{type(self).__name__} must define run_further(apparatus) for n_further_steps.")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define run_further(apparatus) for count_further_steps(twin)."
+        )
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
         """Called after each step with what the batch sent and got, in order. Default: nothing."""

@@ -222,7 +222,7 @@ class Trainer:
             sample_weight=sample_weight,
         )
         loss = self._descend(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
-        for _ in range(self.gradient.n_further_steps):
+        for _ in range(self.gradient.count_further_steps(self.twin)):
             self._descend(lambda: self._further_loss(loss_of, apparatus))
         self._update_statistics(measurements, data.sample_weight[rows])
         self.gradient.after_batch(apparatus, measurements)

@@ -44,7 +44,8 @@ class PhysicsAware(GradientEstimator):
         measurement during the calibration. Only twins that ask for it (``explores``) get it, while they are refined.
     n_anchored_steps : int, default=1
         Steps on the same rows that follow each measured one and cost no shots: the device's answers stay, the twin adds how
-        they change with the controls (:class:`skpat.training.anchors.Anchors`). Only while the twin is refined.
+        they change with the controls (:class:`skpat.training.anchors.Anchors`). Only with twins that get displacements: one
+        that knows the equations has nothing to make up for.
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 
@@ -86,11 +87,11 @@ class PhysicsAware(GradientEstimator):
 
         twin = apparatus.twin
         module = twin.module_
-        self._anchors: Anchors | None = Anchors(twin) if self.n_further_steps else None
+        self._anchors: Anchors | None = Anchors(twin) if self.count_further_steps(twin) else None
         if hasattr(module, "forward_batch"):
-            return self._anchored(bridge(apparatus.measure, module.forward_batch, in_parts=True))
+            return bridge(apparatus.measure, module.forward_batch, in_parts=True)
         if not self.explores(twin):
-            return self._anchored(bridge(apparatus.measure, module))
+            return bridge(apparatus.measure, module)
         if not hasattr(self, "_sent"):
             self._sent: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -100,25 +101,20 @@ class PhysicsAware(GradientEstimator):
             return outputs
 
         through_twin = bridge(measure, trusted(module, getattr(twin, "trust_", None)))
-        return self._anchored(through_twin, self.mover(apparatus))
-
-    def _anchored(self, run: Run, move: Callable[[ControlBatch, int, int], ControlBatch] | None = None) -> Run:
-        """The run at displaced controls, and noted for the steps that follow."""
-        anchors = self._anchors
+        move, anchors = self.mover(apparatus), self._anchors
 
         def noted(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
-            sent = batch if move is None else move(batch, layer, unit)
-            outputs = run(sent, layer, unit)
+            sent = move(batch, layer, unit)
+            outputs = through_twin(sent, layer, unit)
             if anchors is not None:
                 anchors.note(layer, unit, batch, sent, outputs)
             return outputs
 
-        return run if move is None and anchors is None else noted
+        return noted
 
-    @property
-    def n_further_steps(self) -> int:
-        """``n_anchored_steps``, while the twin is refined."""
-        return int(self.n_anchored_steps) if self.refine else 0
+    def count_further_steps(self, twin: Any) -> int:
+        """``n_anchored_steps``, with a twin that learns from displaced shots."""
+        return int(self.n_anchored_steps) if self.explores(twin) else 0
 
     def run_further(self, apparatus: Apparatus) -> Run:
         """What the device answered, and the twin's change since."""

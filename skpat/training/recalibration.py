@@ -122,7 +122,7 @@ def recalibrate(
     """
     network, session = trainer.network, trainer.session
     shots_before = session.shots_left
-    per_row = network.n_layers * network.n_units * session.n_shots
+    per_row = network.n_calls * session.n_shots
     data, n_rows = _chosen(data, strata, shots_before / per_row, trainer, rng)
     measured = data.rows(np.arange(n_rows))
     check = np.arange(0, n_rows, _CHECK_EVERY)[:_MOST_CHECKED]
@@ -226,7 +226,9 @@ def _measure(
     rng = np.random.RandomState(0)  # of no effect: all rows are taken
     about = (rows.X, rows.sample_weight, rows.row_keys, rng, measure_for)
     statistics, _ = start_statistics(network, fresh, *about, n_rows=len(rows))
-    outputs = np.concatenate([last[unit] for unit in range(network.n_units)], axis=1).astype(np.float64)
+    outputs = np.concatenate([last[unit] for unit in range(network.n_units_of(network.n_layers - 1))], axis=1).astype(
+        np.float64
+    )
     return statistics, fresh, outputs, sent
 
 
@@ -261,7 +263,7 @@ def _train_on(trainer: Trainer, data: Data, check: np.ndarray, n_rows: int, rng:
     network, session, found = trainer.network, trainer.session, _Found()
     deciding = data.rows(check)
     rows = np.setdiff1d(np.arange(len(data)), check)
-    per_row = network.n_layers * network.n_units * session.n_shots
+    per_row = network.n_calls * session.n_shots
     left = session.shots_left / per_row - len(check)
     per_step_row = trainer.gradient.shots_per_row
     n_affordable = int(min(left / max(per_step_row, 1), len(rows)))

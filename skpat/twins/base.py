@@ -38,6 +38,10 @@ class Twin(RegressorMixin, BaseEstimator):
     """Whether the twin wants the training's shots displaced at random, to learn from them how outputs react. Its
     ``partial_fit`` then also takes ``pace``, a factor of its step size."""
 
+    few_shots = False
+    """Whether a few shots, over all settings, may tell the twin all that it can learn: an automatic calibration then begins
+    small and ends when the twin predicts well."""
+
     def learn_specification(self, bounds: np.ndarray, periods: np.ndarray) -> None:
         """Told before ``fit`` what the device states of its channels. Default: nothing is done with it.
 

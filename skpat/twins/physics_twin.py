@@ -89,6 +89,8 @@ class PhysicsTwin(Twin):
         "random_state": ["random_state"],
     }
 
+    few_shots = True
+
     def __init__(
         self,
         device=None,
