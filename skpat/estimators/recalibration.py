@@ -61,9 +61,9 @@ class Recalibrated:
 
         Shots are counted as "recalibration" in ``shots_``. The clock of a simulated device that drifts goes on from the
         estimator's own count of rows. With a ``journal`` each recalibration is a run of its own: everything is written, nothing
-        is replayed, because old answers say nothing about what the device does now. A loaded estimator can be
-        recalibrated, too; its twin begins without the shots it had seen. A deployed network cannot: recalibrate the
-        estimator, and deploy it again.
+        is replayed, because old answers say nothing about what the device does now. For the same reason the twin keeps what it
+        has learned and forgets the shots it had seen, so that a loaded estimator is recalibrated like the one that was saved.
+        A deployed network cannot be: recalibrate the estimator, and deploy it again.
 
         Examples
         --------
