@@ -115,8 +115,8 @@ class CostReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        left = 'style="text-align:left;padding:0.2em 0.8em"'
-        right = 'style="text-align:right;padding:0.2em 0.8em;white-space:nowrap"'
+        left = 'style="text-align:left;padding:0.2em 0.5em"'
+        right = 'style="text-align:right;padding:0.2em 0.5em;white-space:nowrap"'
         sides = [left, right, right, right, left]
         head = "".join(f"<th {side}>{escape(name)}</th>" for name, side in zip(_COLUMNS, sides, strict=True))
         body = "".join(

@@ -222,9 +222,10 @@ class BaselineComparison:
         return str(self)
 
     def _repr_html_(self) -> str:
-        left = 'style="text-align:left;padding:0.2em 0.8em"'
-        right = 'style="text-align:right;padding:0.2em 0.8em;white-space:nowrap"'
-        head = "".join(f"<th {right if i else left}>{escape(name)}</th>" for i, name in enumerate(self._columns))
+        left = 'style="text-align:left;padding:0.2em 0.5em"'
+        right = 'style="text-align:right;padding:0.2em 0.5em;white-space:nowrap"'
+        wrapped = right.replace("nowrap", "normal")
+        head = "".join(f"<th {wrapped if i else left}>{escape(name)}</th>" for i, name in enumerate(self._columns))
         body = "".join(
             "<tr>"
             + "".join(f"<td {right if i else left}>{escape(cell)}</td>" for i, cell in enumerate(self._cells(row)))
