@@ -115,7 +115,8 @@ class CostReport:
         return str(self)
 
     def _repr_html_(self) -> str:
-        left, right = 'style="text-align:left"', 'style="text-align:right"'
+        left = 'style="text-align:left;padding:0.2em 0.5em"'
+        right = 'style="text-align:right;padding:0.2em 0.5em;white-space:nowrap"'
         sides = [left, right, right, right, left]
         head = "".join(f"<th {side}>{escape(name)}</th>" for name, side in zip(_COLUMNS, sides, strict=True))
         body = "".join(
@@ -126,7 +127,8 @@ class CostReport:
         )
         said = "".join(f"<li>{escape(text)}</li>" for text in (*self.sentences, *self.notes))
         return (
-            f"<div><p><b>{escape(self._title)}</b></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<div><p><b>{escape(self._title)}</b></p><div style='overflow-x:auto'>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
             f"<ul>{said}</ul></div>"
         )
 

@@ -14,7 +14,8 @@ device : Device, default=None
     The apparatus: what is trained. A :class:`skpat.Device`, or a lab's own function through :func:`skpat.as_device`.
     None: a simulated :class:`skpat.devices.SecondHarmonicLaser`. (Where tensors live is ``torch_device``.)
 twin : Twin, default=None
-    The unfitted digital twin for the backward pass. None: :class:`skpat.twins.NeuralTwin` ().
+    The unfitted digital twin for the backward pass. None: a :class:`skpat.twins.PhysicsTwin` of the device's ``equations``
+    where it states them, else a :class:`skpat.twins.NeuralTwin`.
 control_split : ControlSplit or {"interleaved", "contiguous", "random"}, default="interleaved"
     Which control channels carry data and which are weights.
 n_layers : int, default=1

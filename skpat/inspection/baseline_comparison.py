@@ -52,14 +52,15 @@ def compare_baselines(
         Only copies are fitted.
     X : array-like or sparse matrix of shape (n_samples, n_features)
         Or what the pipeline's first step takes.
-    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+    y : array-like of shape (n_samples,) or (n_samples, n_targets), or indicator matrix of shape (n_samples, n_labels)
     cv : int, splitter or iterable of (train, test), default=5
         A number gives that many folds, shuffled, stratified for a classifier.
     baselines : "classical", list of str, or dict of str to estimator, default="classical"
         Among "linear" (logistic or ridge regression), "svm" (radial basis functions), "gradient_boosting", "mlp" (one hidden
         layer with about as many trained parameters), "untrained" (the device with random weights and a fitted linear
         readout), "identity" (the same network, the device replaced by :class:`skpat.devices.IdentityDevice`) and "in_silico"
-        (trained on the twin). "classical" means all of them. Estimators of a dict are taken as they are.
+        (trained on the twin, then the readout fitted on the device, :class:`skpat.training.InSilicoRefitted`). "classical"
+        means all of them. Estimators of a dict are taken as they are.
     scoring : str or callable, default=None
         As in scikit-learn; None: accuracy or R².
     n_jobs : int, default=None
@@ -84,7 +85,8 @@ def compare_baselines(
     -----
     Every baseline of a name takes the place of the pipeline's last step. Features are standardised for the first four, and so
     are the targets of SVM and MLP regressors; apart from that they have scikit-learn's default parameters, and are not
-    searched over. ``class_weight`` is handed on to all but the MLP.
+    searched over. ``class_weight`` is handed on to all but the MLP; with several labels, whose models are fitted one by one,
+    only "balanced" is.
 
     Shots: the estimator, the untrained device and the in-silico baseline are measured in every fold. See
     ``est.plan(X)`` before you begin.
@@ -107,6 +109,7 @@ def compare_baselines(
     (0, False)
     """
     network = physical_network(est)
+    y = y.toarray() if hasattr(y, "toarray") else y  # labels
     rng = check_random_state(random_state)
     splits = _splits(est, X, y, cv, rng)
     seeds = rng.randint(_LARGEST_SEED, size=len(splits))
@@ -138,7 +141,7 @@ def _splits(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> li
 def _count_targets(est: Any, y: Any) -> tuple[int, int]:
     """Outputs of a perceptron, and columns of y."""
     n_columns = 1 if np.ndim(y) < 2 else np.shape(y)[1]
-    if not is_classifier(est):
+    if not is_classifier(est) or n_columns > 1:
         return n_columns, n_columns
     n_classes = len(np.unique(np.asarray(y)))
     return (1 if n_classes == 2 else n_classes), n_columns

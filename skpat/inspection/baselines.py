@@ -11,6 +11,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -19,15 +20,11 @@ from sklearn.svm import SVC, SVR
 
 from skpat.devices.identity import IdentityDevice
 from skpat.estimators.base import PhysicalNetwork
-from skpat.estimators.specification import GRADIENTS, default_device
+from skpat.estimators.specification import default_device
 from skpat.inspection.digital_cost import count_trained
 from skpat.inspection.untrained_device import UntrainedDevice
 
 __all__ = ["CLASSICAL", "Baseline", "hidden_width", "make_baselines", "physical_network", "with_last_step"]
-
-IN_SILICO = (
-    "in_silico_refit" if "in_silico_refit" in GRADIENTS else "in_silico"
-)  # gradient of the baseline of that name
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def make_baselines(est: Any, baselines: Any, n_targets: int, n_columns: int) -> 
         The user's, unfitted.
     baselines : "classical", list of str, or dict of str to estimator
     n_targets : int
-        Outputs of a perceptron: 1 for two classes, else the classes; the targets of a regressor.
+        Outputs of a perceptron: 1 for two classes, else the classes or labels; the targets of a regressor.
     n_columns : int
         Columns of y, 1 for a vector.
 
@@ -143,20 +140,27 @@ class _Task:
 
     @property
     def class_weight(self) -> dict[str, Any]:
-        return {"class_weight": physical_network(self.est).class_weight} if self.is_classifier else {}
+        if not self.is_classifier:
+            return {}
+        weight = physical_network(self.est).class_weight
+        return {"class_weight": weight if self.n_columns == 1 or weight == "balanced" else None}
 
 
 def _linear(task: _Task) -> Any:
-    return LogisticRegression(max_iter=1000, **task.class_weight) if task.is_classifier else Ridge()
+    if task.is_classifier:
+        return _one_by_one(LogisticRegression(max_iter=1000, **task.class_weight), task)
+    return Ridge()
 
 
 def _svm(task: _Task) -> Any:
-    return SVC(**task.class_weight) if task.is_classifier else _of_scaled_targets(_one_by_one(SVR(), task))
+    if task.is_classifier:
+        return _one_by_one(SVC(**task.class_weight), task)
+    return _of_scaled_targets(_one_by_one(SVR(), task))
 
 
 def _gradient_boosting(task: _Task) -> Any:
     if task.is_classifier:
-        return HistGradientBoostingClassifier(**task.class_weight)
+        return _one_by_one(HistGradientBoostingClassifier(**task.class_weight), task)
     return _one_by_one(HistGradientBoostingRegressor(), task)
 
 
@@ -168,7 +172,10 @@ def _mlp(task: _Task, fitted: PhysicalNetwork) -> Any:
 
 
 def _one_by_one(model: Any, task: _Task) -> Any:
-    return MultiOutputRegressor(model) if task.n_columns > 1 else model
+    """The model for each target or label, where there are several and it can do one only."""
+    if task.n_columns == 1:
+        return model
+    return OneVsRestClassifier(model) if task.is_classifier else MultiOutputRegressor(model)
 
 
 def _of_scaled_targets(model: Any) -> Any:
@@ -184,7 +191,7 @@ def _identity(task: _Task) -> Any:
 
 
 def _in_silico(task: _Task) -> Any:
-    network = clone(physical_network(task.est)).set_params(gradient=IN_SILICO)
+    network = clone(physical_network(task.est)).set_params(gradient="in_silico_refitted")
     return network.set_params(n_calibration_shots="auto") if network.n_calibration_shots == 0 else network
 
 
@@ -210,9 +217,6 @@ CLASSICAL: dict[str, tuple[str, Callable[[_Task, PhysicalNetwork], Any]]] = {
     "mlp": ("MLP of the same size", lambda task, fitted: _scaled(_mlp(task, fitted))),
     "untrained": ("untrained device", lambda task, fitted: UntrainedDevice(clone(physical_network(task.est)))),
     "identity": ("identity device", lambda task, fitted: _identity(task)),
-    "in_silico": (
-        "in silico, readout refitted" if "refit" in IN_SILICO else "in silico",
-        lambda task, fitted: _in_silico(task),
-    ),
+    "in_silico": ("in silico, readout refitted", lambda task, fitted: _in_silico(task)),
 }
 """Names of the baselines, with their labels and how each is made from the task and the fitted network."""

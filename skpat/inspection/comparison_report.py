@@ -222,8 +222,10 @@ class BaselineComparison:
         return str(self)
 
     def _repr_html_(self) -> str:
-        left, right = 'style="text-align:left"', 'style="text-align:right"'
-        head = "".join(f"<th {right if i else left}>{escape(name)}</th>" for i, name in enumerate(self._columns))
+        left = 'style="text-align:left;padding:0.2em 0.5em"'
+        right = 'style="text-align:right;padding:0.2em 0.5em;white-space:nowrap"'
+        wrapped = right.replace("nowrap", "normal")
+        head = "".join(f"<th {wrapped if i else left}>{escape(name)}</th>" for i, name in enumerate(self._columns))
         body = "".join(
             "<tr>"
             + "".join(f"<td {right if i else left}>{escape(cell)}</td>" for i, cell in enumerate(self._cells(row)))
@@ -232,7 +234,8 @@ class BaselineComparison:
         )
         said = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.sentences)
         return (
-            f"<div><p><b>{escape(self._title)}</b></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<div><p><b>{escape(self._title)}</b></p><div style='overflow-x:auto'>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
             + (f"<ul>{said}</ul>" if said else "")
             + f"<p>{escape(self._note)}</p></div>"
         )

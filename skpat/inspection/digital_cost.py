@@ -97,7 +97,7 @@ def digital_cost(model: Any) -> DigitalCost:
         return DigitalCost(0, 0)
     if hasattr(model, "regressor_"):  # TransformedTargetRegressor
         return digital_cost(model.regressor_) + DigitalCost(getattr(model.transformer_, "n_features_in_", 0), 0)
-    if hasattr(model, "estimators_") and hasattr(model, "estimator"):  # MultiOutputRegressor
+    if hasattr(model, "estimators_") and hasattr(model, "estimator"):  # MultiOutputRegressor, OneVsRestClassifier
         total = DigitalCost(0, 0)
         for part in model.estimators_:
             total = total + digital_cost(part)

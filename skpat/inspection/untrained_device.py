@@ -162,6 +162,10 @@ class UntrainedDevice(MetaEstimatorMixin, BaseEstimator):
 
 def _readout(network: Any, answers: np.ndarray, y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Weights (n_sources, n_targets) and intercepts (n_targets,) of a linear model of the answers."""
+    if is_classifier(network) and network.multilabel_:
+        labels = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+        parts = [_of_one_label(network, answers, label) for label in labels.T]
+        return np.concatenate([coef for coef, _ in parts], axis=1), np.concatenate([part for _, part in parts])
     if is_classifier(network):
         model = make_pipeline(
             StandardScaler(), LogisticRegression(max_iter=1000, class_weight=network.class_weight)
@@ -177,3 +181,13 @@ def _readout(network: Any, answers: np.ndarray, y: Any) -> tuple[np.ndarray, np.
         coef, intercept = np.atleast_2d(model[-1].coef_), model[-1].intercept_
     coef = coef / model[0].scale_
     return coef.T, intercept - coef @ model[0].mean_
+
+
+def _of_one_label(network: Any, answers: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same for a label that a row has or has not: (n_sources, 1) and (1,)."""
+    if len(np.unique(label)) == 1:  # all rows, or none
+        return np.zeros((answers.shape[1], 1)), np.array([1.0 if label[0] else -1.0])
+    weight = network.class_weight if network.class_weight == "balanced" else None
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight=weight)).fit(answers, label)
+    coef = model[-1].coef_ / model[0].scale_
+    return coef.T, model[-1].intercept_ - coef @ model[0].mean_

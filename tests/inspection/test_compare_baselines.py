@@ -144,6 +144,29 @@ def test_regressors_of_two_targets_have_all_baselines() -> None:
     assert compare_baselines(est, X, y[:, 0], cv=2, baselines=["svm"], scoring="r2").metric == "r2"
 
 
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_several_labels_have_all_baselines(class_weight: Any) -> None:
+    X, product = products(60)
+    labels = np.column_stack([X[:, 0] > 0, X[:, 1] > 0.2, product]).astype(int)
+    est = network(class_weight=class_weight)
+    found = compare_baselines(est, X, labels, cv=2)
+    assert [item.name for item in found.rows] == ["estimator", *CLASSICAL]
+    assert found.metric == "accuracy"
+    assert found["untrained"].n_parameters == (6 + 1) * 3
+    assert found["mlp"].n_parameters == pytest.approx(found["estimator"].n_parameters, abs=4)
+    assert all(item.operations is not None and item.n_parameters is not None for item in found.rows)
+    again = compare_baselines(est, X, sparse.csr_array(labels), cv=2, baselines=["untrained"])
+    np.testing.assert_array_equal(again["untrained"].scores, found["untrained"].scores)
+
+
+def test_labels_that_a_linear_model_can_tell_are_told_by_it_and_by_the_untrained_device() -> None:
+    X = np.random.default_rng(0).uniform(-1, 1, (120, 2))
+    labels = np.column_stack([X > 0, np.ones(len(X)), np.zeros(len(X))]).astype(int)  # two that never change
+    linear = as_device(lambda controls: controls @ WIRING, n_controls=8, n_outputs=6, bounds=(-1, 1))
+    found = compare_baselines(network(linear), X, labels, cv=2, baselines=["untrained"])
+    assert found["untrained"].mean > 0.85
+
+
 def test_own_estimators_and_names() -> None:
     X, y = products(40)
     found = compare_baselines(
@@ -174,7 +197,9 @@ def test_shots_are_those_of_the_plan_and_rows_without_the_device_say_so(comparis
     assert 0.9 * plan.calibration <= est.shots["calibration"] <= plan.calibration
     assert est.n_shots_per_prediction == plan.prediction_per_row
     assert comparison["untrained"].shots == {"calibration": 30, "training": 30, "validation": 0}
-    assert comparison["in_silico"].uses_device
+    silico = comparison["in_silico"]  # on the twin; then every row once, for the readout
+    assert (silico.shots["training"], silico.shots["validation"]) == (30, 0)
+    assert silico.label == "in silico, readout refitted"
     for name in ("linear", "svm", "gradient_boosting", "mlp", "identity"):
         assert not comparison[name].uses_device
         assert comparison[name].n_shots_fit == comparison[name].n_shots_per_prediction == 0
