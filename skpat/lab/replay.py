@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from skpat.controls import ControlBatch
 from skpat.lab.ledger import PURPOSES
 from skpat.row_keys import splitmix64, sum_of_columns
 
-__all__ = ["Answers", "Replay", "answers_of", "control_keys"]
+__all__ = ["Answers", "Replay", "answers_of", "control_keys", "sealed"]
 
 _PIECES_KEPT = 32
 _LONGEST_DTYPE = 4  # "<f8"
+_SEAL = b"\x01"  # stands before the checksum
+_SEAL_LENGTH = 5
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,27 @@ def answers_of(row: tuple[Any, ...]) -> Answers:
     )
     if len(controls.shared) != len(channels):
         raise ValueError(f"there must be {len(channels)} shared settings. Got {len(controls.shared)}")
-    return Answers(controls, _numbers(outputs, out_kind).reshape(n_rows, -1), run, purpose, when)
+    return Answers(controls, _numbers(_unsealed(outputs, out_kind), out_kind).reshape(n_rows, -1), run, purpose, when)
+
+
+def sealed(outputs: np.ndarray) -> bytes:
+    """Answers as they are kept in the file: their bytes and a checksum, which SQLite has only of its own structure."""
+    content = np.ascontiguousarray(outputs).tobytes()
+    return content + _SEAL + _checksum(content, outputs.dtype.str)
+
+
+def _unsealed(content: Any, kind: Any) -> Any:
+    """The bytes of the answers; pieces that were recorded without a checksum pass, their length is a multiple of four."""
+    if not isinstance(content, bytes) or len(content) % 4 == 0:
+        return content
+    kept, seal = content[:-_SEAL_LENGTH], content[-_SEAL_LENGTH:]
+    if seal != _SEAL + _checksum(kept, str(kind)):
+        raise ValueError("the answers must be those that were recorded. Their checksum says that they are not")
+    return kept
+
+
+def _checksum(content: bytes, kind: str) -> bytes:
+    return zlib.crc32(content, zlib.crc32(kind.encode())).to_bytes(4, "little")
 
 
 def _numbers(content: Any, kind: Any) -> np.ndarray:

@@ -126,6 +126,35 @@ def test_an_answer_is_on_the_disk_before_it_is_handed_on(tmp_path: Path) -> None
     journal.close()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_flipped_bit_of_an_answer_is_found_and_older_pieces_are_read(tmp_path: Path, dtype: type) -> None:
+    path = tmp_path / "run.db"
+    device = as_device(lambda c: (c[:, :2] + 1.5).astype(dtype), n_controls=3, n_outputs=2, bounds=(0, 1), name="sums")
+    with Journal(path) as journal:
+        right = Session(device, journal=journal).measure(POOL)
+    ((content,),) = _executed(path, "SELECT outputs FROM batches")
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        _executed(path, "UPDATE batches SET outputs = ?", bytes(flipped))
+        with (
+            Journal(path) as journal,
+            pytest.raises(JournalError, match="the answers must be those that were recorded"),
+        ):
+            list(journal.answers())
+    _executed(path, "UPDATE batches SET outputs = ?", right.tobytes())  # as before there were checksums
+    with Journal(path) as journal:
+        (piece,) = journal.answers()
+    np.testing.assert_array_equal(piece.outputs, right)
+
+
+def _executed(path: Path, statement: str, *values: Any) -> list[tuple]:
+    with sqlite3.connect(path) as file:
+        found = file.execute(statement, values).fetchall()
+    file.close()
+    return found
+
+
 def test_a_piece_whose_call_fails_leaves_the_earlier_ones_on_record(tmp_path: Path) -> None:
     class Failing(Counter):
         def measure(self, batch: ControlBatch) -> np.ndarray:
