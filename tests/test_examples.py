@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
         pytest.param(
             "plot_01_train_a_laser", "identity in place of the laser", marks=pytest.mark.slow
         ),  # two minutes: the README's first command runs it
-        ("plot_02_bring_your_own_device", "the bank, physics-aware"),
+        pytest.param("plot_02_bring_your_own_device", "the bank, physics-aware", marks=pytest.mark.slow),  # 30 s
         pytest.param(
             "plot_03_search_over_splits",
             "Best: {'network__control_split__input_fraction'",

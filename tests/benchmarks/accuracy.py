@@ -3,8 +3,9 @@
 Nothing digital is trained but a gain and an offset for each input channel, and the readout: a linear map, or fixed bins of
 outputs, as the table says. The rows for each system:
 
-- PAT: physics-aware training with a twin learned from measurements (all defaults), and, for systems whose equations one would
-  know, with a physics twin: the same equations with nominal constants, fitted, while the device has errors;
+- PAT: physics-aware training, one step a batch (``n_anchored_steps=0``), with a twin learned from measurements, and, for systems
+  whose equations one would know, with a physics twin: the same equations with nominal constants, fitted, while the device has
+  errors;
 - exact gradient where the system has one, a long SPSA run where not;
 - in silico: the physics twin where there is one, else the learned twin;
 - identity: the same network with the device replaced by the identity (averaged or repeated to its outputs);
@@ -51,8 +52,8 @@ from skpat.devices import (
 from skpat.lab import Session
 from skpat.network.forward import forward
 from skpat.row_keys import hash_rows
-from skpat.training import SPSA
-from skpat.twins import PhysicsTwin
+from skpat.training import SPSA, PhysicsAware
+from skpat.twins import NeuralTwin, PhysicsTwin
 
 FIRST_SEED = 5
 
@@ -157,7 +158,7 @@ def build(name: str, method: str, seed: int, **changes: Any) -> PhysicalNetworkC
     """The network of one system, to be trained in one way."""
     system = SYSTEMS[name]
     device = system.make(seed)
-    how: dict[str, Any] = {"device": device, "gradient": "physics_aware"}
+    how: dict[str, Any] = {"device": device, "gradient": PhysicsAware(n_anchored_steps=0), "twin": NeuralTwin()}
     if method == "PAT, physics twin" or (method == "in silico" and system.twin is not None):
         how |= {"twin": system.twin(device), "n_calibration_shots": system.n_physics_shots}
     if method == "exact":

@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paper import load_mnist  # the script beside this one
 
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import MachZehnderMesh
@@ -130,6 +129,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--results", type=Path, default=Path("mesh_errors.jsonl"))
     arguments = parser.parse_args()
+    from paper import load_mnist  # the script beside this one
+
     data = load_mnist(arguments.data_home)
     known = (
         [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []

@@ -238,6 +238,7 @@ def test_every_method_trains_patches(gradient: Any) -> None:
     assert network.predict(X[:9]).shape == (9,)
 
 
+@pytest.mark.slow  # 15 s
 def test_patches_read_digits_that_one_call_has_no_room_for() -> None:
     X, y = load_digits(return_X_y=True)
     network = small(max_iter=6, learning_rate_init=0.03).fit(X[:400], y[:400])
