@@ -3,7 +3,7 @@
 Nothing digital is trained but a gain and an offset for each input channel, and the readout: a linear map, or fixed bins of
 outputs, as the table says. The rows for each system:
 
-- PAT: physics-aware training, one step a batch (``n_anchored_steps=0``), with a twin learned from measurements, and, for systems
+- PAT: physics-aware training, one step a batch (``n_anchored_steps=0``), with a twin learned from measurements; for systems
   whose equations one would know, with a physics twin: the same equations with nominal constants, fitted, while the device has
   errors;
 - exact gradient where the system has one, a long SPSA run where not;
