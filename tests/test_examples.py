@@ -28,6 +28,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
         pytest.param("plot_05_control_codes", "random codes, readout fitted", marks=pytest.mark.slow),  # 20 s
         pytest.param("plot_06_the_story", "In silico believed", marks=pytest.mark.slow),  # 40 s
         pytest.param("plot_07_out_of_the_lab", "recalibrated", marks=pytest.mark.slow),  # 40 s
+        pytest.param("plot_08_watch_a_training", "stopped after", marks=pytest.mark.slow),  # 20 s
     ],
 )
 def test_example(name: str, printed: str, tmp_path: Path) -> None:
