@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-SLOW = {"tutorial.rst", "how_to_compare.rst", "how_to_search_splits.rst"}
+SLOW = {"tutorial.rst", "how_to_compare.rst", "how_to_images.rst", "how_to_search_splits.rst"}
 PAGES = [
     pytest.param(page.name, marks=pytest.mark.slow if page.name in SLOW else ())
     for page in sorted(DOCS.glob("*.rst"))

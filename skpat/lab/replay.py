@@ -76,10 +76,11 @@ def sealed(outputs: np.ndarray) -> bytes:
 
 def _unsealed(content: Any, kind: Any) -> Any:
     """The bytes of the answers; pieces that were recorded without a checksum pass, their length is a multiple of four."""
+    _check_kind(kind)
     if not isinstance(content, bytes) or len(content) % 4 == 0:
         return content
     kept, seal = content[:-_SEAL_LENGTH], content[-_SEAL_LENGTH:]
-    if seal != _SEAL + _checksum(kept, str(kind)):
+    if seal != _SEAL + _checksum(kept, kind):
         raise ValueError("the answers must be those that were recorded. Their checksum says that they are not")
     return kept
 
@@ -88,9 +89,13 @@ def _checksum(content: bytes, kind: str) -> bytes:
     return zlib.crc32(content, zlib.crc32(kind.encode())).to_bytes(4, "little")
 
 
-def _numbers(content: Any, kind: Any) -> np.ndarray:
+def _check_kind(kind: Any) -> None:
     if not isinstance(kind, str) or len(kind) > _LONGEST_DTYPE or np.dtype(kind).kind != "f":
         raise ValueError(f"numbers must be floats. Got dtype {kind!r:.40}")
+
+
+def _numbers(content: Any, kind: Any) -> np.ndarray:
+    _check_kind(kind)
     values = np.frombuffer(content, dtype=kind)
     if not np.isfinite(values).all():
         raise ValueError("numbers must be finite")

@@ -56,6 +56,7 @@ def test_what_a_jolt_has_cost_is_restored(device: Any) -> None:
     assert network.shots_["recalibration"] == network.recalibration_.shots <= 1000
 
 
+@pytest.mark.slow  # 15 s
 def test_the_weights_follow_where_the_readout_cannot() -> None:
     params = {"readout": "bins", "encoder": "direct", "n_units": 2, "learning_rate_init": 0.03, "max_iter": 20}
     network = jolted(trained(0.4, twin=None, **params))

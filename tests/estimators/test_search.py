@@ -126,7 +126,7 @@ def dask() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of dask's own parts
-@pytest.mark.parametrize("backend", ["loky", "threading", "dask"])
+@pytest.mark.parametrize("backend", [pytest.param("loky", marks=pytest.mark.slow), "threading", "dask"])  # 15 s
 def test_every_backend_finds_what_one_process_finds(backend: str) -> None:
     grid = {"network__control_split__layout": ["interleaved", "contiguous"], "network__device__noise": [0.0, 0.1]}
     scoring = {"accuracy": "accuracy", "shots": shots_scorer}
