@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Alignment", "Slopes", "measure_alignment", "pooled"]
 
 _N_PILOTS = 2
-_FIRST_MOVE = 0.01  # of the controls, in parts of their ranges
+_FIRST_MOVES = 0.001, 0.01  # of the controls, in parts of their ranges
 _SIGNAL_ALONG, _SIGNAL_ACROSS = 10.0, 3.0  # over noise, that a step is chosen for
 
 
@@ -206,7 +206,7 @@ def measure_alignment(
     :math:`(1 - \cos^2) / \sqrt{2 K}`: small for a good twin, and in :math:`\cos` itself also for a useless one.
 
     The size of the steps is found from the noise, seen in two measurements at the same weights, and from the first two
-    random directions: as small as lets the signal stand above the noise, within 0.2 % and 5 % (root mean square) of the
+    random directions: as small as lets the signal stand above the noise, within 0.001 % and 5 % (root mean square) of the
     channels' ranges. Where even that is too far for the device's curvature, the cosine comes out too low.
 
     Examples
@@ -269,14 +269,16 @@ def _measure_group(probe: LossProbe, names: list[str], n_directions: int, rng: n
     unit = gradient / promised if promised > 0 else np.zeros(n_weights)
     n_directions = min(n_directions, n_weights)
     directions = np.linalg.qr(rng.standard_normal((n_weights, n_directions)))[0].T
-    pilots = [probe.slope(direction, names, move=_FIRST_MOVE) for direction in directions[:_N_PILOTS]]
-    expected = _guess_norm(pilots, n_weights, promised)
     noise = math.sqrt(probe.loss_variance / 2)  # of a central difference, times its step
-    across_step = noise * _SIGNAL_ACROSS * math.sqrt(n_weights) / expected if expected > 0 else 0.0
-    others = [probe.slope(direction, names, step=across_step) for direction in directions[_N_PILOTS:]]
+    across = noise * _SIGNAL_ACROSS * math.sqrt(n_weights)
+    least, most = _FIRST_MOVES
+    first_step = across / promised if promised > 0 else np.inf
+    pilots = [probe.slope(d, names, first_step, least=least, most=most) for d in directions[:_N_PILOTS]]
+    expected = _guess_norm(pilots, n_weights, promised)
+    others = [probe.slope(d, names, across / expected if expected > 0 else 0.0) for d in directions[_N_PILOTS:]]
     expected = _guess_norm([*pilots, *others], n_weights, promised)
     along_step = noise * _SIGNAL_ALONG / expected if expected > 0 else 0.0
-    along, along_variance = probe.slope(unit, names, step=along_step) if promised > 0 else (0.0, 0.0)
+    along, along_variance = probe.slope(unit, names, along_step) if promised > 0 else (0.0, 0.0)
     slopes, variances = np.transpose([*pilots, *others])
     parallel = directions @ unit
     slopes = slopes - along * parallel  # what is left is the slope along that part of each direction that stands across

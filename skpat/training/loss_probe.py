@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LossProbe"]
 
-_SMALLEST_MOVE, _LARGEST_MOVE = 0.002, 0.05  # root mean square, in parts of the channels' ranges
+_SMALLEST_MOVE, _LARGEST_MOVE = 1e-5, 0.05  # root mean square, in parts of the channels' ranges
 _COARSEST = 0.25  # a channel of few steps is moved by no more
+_ROUNDED = 4.0  # times the machine precision: error of a loss whose device has no noise
 _SAME = 1e-5  # in parts of a channel's range: numpy and torch do not round alike
 
 
@@ -41,7 +42,7 @@ class LossProbe:
     gradient : dict of str to ndarray
         The method's, of the weighted mean of the rows' losses, with respect to these weights.
     loss_variance : float
-        Variance of that mean by the device's noise.
+        Variance of that mean by the device's noise and by rounding.
     n_shots : int
         Shots so far.
     """
@@ -55,8 +56,10 @@ class LossProbe:
         self._share = data.sample_weight.astype(float) / float(data.sample_weight.sum())
         self._measure = trainer.session.run(data.row_keys, "calibration")
         self._known: dict[tuple[int, int], tuple[ControlBatch, np.ndarray]] = {}
-        noise = self._losses(self.weights, self._recorded) - self._losses(self.weights, self._measured)
-        self.loss_variance = float(self._share**2 @ noise**2) / 2
+        losses = self._losses(self.weights, self._recorded)
+        noise = losses - self._losses(self.weights, self._measured)
+        rounding = _ROUNDED * np.finfo(data.X.dtype).eps * losses
+        self.loss_variance = float(self._share**2 @ (noise**2 / 2 + rounding**2))
         width = np.ptp(network.bounds, axis=1)
         self._width = np.where(width > 0, width, 1.0)
         coarse = min(math.sqrt(float(np.mean((network.control_steps / self._width) ** 2))), _COARSEST)
@@ -72,7 +75,7 @@ class LossProbe:
         return [name for name in self.weights if name.startswith(parts) and is_trainable(name)]
 
     def slope(
-        self, direction: np.ndarray, names: list[str], *, move: float = 0.0, step: float = 0.0
+        self, direction: np.ndarray, names: list[str], step: float, *, least: float = 0.0, most: float = np.inf
     ) -> tuple[float, float]:
         """The measured slope of the loss along a direction, by a central difference, and its variance.
 
@@ -83,13 +86,14 @@ class LossProbe:
         direction : ndarray of shape (n_weights,)
             A unit vector, over the weights of these names.
         names : list of str
-        move : float, default=0
-            How far the controls shall go: root mean square in parts of their ranges, in the call they move most.
-        step : float, default=0
-            How far the weights shall go instead, if the controls then go neither too far nor hardly at all.
+        step : float
+            How far the weights shall go, if the controls then go neither too far nor hardly at all.
+        least, most : float
+            Within what the controls shall go: root mean square in parts of their ranges, in the call they move most.
         """
-        reach = self._reach(direction, names)
-        step = float(np.clip(move / reach if move else step, self._least_move / reach, self._most_move / reach))
+        least = max(least, self._least_move)
+        most = max(min(most, self._most_move), least)
+        step = float(np.clip(step, *np.array([least, most]) / self._reach(direction, names)))
         up, down = (self._losses(self._moved(side * step * direction, names), self._measured) for side in (1.0, -1.0))
         return float(self._share @ (up - down)) / (2 * step), self.loss_variance / (2 * step**2)
 
