@@ -48,8 +48,8 @@ NETWORK: dict[str, Any] = {
     "n_layers": 5,
     "skip": "input",
     "batch_size": 16,
-    "max_iter": 60,
-    "learning_rate_init": 0.02,
+    "max_iter": 40,
+    "learning_rate_init": 0.05,
     "alpha": 0.0,
 }
 
