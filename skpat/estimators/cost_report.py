@@ -300,7 +300,7 @@ def _of_shots(name: str, n_shots: int, device: Any) -> CostRow:
     source = SPECIFIED if len(missing) < 2 else UNKNOWN
     if missing:
         source += f" (the device states no {' and no '.join(missing)})"
-    return CostRow(name, n_shots, "shots", amounts[0], amounts[1], source)
+    return CostRow(name, n_shots, "shot" if n_shots == 1 else "shots", amounts[0], amounts[1], source)
 
 
 def _of_conversions(name: str, n_shots: int, network: Any, constants: dict[str, float]) -> CostRow:

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks: every one passes, with the default laser and with a noisy numpy device."""
+"""scikit-learn's own checks: every one passes, with lasers and with a noisy numpy device."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
+from skpat.devices import SecondHarmonicLaser
 from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
 # the same path with a smaller twin that learns in fewer steps; the defaults take minutes
 QUICK = {"twin": NeuralTwin(hidden_layer_sizes=(128,), max_iter=30, n_refine_steps=4)}
+SMALL_LASER = SecondHarmonicLaser(32, 16, n_steps=4)
 DEFAULTS = [PhysicalNetworkClassifier(), PhysicalNetworkRegressor()]
-ESTIMATORS = [PhysicalNetworkClassifier(**QUICK), PhysicalNetworkRegressor(NoisyBank(), **QUICK)]
-OTHERS = [PhysicalNetworkClassifier(NoisyBank(), **QUICK), PhysicalNetworkRegressor(**QUICK)]
+ESTIMATORS = [PhysicalNetworkClassifier(SMALL_LASER, **QUICK), PhysicalNetworkRegressor(NoisyBank(), **QUICK)]
+OTHERS = [PhysicalNetworkClassifier(NoisyBank(), **QUICK), PhysicalNetworkRegressor(SMALL_LASER, **QUICK)]
 
 
 @parametrize_with_checks(ESTIMATORS)
