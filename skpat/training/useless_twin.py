@@ -18,8 +18,9 @@ __all__ = ["CHECK_AT", "count_check_shots", "check_alignment", "is_useless", "wa
 CHECK_AT = (0.0, 0.3, 1.0)
 """When a fit checks its gradients: parts of its epochs."""
 
-_USELESS_BELOW = 0.5
-_DOUBTFUL_ABOVE, _GAIN_THAT_HELPS = 0.4, 0.4  # cosine and slope of a poor twin that still leads downhill
+_USELESS_BELOW = 0.6
+_DOUBTFUL_ABOVE, _GAIN_THAT_HELPS, _KNOWN_TO = 0.45, 0.45, 0.3  # of a poor twin that surely still leads downhill
+_GOOD_ABOVE, _GAIN_OF_NOTHING = 0.8, 0.3  # a twin that is not good, and promises three times what it holds
 _DECIDED_BELOW = 0.5  # of the cosine's standard error
 _SEEN = 4.0  # standard errors
 _FEWEST_SHOTS, _SHARE = 500, 0.02
@@ -99,14 +100,18 @@ def is_useless(alignments: Sequence[Alignment]) -> bool:
     Returns
     -------
     bool
-        True if their pooled cosine is below 0.5. False, too, where the device's noise leaves that open: where the cosine is
-        not known to 0.5, and even the slope that the method promises would have been lost in the noise. And where the
-        cosine is at least 0.4 and a step along the gradient gains at least 0.4 of what it promised.
+        True if their pooled cosine is below 0.6, or below 0.8 while a step along the gradient gains less than 0.3 of what
+        it promised. False, too, where the device's noise leaves that open: where the cosine is not known to 0.5, and even
+        the slope that the method promises would have been lost in the noise. And where the cosine is at least 0.45, with a
+        standard error below 0.3, and a step along the gradient gains at least 0.45 of what it promised.
     """
     found = pooled(alignments)
-    if found.cosine >= _USELESS_BELOW or found.slopes is None:
+    if found.slopes is None or found.cosine >= _GOOD_ABOVE:
         return False
-    if found.cosine >= _DOUBTFUL_ABOVE and found.slope >= _GAIN_THAT_HELPS:
+    if found.cosine >= _USELESS_BELOW and found.slope >= _GAIN_OF_NOTHING:
+        return False
+    helps = found.cosine >= _DOUBTFUL_ABOVE and found.slope >= _GAIN_THAT_HELPS
+    if helps and found.standard_error < _KNOWN_TO:
         return False
     seen = found.slopes.promised > _SEEN * math.sqrt(found.slopes.along_variance)
     return seen or found.standard_error < _DECIDED_BELOW or found.slopes.promised == 0
@@ -130,10 +135,10 @@ def warn_if_useless(alignments: Sequence[Alignment], trainer: Trainer, *, stackl
     message = (
         f"The {type(trainer.twin).__name__} must have gradients like the device's to train with. In {len(alignments)} checks "
         f"({found.n_shots:,} shots) the cosine between its gradient of the loss and the measured one was {found.cosine:.2f} ± "
-        f"{found.standard_error:.2f} (below {_USELESS_BELOW}; 1 is perfect, 0 is random), and a step along it changed the loss "
-        f"by {found.slope:.2f} of what it promised. What was learned was learned in spite of the twin. Use PhysicsTwin if the "
-        "equations are known, a larger n_calibration_shots, a smaller learning_rate_init, so that a twin that learns "
-        "can keep up, or gradient='spsa', which needs no twin."
+        f"{found.standard_error:.2f} (1 is perfect, 0 is random; it must be above {_USELESS_BELOW}), and a step along it "
+        f"changed the loss by {found.slope:.2f} of what it promised (above {_GAIN_OF_NOTHING}). What was learned was learned "
+        "in spite of the twin. Use PhysicsTwin if the equations are known, a larger n_calibration_shots, a smaller "
+        "learning_rate_init, so that a twin that learns can keep up, or gradient='spsa', which needs no twin."
     )
     warning = UselessTwinWarning(message, cosine=found.cosine, standard_error=found.standard_error)
     warnings.warn(warning, stacklevel=stacklevel)

@@ -312,7 +312,7 @@ def test_the_warning_has_the_figures_and_the_remedies() -> None:
             warnings.simplefilter("error")
             warn_if_useless([], trainer)
             warn_if_useless([slopes(0.9, 0.19)], trainer)
-        with pytest.warns(UselessTwinWarning, match=r"2 checks \(320 shots\).* was 0\.10 ± 0\.00 \(below") as caught:
+        with pytest.warns(UselessTwinWarning, match=r"2 checks \(320 shots\).* was 0\.10 ± 0\.00 \(1 is") as caught:
             warn_if_useless([slopes(0.1, 0.99)] * 2, trainer)
     text = str(caught[0].message)
     for remedy in ("PhysicsTwin", "n_calibration_shots", "learning_rate_init", "gradient='spsa'"):
