@@ -1,4 +1,4 @@
-"""A published table of fabrication errors in photonic chips, with skpat: three meshes of 64 ports that read MNIST.
+"""A published table of fabrication errors in photonic chips, with skpat: meshes of 64 ports read MNIST.
 
 Each image is the 8 x 8 centre of its two-dimensional Fourier transform. Every phase of the chips has a fixed error
 N(0, s) rad, or every splitter a fixed factor sqrt(1 +- N(0, e)); what the chips do is unknown to the method but for what
@@ -12,10 +12,11 @@ photodiodes show behind each mesh.
 and beside them the published figures (DAT: one run, the best checkpoint on the test images): deployed, physics-aware training
 of the last output only, and the best of all, which also measures between the meshes.
 
-What differs from the published set-up: light is detected behind every mesh, and what the photodiodes read sets the amplitudes
-and phases of the modulators before the next (there: fields, with a nonlinearity at once). The phase and the square root of the
-amplitude of the transform, each scaled to its range, set those of the first. Photodiodes have noise (1 %). Class scores are the
-means of six or seven ports (``readout="bins"``). Nothing digital is trained but gains and offsets.
+What differs from the published set-up: light passes the same chip three times (there: three chips, each with errors of its
+own). It is detected behind every mesh, and what the photodiodes read sets the amplitudes and phases of the modulators before
+the next (there: fields, with a nonlinearity at once). The phase and the square root of the amplitude of the transform, each
+scaled to its range, set those of the first. Photodiodes have noise (1 %). Class scores are the means of six or seven ports
+(``readout="bins"``). Nothing digital is trained but gains and offsets.
 
 The checkpoint of the best epoch on 5,000 of the 60,000 training images is kept; the 10,000 test images are looked at once.
 
@@ -63,13 +64,10 @@ def mesh(**errors: Any) -> MachZehnderMesh:
     return MachZehnderMesh(N_PORTS, phase_modulators=True, nonlinearity=0.0, loss=0.0, **errors)
 
 
-def run(case: str, method: str, draw: int, data: dict[str, np.ndarray], epochs: int) -> dict[str, Any]:
-    """One training, and the accuracy on the test images."""
-    of_phases, of_splitters, _ = CASES[case]
-    chips = mesh(phase_error=of_phases, splitter_error=of_splitters, device_seed=draw)
-    sought = ["phase_offsets" if of_phases else "splitter_offsets"] if method == "fitted twin" else []
+def train(chips: MachZehnderMesh, sought: list[str], draw: int, data: dict[str, np.ndarray], epochs: int) -> Any:
+    """A network on these chips; its twin has no errors at first, and seeks those named."""
     network = PhysicalNetworkClassifier(
-        chips if method != "deployed" else mesh(),
+        chips,
         PhysicsTwin(mesh(), sought),
         control_split=ControlSplit(np.arange(2 * N_PORTS)),
         encoder="direct",
@@ -77,21 +75,35 @@ def run(case: str, method: str, draw: int, data: dict[str, np.ndarray], epochs: 
         n_layers=3,
         gradient="physics_aware",
         n_calibration_shots=0,
-        batch_size=128,
+        batch_size=512,
         max_iter=epochs,
-        learning_rate_init=0.01,
+        learning_rate_init=0.03,
         alpha=0.0,
         random_state=draw,
     )
     order = np.random.RandomState(draw).permutation(len(data["x_train"]))
     X, y = features(data["x_train"]), data["y_train"]
     held_out, kept = order[:N_VALIDATION], order[N_VALIDATION:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UselessTwinWarning)  # of the nominal twin; the table says how good it is
+        return network.fit(X[kept], y[kept], X_val=X[held_out], y_val=y[held_out])
+
+
+def run(
+    case: str, method: str, draw: int, data: dict[str, np.ndarray], epochs: int, ideal: dict[int, Any]
+) -> dict[str, Any]:
+    """One training, and the accuracy on the test images. ``ideal`` keeps the networks trained without errors."""
+    of_phases, of_splitters, _ = CASES[case]
+    errors = {"phase_error": of_phases, "splitter_error": of_splitters, "device_seed": draw}
     begun, processor = time.perf_counter(), time.process_time()
-    with warnings.catch_warnings():  # the check's steps are too large for 8,064 phases in a row
-        warnings.simplefilter("ignore", UselessTwinWarning)
-        network.fit(X[kept], y[kept], X_val=X[held_out], y_val=y[held_out])
-    if method == "deployed":  # the same settings on the chips with errors
-        network.device_.set_params(phase_error=of_phases, splitter_error=of_splitters, device_seed=draw)
+    if method == "deployed":  # the settings of a training without errors, on chips that have them
+        if draw not in ideal:
+            ideal[draw] = train(mesh(), [], draw, data, epochs)
+        network = ideal[draw]
+        network.device_.set_params(**errors)
+    else:
+        sought = ["phase_offsets" if of_phases else "splitter_offsets"] if method == "fitted twin" else []
+        network = train(mesh(**errors), sought, draw, data, epochs)
     accuracy = network.score(features(data["x_test"]), data["y_test"])
     return {
         "case": case,
@@ -126,7 +138,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--draws", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--results", type=Path, default=Path("mesh_errors.jsonl"))
     arguments = parser.parse_args()
     from paper import load_mnist  # the script beside this one
@@ -137,12 +149,13 @@ def main() -> None:
     )
     known = [result for result in known if result["epochs"] == arguments.epochs]
     done = {(r["case"], r["method"], r["draw"]) for r in known}
+    ideal: dict[int, Any] = {}
     for draw in arguments.draws:
         for case in arguments.cases:
             for method in arguments.methods:
                 if (case, method, draw) in done or (case == "none" and method != "deployed"):
                     continue
-                known.append(run(case, method, draw, data, arguments.epochs))
+                known.append(run(case, method, draw, data, arguments.epochs, ideal))
                 print(json.dumps(known[-1]), flush=True)
                 with arguments.results.open("a") as file:
                     file.write(json.dumps(known[-1]) + "\n")
