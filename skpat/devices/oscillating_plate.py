@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import brentq
+from sklearn.base import clone
 
 from skpat.controls import ControlBatch
 from skpat.devices.simulated import SimulatedDevice
@@ -17,6 +18,7 @@ __all__ = ["OscillatingPlate"]
 
 _N_BEAM = 16  # beam functions in each direction of the Ritz basis
 _MOST_MODES = 128  # with the longer side's share: beyond, the Ritz basis is too small
+_CONSTANTS = ("thickness", "quality_factor", "nonlinearity", "force_per_volt")
 _AIR_IMPEDANCE = 413.0  # Pa s/m, density times speed of sound at 20 degrees C
 
 
@@ -64,6 +66,9 @@ class OscillatingPlate(SimulatedDevice):
         :math:`\nu_\mathrm{nl}`, how firmly the edges hold against being pulled inwards: 1: not at all movable; 0: linear plate.
     force_per_volt : float, default=1.5
         :math:`G` of amplifier and voice coil, in N/V.
+    thickness_error, quality_error : float, default=0.0
+        What is wrong with this specimen: its thickness and its :math:`Q` are ``1 + error`` times what is stated. The stated
+        ones are where :attr:`equations` begin.
     drive_position, pickup_position : tuple of float, default=(0.37, 0.42), (0.66, 0.29)
         Where the coil pushes and the microphone listens, in units of length and width, 0 to 1.
     n_steps : int, default=3
@@ -82,7 +87,9 @@ class OscillatingPlate(SimulatedDevice):
     bounds : ndarray of shape (n_controls, 2)
         -1 to 1 V for every sample.
     frequencies : ndarray of shape (n_modes,)
-        Natural frequencies of the linear plate, in kHz.
+        Natural frequencies of the linear plate, errors included, in kHz.
+    equations : (OscillatingPlate, tuple of str)
+        The plate as it was designed, without errors, and the constants by which a specimen differs from it.
     seconds_per_shot : float
         Duration of the drive, and of the silence until the slowest mode has died away to 1 %.
 
@@ -140,6 +147,8 @@ class OscillatingPlate(SimulatedDevice):
         quality_factor=50.0,
         nonlinearity=1.0,
         force_per_volt=1.5,
+        thickness_error=0.0,
+        quality_error=0.0,
         drive_position=(0.37, 0.42),
         pickup_position=(0.66, 0.29),
         n_steps=3,
@@ -161,6 +170,8 @@ class OscillatingPlate(SimulatedDevice):
         self.quality_factor = quality_factor
         self.nonlinearity = nonlinearity
         self.force_per_volt = force_per_volt
+        self.thickness_error = thickness_error
+        self.quality_error = quality_error
         self.drive_position = drive_position
         self.pickup_position = pickup_position
         self.n_steps = n_steps
@@ -181,14 +192,26 @@ class OscillatingPlate(SimulatedDevice):
     def seconds_per_shot(self) -> float:  # type: ignore[override]
         silence = 0.0
         if np.isfinite(self.quality_factor):
-            silence = np.log(100) * self.quality_factor / (np.pi * float(self.frequencies[0]))
+            silence = (
+                np.log(100) * self.quality_factor * (1 + self.quality_error) / (np.pi * float(self.frequencies[0]))
+            )
         return 1e-3 * (self.n_controls / self.sample_rate + silence)
 
     @property
     def frequencies(self) -> np.ndarray:
         self._check_parameters()
         parameter, _, _ = _clamped_modes(self.length / self.width, self.n_modes)
-        return parameter * float(self._speed(self.thickness)) / (2 * np.pi)
+        return parameter * float(self._speed(self._real_thickness)) / (2 * np.pi)
+
+    @property
+    def equations(self) -> Any:
+        """The plate as it was designed: by how much this specimen differs is to be found."""
+        designed = clone(self).set_params(thickness_error=0.0, quality_error=0.0)
+        return designed, tuple(name for name in _CONSTANTS if 0 < getattr(self, name) < np.inf)
+
+    @property
+    def _real_thickness(self) -> float:
+        return float(self.thickness * (1 + self.thickness_error))
 
     def simulate(self, batch: ControlBatch, normal: torch.Tensor | None) -> torch.Tensor:
         """Play one waveform per row and read the microphone, in Pa."""
@@ -206,7 +229,7 @@ class OscillatingPlate(SimulatedDevice):
             Samples of the drive voltage, in V.
         constants : dict of str to tensor, default=None
             Values in place of ``thickness``, ``quality_factor``, ``nonlinearity`` or ``force_per_volt`` (scalar tensors,
-            same units).
+            same units; errors come on top).
 
         Returns
         -------
@@ -279,11 +302,11 @@ class OscillatingPlate(SimulatedDevice):
         """
         self._check_parameters()
         parameter, stiffness = (torch.from_numpy(part).to(displacement) for part in self._modes())
-        speed = float(self._speed(self.thickness))
+        speed = float(self._speed(self._real_thickness))
         stretched = (displacement @ stiffness * displacement).sum(dim=-1)
         per_mass = 0.5 * (velocity.square() + (speed * parameter * displacement).square()).sum(dim=-1)
         per_mass = per_mass + 1.5 * self.nonlinearity * speed**2 * stretched.square()
-        return self._mass(self.thickness) * self.thickness**2 * per_mass  # kg mm^2 / ms^2 = J
+        return self._mass(self._real_thickness) * self._real_thickness**2 * per_mass  # kg mm^2 / ms^2 = J
 
     def _play(self, controls: torch.Tensor, value: dict[str, torch.Tensor], read: torch.Tensor) -> torch.Tensor:
         """``read`` times (displacement, velocity per step) at the end of each sample, (n_controls, n_read, n_rows).
@@ -336,9 +359,11 @@ class OscillatingPlate(SimulatedDevice):
         return np.outer(x, y).ravel() @ mixture
 
     def _constants(self, constants: dict[str, torch.Tensor] | None, like: torch.Tensor) -> dict[str, torch.Tensor]:
-        names = ("thickness", "quality_factor", "nonlinearity", "force_per_volt")
         # a handful of numbers: in double precision, so that small differences in a step do not cancel
-        return {name: value.double() for name, value in self._replaceable(names, constants, like).items()}
+        value = {name: value.double() for name, value in self._replaceable(_CONSTANTS, constants, like).items()}
+        value["thickness"] = value["thickness"] * (1 + self.thickness_error)
+        value["quality_factor"] = value["quality_factor"] * (1 + self.quality_error)
+        return value
 
     def _check_parameters(self) -> None:
         for name in ("n_controls", "n_steps", "n_modes"):
@@ -349,6 +374,10 @@ class OscillatingPlate(SimulatedDevice):
             self._demand(name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
         self._demand("poisson_ratio", -1 < self.poisson_ratio <= 0.5, "above -1 and at most 0.5")
         self._demand("quality_factor", self.quality_factor > 0.5, "above 0.5; use np.inf for no damping")
+        self._demand("thickness_error", -1 < self.thickness_error < np.inf, "a finite number above -1")
+        real = self.quality_factor * (1 + self.quality_error)
+        what = f"finite, and leave more than 0.5 of the quality_factor ({self.quality_factor})"
+        self._demand("quality_error", real > 0.5 and self.quality_error < np.inf, what)
         self._demand("nonlinearity", 0 <= self.nonlinearity < np.inf, "a finite number of at least 0")
         n_most = int(_MOST_MODES * min(self.length / self.width, self.width / self.length))
         most = f"at most {n_most} for a plate of {self.length} mm by {self.width} mm; keep fewer modes"

@@ -97,7 +97,7 @@ _BINS = _DIRECT | {"readout": "bins"}
 SYSTEMS: dict[str, System] = {
     "laser": System(lambda s: SecondHarmonicLaser(), digits, _BINS | {"n_layers": 2, "n_units": 2}),
     "plate": System(
-        lambda s: OscillatingPlate(thickness=0.204, quality_factor=45.0),
+        lambda s: OscillatingPlate(thickness_error=0.02, quality_error=-0.1),
         quadrants,
         _DIRECT,
         twin=lambda d: PhysicsTwin(

@@ -154,7 +154,7 @@ CASES = {
     ),
     "equations, plate": Case(
         False,
-        lambda s: OscillatingPlate(48, 24, thickness=0.204, quality_factor=45.0),
+        lambda s: OscillatingPlate(48, 24, thickness_error=0.02, quality_error=-0.1),
         lambda: PhysicsTwin(OscillatingPlate(48, 24)),
         0,
         quadrants,

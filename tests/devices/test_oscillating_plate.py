@@ -17,6 +17,7 @@ from sklearn.base import clone
 
 from skpat import ControlBatch
 from skpat.devices.oscillating_plate import OscillatingPlate, _beam_functions, _clamped_modes
+from skpat.twins import PhysicsTwin
 
 CONSTANTS = {"thickness": 0.2, "quality_factor": 8.0, "nonlinearity": 1.0, "force_per_volt": 4.0}
 SILENT = {"noise": 0.0, "gain_jitter": 0.0}
@@ -313,6 +314,11 @@ def test_an_unknown_constant_is_refused() -> None:
         ({"thickness": 0.0}, "'thickness' of OscillatingPlate must be a finite number above 0. Got 0.0"),
         ({"poisson_ratio": 0.7}, "'poisson_ratio' .* must be above -1 and at most 0.5. Got 0.7"),
         ({"quality_factor": 0.5}, "'quality_factor' .* must be above 0.5; use np.inf for no damping. Got 0.5"),
+        ({"thickness_error": -1.0}, "'thickness_error' .* must be a finite number above -1. Got -1.0"),
+        (
+            {"quality_error": -0.95},
+            r"'quality_error' .* must be finite, and leave more than 0.5 of .* \(8.0\). Got -0.95",
+        ),
         ({"nonlinearity": -1.0}, "'nonlinearity' .* must be a finite number of at least 0. Got -1.0"),
         (
             {"n_modes": 90, "width": 10.0},
@@ -329,6 +335,36 @@ def test_wrong_parameters_are_refused_when_used(wrong: dict, message: str) -> No
     plate = small_plate(**wrong)
     with pytest.raises(ValueError, match=message):
         plate.measure(np.zeros((1, 12)))
+
+
+@given(st.floats(-0.3, 0.3), st.floats(-0.5, 0.5))
+@settings(max_examples=10, deadline=None)
+def test_a_specimen_is_the_plate_that_its_errors_make_of_it(thickness_error: float, quality_error: float) -> None:
+    specimen = small_plate(thickness_error=thickness_error, quality_error=quality_error)
+    as_built = small_plate(thickness=0.2 * (1 + thickness_error), quality_factor=8.0 * (1 + quality_error))
+    controls = drive_for(specimen, 3)
+    np.testing.assert_allclose(specimen.measure(named(controls)), as_built.measure(named(controls)), rtol=1e-9)
+    np.testing.assert_allclose(specimen.frequencies, as_built.frequencies)
+    np.testing.assert_allclose(specimen.seconds_per_shot, as_built.seconds_per_shot)
+    motion = specimen.vibrate(torch.from_numpy(controls))
+    np.testing.assert_allclose(specimen.energy(*motion), as_built.energy(*as_built.vibrate(torch.from_numpy(controls))))
+
+
+def test_the_equations_are_those_of_the_design_and_find_the_specimen() -> None:
+    plate = OscillatingPlate(60, 30, thickness_error=0.02, quality_error=-0.1, random_state=0)
+    designed, unknown = plate.equations
+    assert (designed.thickness_error, designed.quality_error) == (0.0, 0.0)
+    controls = drive_for(plate, 300)
+    twin = PhysicsTwin(designed, unknown).fit(controls, plate.measure(controls))
+    np.testing.assert_allclose(twin.constants_["thickness"], 0.2 * 1.02, rtol=0.003)
+    np.testing.assert_allclose(twin.constants_["quality_factor"], 50.0 * 0.9, rtol=0.1)
+    np.testing.assert_allclose(
+        [twin.constants_[name] for name in ("nonlinearity", "force_per_volt")], [1.0, 1.5], rtol=0.1
+    )
+
+
+def test_constants_that_are_nothing_are_not_looked_for() -> None:
+    assert small_plate(nonlinearity=0.0, quality_factor=np.inf).equations[1] == ("thickness", "force_per_volt")
 
 
 def test_a_batch_is_computed_in_the_precision_of_its_controls() -> None:
