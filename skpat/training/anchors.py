@@ -22,19 +22,22 @@ class Anchors:
     .. math:: y = y_0 + t \odot (T(c) - T(c_0)) ,
 
     with :math:`t` how far each output of the twin is trusted: the twin has to be right only about the difference that a step
-    or two of the training has made.
+    or two of the training has made. Where the twin does not say so itself, :math:`t` is its R² on the answers of the batch, at
+    least 0.
 
     Parameters
     ----------
     twin : Twin
-        Fitted, with a ``module_`` that takes all controls of each row. Its ``trust_``, shape (n_outputs,), is :math:`t`; 1
-        without.
+        Fitted. Its ``trust_``, shape (n_outputs,), is :math:`t`.
+    sample_weight : tensor of shape (n_rows,), default=None
+        Weights of the batch's rows, for R². None: all the same.
     """
 
-    def __init__(self, twin: Any):
-        self._model = twin.module_
+    def __init__(self, twin: Any, sample_weight: torch.Tensor | None = None):
+        self._module = twin.module_
         self._trust = getattr(twin, "trust_", None)
-        self._calls: dict[tuple[int, int], tuple[Any, Any, torch.Tensor]] = {}
+        self._weight = sample_weight
+        self._calls: dict[tuple[int, int], tuple[Any, Any, torch.Tensor, torch.Tensor]] = {}
 
     def note(self, layer: int, unit: int, asked: ControlBatch, sent: ControlBatch, outputs: torch.Tensor) -> None:
         """Keep one call: the settings that the network asked for, those (displaced) that were sent, and the answers.
@@ -49,16 +52,34 @@ class Anchors:
         import torch
 
         with torch.no_grad():
-            controls = sent.dense()
-            self._calls[layer, unit] = controls - asked.dense(), outputs.detach(), self._model(controls)
+            displaced = None if sent is asked else sent.dense() - asked.dense()
+            predicted = self._predict(sent)
+            trust = self._r2(outputs, predicted) if self._trust is None else predicted.new_tensor(self._trust)
+            self._calls[layer, unit] = displaced, outputs.detach(), predicted, trust
 
     def run(self) -> Run:
         """The ``run(batch, layer, unit)`` of a further step on the same rows; it measures nothing."""
 
         def run(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
-            displaced, outputs, predicted = self._calls[layer, unit]
-            change = self._model(batch.dense() + displaced) - predicted
-            return outputs + (change if self._trust is None else change * change.new_tensor(self._trust))
+            displaced, outputs, predicted, trust = self._calls[layer, unit]
+            if displaced is not None:
+                batch = ControlBatch.from_dense(batch.dense() + displaced)
+            return outputs + trust * (self._predict(batch) - predicted)
 
         run.measures = False  # type: ignore[attr-defined]
         return run
+
+    def _predict(self, batch: ControlBatch) -> torch.Tensor:
+        if hasattr(self._module, "forward_batch"):  # in parts: the shared channels may be too many to copy
+            found: torch.Tensor = self._module.forward_batch(batch)
+        else:
+            found = self._module(batch.dense())
+        return found
+
+    def _r2(self, outputs: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        """How well each output was predicted, 0 to 1: shape (n_outputs,)."""
+        weight = outputs.new_ones(len(outputs)) if self._weight is None else self._weight.to(outputs)
+        share = weight / weight.sum()
+        error = share @ (outputs - predicted).square()
+        variance = share @ (outputs - share @ outputs).square()
+        return (1 - error / variance.clamp_min(1e-30)).clamp(0, 1)

@@ -55,6 +55,10 @@ class Asymmetric(PhysicsAware):
         """Nothing is displaced."""
         return False
 
+    def count_further_steps(self, twin: Any) -> int:
+        """None."""
+        return 0
+
     def run(self, apparatus: Apparatus) -> Run:
         """The twin."""
         module = apparatus.twin.module_

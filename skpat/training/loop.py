@@ -221,22 +221,40 @@ class Trainer:
             targets=targets,
             sample_weight=sample_weight,
         )
-        loss = self._descend(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
-        for _ in range(self.gradient.count_further_steps(self.twin)):
-            self._descend(lambda: self._further_loss(loss_of, apparatus))
+        start = [weight.detach().clone() for weight in self.trainable]
+        loss = self._backward(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
+        self._step(self.gradient.step_factor)
+        self._go_on(lambda: self._further_loss(loss_of, apparatus), start)
         self._update_statistics(measurements, data.sample_weight[rows])
         self.gradient.after_batch(apparatus, measurements)
         return loss
 
-    def _descend(self, loss_and_gradient: Callable[[], torch.Tensor]) -> float:
-        """One step; the loss before it."""
+    def _backward(self, loss_and_gradient: Callable[[], torch.Tensor]) -> float:
+        """The gradient of every weight; the loss."""
         for weight in self.trainable:
             weight.grad = None
         with torch.enable_grad():
             loss = float(loss_and_gradient().detach())
         self._check_finite(loss)
-        self._step(self.gradient.step_factor)
         return loss
+
+    def _go_on(self, loss_and_gradient: Callable[[], torch.Tensor], start: list[torch.Tensor]) -> None:
+        """Further steps on the same rows.
+
+        Where the twin knows the equations they are shortened by as much as the slope along the way from ``start`` has become
+        flatter. A twin that is still learning is not asked for so much: its steps are whole.
+        """
+        first = [weight.grad for weight in self.trainable]
+        for _ in range(self.gradient.count_further_steps(self.twin)):
+            self._backward(loss_and_gradient)
+            left = 1.0
+            if not self.gradient.explores(self.twin):
+                way = [weight.detach() - then for weight, then in zip(self.trainable, start, strict=True)]
+                before, now = _along(way, first), _along(way, [weight.grad for weight in self.trainable])
+                left = min(now / before, 1.0) if before < 0 else 0.0
+            if left <= 0:
+                return  # the way was too long already
+            self._step(left * self.gradient.step_factor)
 
     def _further_loss(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
         loss = loss_of(self.gradient.run_further(apparatus))
@@ -287,6 +305,10 @@ class Trainer:
     def optimizer_state(self) -> dict[str, Any]:
         """The optimiser's state with numpy arrays, for going on later."""
         return _map_arrays(self.optimizer.state_dict(), lambda tensor: as_numpy(tensor).copy())
+
+
+def _along(way: list[torch.Tensor], gradient: list[torch.Tensor | None]) -> float:
+    return sum(float((w * g).sum()) for w, g in zip(way, gradient, strict=True) if g is not None)
 
 
 def train(

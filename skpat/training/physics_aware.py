@@ -44,8 +44,8 @@ class PhysicsAware(GradientEstimator):
         measurement during the calibration. Only twins that ask for it (``explores``) get it, while they are refined.
     n_anchored_steps : int, default=1
         Steps on the same rows that follow each measured one and cost no shots: the device's answers stay, the twin adds how
-        they change with the controls (:class:`skpat.training.anchors.Anchors`). Only with twins that get displacements: one
-        that knows the equations has nothing to make up for.
+        they change with the controls (:class:`skpat.training.anchors.Anchors`). With a twin that knows the equations such a
+        step is the shorter, the flatter the loss has become along the way. None with ``refine=False``.
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 
@@ -87,11 +87,10 @@ class PhysicsAware(GradientEstimator):
 
         twin = apparatus.twin
         module = twin.module_
-        self._anchors: Anchors | None = Anchors(twin) if self.count_further_steps(twin) else None
         if hasattr(module, "forward_batch"):
-            return bridge(apparatus.measure, module.forward_batch, in_parts=True)
+            return self._noted(bridge(apparatus.measure, module.forward_batch, in_parts=True), apparatus)
         if not self.explores(twin):
-            return bridge(apparatus.measure, module)
+            return self._noted(bridge(apparatus.measure, module), apparatus)
         if not hasattr(self, "_sent"):
             self._sent: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -101,11 +100,24 @@ class PhysicsAware(GradientEstimator):
             return outputs
 
         through_twin = bridge(measure, trusted(module, getattr(twin, "trust_", None)))
-        move, anchors = self.mover(apparatus), self._anchors
+        return self._noted(through_twin, apparatus, self.mover(apparatus))
+
+    def _noted(
+        self,
+        run: Run,
+        apparatus: Apparatus,
+        move: Callable[[ControlBatch, int, int], ControlBatch] | None = None,
+    ) -> Run:
+        """The run, at displaced settings, that leaves what the steps without the device go on from."""
+        wanted = self.count_further_steps(apparatus.twin)
+        anchors = Anchors(apparatus.twin, apparatus.sample_weight) if wanted else None
+        self._anchors: Anchors | None = anchors
+        if anchors is None and move is None:
+            return run
 
         def noted(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
-            sent = move(batch, layer, unit)
-            outputs = through_twin(sent, layer, unit)
+            sent = batch if move is None else move(batch, layer, unit)
+            outputs: torch.Tensor = run(sent, layer, unit)
             if anchors is not None:
                 anchors.note(layer, unit, batch, sent, outputs)
             return outputs
@@ -113,8 +125,8 @@ class PhysicsAware(GradientEstimator):
         return noted
 
     def count_further_steps(self, twin: Any) -> int:
-        """``n_anchored_steps``, with a twin that learns from displaced shots."""
-        return int(self.n_anchored_steps) if self.explores(twin) else 0
+        """``n_anchored_steps``; none with the static twin of the paper."""
+        return int(self.n_anchored_steps) if self.refine else 0
 
     def run_further(self, apparatus: Apparatus) -> Run:
         """What the device answered, and the twin's change since."""

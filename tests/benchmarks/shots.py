@@ -1,16 +1,16 @@
 """Accuracy against shots: how many each training method needs to come near the exact gradient.
 
-Systems, tasks and networks are those of ``accuracy.py`` (nothing digital but gains, offsets and the readout), with one schedule
-for every method: Adam, the system's first step, half a cosine, as many epochs; SPSA, with smaller steps, takes ten times as many,
-and local training three times. A quarter of the data is the test part; a quarter of the rest is the validation part, on which the
-curve is measured after every epoch (its shots are not counted; in silico it is measured on the twin) and the best epoch is chosen.
-Arrival is the first epoch whose validation accuracy is 95 % of the last one of the exact gradient with the same seed; a run that
-never arrives counts as its whole budget. All calibration shots count. Where there is no exact gradient (the tissue), the long run
-of SPSA stands in its place.
+Systems, tasks and networks are those of ``accuracy.py`` (nothing digital but gains, offsets and the readout), with one
+schedule for every method: Adam, the system's first step, half a cosine, as many epochs; SPSA, with smaller steps, takes ten
+times as many, and local training three times. A quarter of the data is the test part, a quarter of the rest the validation
+part, on which the curve is measured after every epoch (its shots are not counted; in silico it is measured on the twin) and
+the best epoch is chosen. Arrival is the first epoch whose validation accuracy is 95 % of the last one of the exact gradient
+with the same seed; a run that never arrives counts as its whole budget. All calibration shots count. Where there is no
+exact gradient (the tissue), the long run of SPSA stands in its place.
 
 "default" takes the device's equations where it states them (the plate, the mesh and the oscillators: nominal ones, while the
-specimen has errors that must be found), else a learned twin; "learned twin" always a learned one. "cosine" is the median of the
-cosines of the parameter gradient, measured on the device after the training with shots that are not counted.
+specimen has errors that must be found), else a learned twin; "learned twin" always a learned one. "cosine" is the median of
+the cosines of the parameter gradient, measured on the device after the training with shots that are not counted.
 
 A run is one line of JSON in ``--results``; runs that stand there already are not repeated.
 

@@ -13,7 +13,7 @@ from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
 from skpat.devices import MachZehnderMesh, Noisy, SecondHarmonicLaser
 from skpat.estimators.specification import default_twin
 from skpat.exceptions import DeviceContractError
-from skpat.training import PhysicsAware
+from skpat.training import Asymmetric, PhysicsAware
 from skpat.training.anchors import Anchors
 from skpat.training.calibration import calibrate_in_rounds
 from skpat.twins import NeuralTwin, PhysicsTwin
@@ -50,7 +50,7 @@ def test_further_steps_cost_no_shots_and_are_taken() -> None:
     assert not np.array_equal(fitted[0].weights_["layers.0.theta"], fitted[1].weights_["layers.0.theta"])
     assert PhysicsAware().count_further_steps(NeuralTwin()) == 1
     assert PhysicsAware(refine=False).count_further_steps(NeuralTwin()) == 0
-    assert PhysicsAware().count_further_steps(PhysicsTwin()) == 0
+    assert Asymmetric().count_further_steps(NeuralTwin()) == 0
 
 
 def test_stated_equations_are_the_default_twin_without_the_specimens_errors() -> None:
