@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import r2_score
 
 from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
 from skpat.devices import MachZehnderMesh, Noisy, SecondHarmonicLaser
@@ -23,19 +25,77 @@ def answers(controls: torch.Tensor) -> torch.Tensor:
     return torch.stack([controls[:, 0] * controls[:, 1], controls.sum(1).sin()], dim=1)
 
 
-@pytest.mark.parametrize("trust", [None, np.array([1.0, 0.25])])
-def test_a_further_step_adds_the_trusted_change_to_what_was_measured(trust: Any) -> None:
-    about = {} if trust is None else {"trust_": trust}
-    anchors = Anchors(SimpleNamespace(module_=answers, **about))
-    asked, moved = torch.rand(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+def two_batches(n_rows: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    asked, moved = torch.rand(2, n_rows, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return asked, moved
+
+
+def test_a_further_step_adds_the_trusted_change_to_what_was_measured() -> None:
+    trust = np.array([1.0, 0.25])
+    anchors = Anchors(SimpleNamespace(module_=answers, trust_=trust))
+    asked, moved = two_batches()
     sent, measured = asked + 0.01, answers(asked + 0.01) + 7.0  # the device is not its twin
     anchors.note(0, 0, ControlBatch.from_dense(asked), ControlBatch.from_dense(sent), measured)
     run = anchors.run()
     assert not run.measures
     assert torch.equal(run(ControlBatch.from_dense(asked), 0, 0), measured)  # nothing moved: exactly what was measured
-    change = answers(moved + (sent - asked)) - answers(sent)
-    wanted = measured + change * (1.0 if trust is None else torch.from_numpy(trust))
+    wanted = measured + (answers(moved + (sent - asked)) - answers(sent)) * torch.from_numpy(trust)
     torch.testing.assert_close(run(ControlBatch.from_dense(moved), 0, 0), wanted)
+
+
+def test_a_twin_that_does_not_judge_itself_is_trusted_by_r2_on_the_batch() -> None:
+    asked, moved = two_batches(20)
+    weight = torch.arange(20, dtype=torch.float64)
+    measured = answers(asked) * torch.tensor([1.0, -1.0])  # the second output is the opposite of what the twin says
+    measured = measured + 0.1 * torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    anchors = Anchors(SimpleNamespace(module_=answers), weight)
+    batch = ControlBatch.from_dense(asked)
+    anchors.note(0, 0, batch, batch, measured)
+    r2 = r2_score(measured, answers(asked), sample_weight=weight, multioutput="raw_values")
+    assert 0 < r2[0] < 1
+    assert r2[1] < 0
+    wanted = measured + torch.from_numpy(r2.clip(0)) * (answers(moved) - answers(asked))
+    torch.testing.assert_close(anchors.run()(ControlBatch.from_dense(moved), 0, 0), wanted)
+
+
+def test_a_model_that_takes_a_batch_in_parts_gets_it_in_parts() -> None:
+    mesh = MachZehnderMesh(4)
+    rng = np.random.default_rng(0)
+    low, high = mesh.bounds.T
+    n_ports = 4
+    controls = low + (high - low) * rng.uniform(size=(6, mesh.n_controls))
+    controls[:, n_ports:] = controls[0, n_ports:]
+    twin = PhysicsTwin(mesh, []).fit(controls, mesh.measure(controls))
+    index = np.arange(mesh.n_controls)
+    varying, shared = torch.from_numpy(controls[:, :n_ports]), torch.from_numpy(controls[0, n_ports:])
+    batch = ControlBatch(varying, index[:n_ports], shared, index[n_ports:], None)
+    moved = batch.changed(varying=varying, shared=shared + 0.01)
+    measured = twin.module_(batch.dense()).detach()
+    anchors = Anchors(twin)
+    with patch.object(ControlBatch, "dense", side_effect=AssertionError("all channels of all rows")):
+        anchors.note(0, 0, batch, batch, measured)
+        found = anchors.run()(moved, 0, 0)
+    torch.testing.assert_close(found, twin.module_(moved.dense()))
+
+
+@pytest.mark.parametrize(("learning_rate", "n_steps"), [(1e-7, 2.0), (1e3, 1.0)])
+def test_with_known_equations_a_further_step_is_whole_where_nothing_bends_and_none_beyond_the_valley(
+    learning_rate: float, n_steps: float
+) -> None:
+    X, y = np.random.default_rng(0).uniform(size=(40, 4)), np.arange(40) % 2
+    device = SecondHarmonicLaser(8, 4, random_state=0)
+    how: dict[str, Any] = {"twin": PhysicsTwin(SecondHarmonicLaser(8, 4), []), "max_iter": 1, "batch_size": 40}
+    how |= {"alpha": 0.0, "random_state": 0}
+
+    def coefficients(n_anchored_steps: int, learning_rate: float) -> np.ndarray:
+        network = PhysicalNetworkClassifier(
+            device, gradient=PhysicsAware(n_anchored_steps=n_anchored_steps), learning_rate_init=learning_rate, **how
+        )
+        return network.fit(X, y).weights_["readout.coef"]
+
+    start = coefficients(0, 1e-15)
+    none, one = (coefficients(n, learning_rate) - start for n in (0, 1))
+    np.testing.assert_allclose(one, n_steps * none, rtol=0.02)  # the twin is trusted to 0.99
 
 
 def test_further_steps_cost_no_shots_and_are_taken() -> None:
