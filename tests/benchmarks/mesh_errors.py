@@ -18,8 +18,8 @@ the next (there: fields, with a nonlinearity at once). The phase and the square 
 scaled to its range, set those of the first. Photodiodes have noise (1 %). Class scores are the means of six or seven ports
 (``readout="bins"``). Nothing digital is trained but gains and offsets.
 
-Images are plenty and the computer slow: training takes one step a batch, and no further ones without shots. The checkpoint of the
-best epoch on 5,000 of the 60,000 training images is kept; the 10,000 test images are looked at once.
+Images are plenty and the computer slow: training takes one step a batch, and no further ones without shots. The checkpoint of
+the best epoch on 5,000 of the 60,000 training images is kept; the 10,000 test images are looked at once.
 
     python tests/benchmarks/mesh_errors.py --data-home DIR       # DIR/mnist.npz
 """
