@@ -221,10 +221,12 @@ class Trainer:
             targets=targets,
             sample_weight=sample_weight,
         )
-        start = [weight.detach().clone() for weight in self.trainable]
+        n_further = self.gradient.count_further_steps(self.twin)
+        start = [weight.detach().clone() for weight in self.trainable] if n_further else []
         loss = self._backward(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
         self._step(self.gradient.step_factor)
-        self._go_on(lambda: self._further_loss(loss_of, apparatus), start)
+        if n_further:
+            self._go_on(n_further, lambda: self._further_loss(loss_of, apparatus), start)
         self._update_statistics(measurements, data.sample_weight[rows])
         self.gradient.after_batch(apparatus, measurements)
         return loss
@@ -238,14 +240,14 @@ class Trainer:
         self._check_finite(loss)
         return loss
 
-    def _go_on(self, loss_and_gradient: Callable[[], torch.Tensor], start: list[torch.Tensor]) -> None:
+    def _go_on(self, n_steps: int, loss_and_gradient: Callable[[], torch.Tensor], start: list[torch.Tensor]) -> None:
         """Further steps on the same rows.
 
         Where the twin knows the equations they are shortened by as much as the slope along the way from ``start`` has become
         flatter. A twin that is still learning is not asked for so much: its steps are whole.
         """
         first = [weight.grad for weight in self.trainable]
-        for _ in range(self.gradient.count_further_steps(self.twin)):
+        for _ in range(n_steps):
             self._backward(loss_and_gradient)
             left = 1.0
             if not self.gradient.explores(self.twin):
