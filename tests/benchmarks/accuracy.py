@@ -21,7 +21,6 @@ of seeds 0 to 4; the figures come from those of seeds 5 to 9.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -29,7 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import sklearn
 from sklearn.datasets import load_digits
@@ -38,6 +36,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from runs import read_results, run_cases
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import (
     AnalogCircuit,
@@ -266,9 +265,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("accuracy.jsonl"))
     arguments = parser.parse_args()
-    known = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    known = read_results(arguments.results)
     done = {(r["system"], r["method"], r["seed"]) for r in known}
     cases = [
         (name, method, seed)
@@ -277,13 +274,7 @@ def main() -> None:
         for method in methods_of(name)
         if method in arguments.methods and (name, method, seed) not in done
     ]
-    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
-        joblib.delayed(run)(*case) for case in cases
-    ):
-        print(json.dumps(result), flush=True)
-        known.append(result)
-        with arguments.results.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+    known += run_cases(run, cases, arguments.results, arguments.jobs)
     wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
     print(table([r for r in known if r["seed"] in wanted and r["system"] in arguments.systems]))

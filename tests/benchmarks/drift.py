@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import sklearn
 from sklearn.datasets import load_wine
@@ -32,6 +30,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from runs import read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, Drifting, SecondHarmonicLaser
 
@@ -134,18 +133,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("drift.jsonl"))
     arguments = parser.parse_args()
-    known = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    known = read_results(arguments.results)
     done = {(r["device"], r["seed"]) for r in known}
     cases = [(name, seed) for seed in range(arguments.seeds) for name in arguments.devices if (name, seed) not in done]
-    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
-        joblib.delayed(run)(*case) for case in cases
-    ):
-        print(json.dumps(result), flush=True)
-        known.append(result)
-        with arguments.results.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+    known += run_cases(run, cases, arguments.results, arguments.jobs)
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds 0 to {arguments.seeds - 1}")
     print(table([r for r in known if r["seed"] < arguments.seeds and r["device"] in arguments.devices]))
 

@@ -27,7 +27,6 @@ the best epoch on 5,000 of the 60,000 training images is kept; the 10,000 test i
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from pathlib import Path
@@ -35,6 +34,8 @@ from typing import Any
 
 import numpy as np
 
+from paper import load_mnist
+from runs import add_result, read_results
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import MachZehnderMesh
 from skpat.exceptions import UselessTwinWarning
@@ -143,12 +144,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--results", type=Path, default=Path("mesh_errors.jsonl"))
     arguments = parser.parse_args()
-    from paper import load_mnist  # the script beside this one
-
     data = load_mnist(arguments.data_home)
-    known = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    known = read_results(arguments.results)
     known = [result for result in known if result["epochs"] == arguments.epochs]
     done = {(r["case"], r["method"], r["draw"]) for r in known}
     ideal: dict[int, Any] = {}
@@ -158,9 +155,7 @@ def main() -> None:
                 if (case, method, draw) in done or (case == "none" and method != "deployed"):
                     continue
                 known.append(run(case, method, draw, data, arguments.epochs, ideal))
-                print(json.dumps(known[-1]), flush=True)
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(known[-1]) + "\n")
+                add_result(known[-1], arguments.results)
     print(table(known))
 
 

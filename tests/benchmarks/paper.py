@@ -24,8 +24,6 @@ what stands there is not repeated.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -37,6 +35,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from runs import add_result, find_data, read_results
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, CoupledOscillators, IdentityDevice, OscillatingPlate, SecondHarmonicLaser
 from skpat.training import PhysicsAware
@@ -54,13 +53,7 @@ def load_mnist(data_home: str | None) -> dict[str, np.ndarray]:
     SystemExit
         If the file is not there.
     """
-    home = data_home or os.environ.get("SKPAT_DATA_HOME")
-    path = Path(home or ".") / "mnist.npz"
-    if home is None or not path.exists():
-        raise SystemExit(
-            f"'mnist.npz' must lie in --data-home or SKPAT_DATA_HOME: x_train (60000, 28, 28), y_train, x_test, y_test. "
-            f"Got {home!r}. Put it there; no figure can be made without it."
-        )
+    path = find_data(data_home, "mnist.npz", "x_train (60000, 28, 28), y_train, x_test, y_test")
     with np.load(path) as file:
         images = {f"x_{part}": file[f"x_{part}"].astype(np.float32) / 255 for part in ("train", "test")}
         return images | {f"y_{part}": file[f"y_{part}"] for part in ("train", "test")}
@@ -255,9 +248,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("paper.jsonl"))
     arguments = parser.parse_args()
     data = load_mnist(arguments.data_home)
-    known = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    known = read_results(arguments.results)
     scored_on = "validation" if arguments.validate else "test"
     known = [result for result in known if result["scored_on"] == scored_on]
     done = {(r["system"], r["method"], r["seed"]) for r in known}
@@ -267,10 +258,8 @@ def main() -> None:
                 if (name, method, seed) in done or (method == "logistic" and seed != arguments.seeds[0]):
                     continue  # logistic regression has no randomness
                 result = run(name, method, seed, data, arguments.validate)
-                print(json.dumps(result), flush=True)
+                add_result(result, arguments.results)
                 known.append(result)
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
     print(f"\ntorch {torch.__version__}, {platform.machine()}, scored on the {scored_on} images")
     print(table([r for r in known if r["system"] in arguments.systems and r["method"] in arguments.methods]))
 

@@ -20,31 +20,23 @@ A run is one line of JSON in ``--results``; runs that stand there already are no
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import sklearn
 from scipy.stats import t
 from sklearn.model_selection import train_test_split
 
+from accuracy import SYSTEMS
+from runs import read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.inspection import gradient_alignment
 from skpat.training import SPSA, PhysicsAware
 from skpat.twins import NeuralTwin
-
-
-def systems() -> dict[str, Any]:
-    """The systems of ``accuracy.py``, which stands beside this script."""
-    from accuracy import SYSTEMS
-
-    return SYSTEMS
-
 
 EPOCHS = {"laser": 12, "plate": 20, "circuit": 20, "mesh": 10, "oscillators": 15, "tissue": 20, "frozen": 15}
 REFERENCES = {"tissue": "SPSA"}  # the others: exact
@@ -74,7 +66,7 @@ CHECKED = ("default", "learned twin", "static, 20,000")  # whose gradient is che
 
 def run(name: str, method: str, seed: int) -> dict[str, Any]:
     """One training: the validation accuracy after each epoch with the shots until then, and the test accuracy."""
-    system = systems()[name]
+    system = SYSTEMS[name]
     X, y = system.task()
     X, X_test, y, y_test = train_test_split(X, y, test_size=0.25, random_state=seed, stratify=y)
     X, X_val, y, y_val = train_test_split(X, y, test_size=0.25, random_state=seed, stratify=y)
@@ -190,9 +182,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("shots.jsonl"))
     parser.add_argument("--plot", type=Path, default=None, help="where to save the figure")
     arguments = parser.parse_args()
-    known = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    known = read_results(arguments.results)
     done = {(r["system"], r["method"], r["seed"]) for r in known}
     wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = [
@@ -204,13 +194,7 @@ def main() -> None:
         and (method != "finite differences" or name in SMALL)
         and (method != "exact" or name not in REFERENCES)
     ]
-    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
-        joblib.delayed(run)(*case) for case in cases
-    ):
-        print(json.dumps(result), flush=True)
-        known.append(result)
-        with arguments.results.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+    known += run_cases(run, cases, arguments.results, arguments.jobs)
     shown = [r for r in known if r["seed"] in wanted and r["system"] in arguments.systems]
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
     print(table(shown))

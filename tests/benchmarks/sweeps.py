@@ -29,7 +29,6 @@ A run is one line of JSON in ``--results``; runs that stand there already are no
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 import warnings
@@ -38,12 +37,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import sklearn
 from scipy.stats import rankdata
 from sklearn.model_selection import train_test_split
 
+from accuracy import SYSTEMS
+from runs import read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, CoupledOscillators, Drifting, Noisy, OscillatingPlate
 from skpat.training import SPSA, PhysicsAware
@@ -135,8 +135,6 @@ def twin_of(sweep: Sweep, method: str) -> dict[str, Any]:
 
 def run(name: str, strength: float, method: str, seed: int, epochs: int = EPOCHS) -> dict[str, Any]:
     """One training and its test accuracy."""
-    from accuracy import SYSTEMS  # which stands beside this script
-
     sweep = SWEEPS[name]
     system = SYSTEMS[sweep.system]
     X, y = system.task()
@@ -288,9 +286,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("sweeps.jsonl"))
     parser.add_argument("--plot", type=Path, default=None, help="where to save the figure")
     arguments = parser.parse_args()
-    known = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    known = read_results(arguments.results)
     known = [r for r in known if r["epochs"] == arguments.epochs]
     done = {(r["sweep"], r["strength"], r["method"], r["seed"]) for r in known}
     wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
@@ -302,13 +298,7 @@ def main() -> None:
         for method in methods_of(name)
         if method in arguments.methods and (name, strength, method, seed) not in done
     ]
-    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
-        joblib.delayed(run)(*case, arguments.epochs) for case in cases
-    ):
-        print(json.dumps(result), flush=True)
-        known.append(result)
-        with arguments.results.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+    known += run_cases(run, [(*case, arguments.epochs) for case in cases], arguments.results, arguments.jobs)
     shown = [
         r
         for r in known

@@ -15,7 +15,6 @@ to 7 and 100 to 115, the thresholds on these and on 3000 to 3014 and 4000 to 400
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 import warnings
@@ -24,11 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import sklearn
 from sklearn.datasets import load_digits
 
+from runs import read_results, run_cases
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, CoupledOscillators, MachZehnderMesh, OscillatingPlate, SecondHarmonicLaser
 from skpat.exceptions import UselessTwinWarning
@@ -249,19 +248,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("useless_twins.jsonl"))
     arguments = parser.parse_args()
-    known = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    known = read_results(arguments.results)
     done = {(r["case"], r["seed"]) for r in known}
     wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = [(name, seed) for seed in wanted for name in arguments.cases if (name, seed) not in done]
-    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
-        joblib.delayed(run)(*case) for case in cases
-    ):
-        print(json.dumps(result), flush=True)
-        known.append(result)
-        with arguments.results.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+    known += run_cases(run, cases, arguments.results, arguments.jobs)
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
     print(table([r for r in known if r["seed"] in wanted and r["case"] in arguments.cases]))
 

@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import sklearn
 from sklearn.linear_model import LogisticRegression
@@ -30,6 +28,7 @@ from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from runs import find_data, read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import IdentityDevice, SecondHarmonicLaser
 
@@ -62,13 +61,7 @@ def load(data_home: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     SystemExit
         If the file is not there.
     """
-    home = data_home or os.environ.get("SKPAT_DATA_HOME")
-    path = Path(home or ".") / "vowels_hillenbrand.npz"
-    if home is None or not path.exists():
-        raise SystemExit(
-            "'vowels_hillenbrand.npz' must lie in --data-home or SKPAT_DATA_HOME: X12, y, classes, group, speaker, complete. "
-            f"Got {home!r}. Put it there; no figure can be made without it."
-        )
+    path = find_data(data_home, "vowels_hillenbrand.npz", "X12, y, classes, group, speaker, complete")
     with np.load(path) as file:
         names = file["classes"][file["y"]]
         kept = file["complete"] & (file["group"] == "m") & np.isin(names, VOWELS)
@@ -144,9 +137,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("vowels.jsonl"))
     arguments = parser.parse_args()
     data = load(arguments.data_home)
-    known = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    known = read_results(arguments.results)
     wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     shown = [
         r
@@ -155,13 +146,8 @@ def main() -> None:
     ]
     done = {(r["method"], r["seed"]) for r in shown}
     cases = [(method, seed) for method in arguments.methods for seed in wanted if (method, seed) not in done]
-    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
-        joblib.delayed(run)(*case, data, arguments.validate, arguments.network) for case in cases
-    ):
-        print(json.dumps(result), flush=True)
-        shown.append(result)
-        with arguments.results.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+    how = data, arguments.validate, arguments.network
+    shown += run_cases(run, [(*case, *how) for case in cases], arguments.results, arguments.jobs)
     print(
         f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, {len(data[0])} tokens, "
         f"seeds {wanted[0]} to {wanted[-1]}"

@@ -1,0 +1,66 @@
+"""What the benchmarks share: runs, each one line of JSON in a file, that are not repeated; and data that lie elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import joblib
+
+__all__ = ["add_result", "find_data", "read_results", "run_cases"]
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The runs that stand in a file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add_result(result: dict[str, Any], path: Path) -> None:
+    """Print a run and add it to a file."""
+    line = json.dumps(result)
+    print(line, flush=True)
+    with path.open("a") as file:
+        file.write(line + "\n")
+
+
+def run_cases(
+    run: Callable[..., dict[str, Any]], cases: Iterable[tuple[Any, ...]], path: Path, n_jobs: int
+) -> list[dict[str, Any]]:
+    """``run(*case)`` for each case, in parallel; each result is on the disk as soon as it is there."""
+    results = []
+    for result in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+        joblib.delayed(run)(*case) for case in cases
+    ):
+        add_result(result, path)
+        results.append(result)
+    return results
+
+
+def find_data(data_home: str | None, name: str, holds: str) -> Path:
+    """The path of a file that is no part of the repository.
+
+    Parameters
+    ----------
+    data_home : str or None
+        The folder. None: ``SKPAT_DATA_HOME``.
+    name : str
+        Of the file.
+    holds : str
+        What must be in it, for the message.
+
+    Raises
+    ------
+    SystemExit
+        If the file is not there.
+    """
+    home = data_home or os.environ.get("SKPAT_DATA_HOME")
+    path = Path(home or ".") / name
+    if home is None or not path.exists():
+        raise SystemExit(
+            f"{name!r} must lie in --data-home or SKPAT_DATA_HOME: {holds}. Got {home!r}. Put it there; no figure can be made "
+            "without it."
+        )
+    return path
