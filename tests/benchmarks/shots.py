@@ -145,6 +145,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Mean validation accuracy against shots, one curve for each method and one panel for each system."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -152,6 +153,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     names = [name for name in EPOCHS if any(r["system"] == name for r in results)]
     figure = Figure(figsize=(3.2 * len(names), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
+    shown: dict[str, Any] = {}
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names), sharey=True)), names, strict=True):
         for number, method in enumerate(METHODS):
             rows = [r for r in results if (r["system"], r["method"]) == (name, method)]
@@ -160,15 +162,17 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             n_epochs = min(len(r["validation"]) for r in rows)
             shots = np.median([shots_after(r)[:n_epochs] for r in rows], axis=0)
             mean = 100 * np.mean([r["validation"][:n_epochs] for r in rows], axis=0)
-            style = {"color": f"C{number}", "marker": "osD^vx"[number % 6], "markevery": 0.2, "markersize": 4}
-            axes.plot(shots, mean, label=method, **style)
+            color = "black" if method == "exact" else colormaps["tab20"](2 * number % 20 + number // 10)
+            style = {"color": color, "marker": "osD^vx"[number % 6], "markevery": 0.2, "markersize": 4}
+            (shown[method],) = axes.plot(shots, mean, **style)
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("shots, calibration included")
         axes.set_title(name)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("validation accuracy (%)")
-    figure.axes[0].legend(fontsize="small")
+    ordered = {method: shown[method] for method in METHODS if method in shown}
+    figure.legend(ordered.values(), ordered.keys(), loc="outside lower center", ncols=7, fontsize="small")
     figure.savefig(path, dpi=120)
 
 
