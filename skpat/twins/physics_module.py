@@ -108,6 +108,8 @@ def fit_constants(module: PhysicsModule, shots: Shots, scale: np.ndarray, max_it
     ------
     TwinError
         If the model's answer, or a gradient, is not finite where the constants start.
+    ValueError
+        If the model refuses the constants that it starts from.
     """
     parameters = list(module.parameters())
     sizes = np.cumsum([0, *(parameter.numel() for parameter in parameters)])
@@ -121,7 +123,12 @@ def fit_constants(module: PhysicsModule, shots: Shots, scale: np.ndarray, max_it
 
     def loss_at(moved: np.ndarray) -> tuple[float, np.ndarray]:
         place(moved)
-        loss = _backward(module, shots, scale)
+        try:
+            loss = _backward(module, shots, scale)
+        except ValueError:  # constants that the model refuses
+            if not losses:
+                raise
+            loss = np.nan
         if not _is_finite(loss, module):
             if not losses:
                 raise TwinError(_NOT_FINITE)
