@@ -150,14 +150,18 @@ def bare_fit(network: PhysicalNetworkClassifier, X: np.ndarray, y: np.ndarray, r
 
 
 def fit(pairs: int) -> None:
-    """``fit`` less its calibration, against the bare loop; with a static and with a refined twin."""
+    """``fit`` less its calibration, against the bare loop, one step a batch; with a static and with a refined twin."""
     X, y = load_digits(return_X_y=True)
     X, y = X[:640], y[:640]
     for refine in (False, True):
         ratios = []
         for seed in range(pairs):
             network = PhysicalNetworkClassifier(
-                gradient=PhysicsAware(refine=refine), max_iter=10, n_calibration_shots=200, random_state=seed, tol=0
+                gradient=PhysicsAware(refine=refine, n_anchored_steps=0),
+                max_iter=10,
+                n_calibration_shots=200,
+                random_state=seed,
+                tol=0,
             )
             calibrated = clone(network).set_params(max_iter=1).partial_fit(X[:64], y[:64], classes=np.unique(y))
             calibrated.set_params(max_iter=10, warm_start=True)
