@@ -263,25 +263,27 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     names = [name for name in SWEEPS if any(r["sweep"] == name for r in results)]
     figure = Figure(figsize=(3.4 * len(names), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
+    shown: dict[str, Any] = {}
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names), sharey=True)), names, strict=True):
         for number, method in enumerate(METHODS):
             rows = [r for r in results if (r["sweep"], r["method"]) == (name, method)]
+            if not rows:
+                continue
             strengths = sorted({r["strength"] for r in rows})
             means = [
                 100 * np.mean([r["accuracy"] for r in rows if r["strength"] == strength]) for strength in strengths
             ]
             style = {
-                "color": "black" if method == ORACLE else colormaps["tab20"](number % 20),
+                "color": "black" if method == ORACLE else colormaps["tab20"](2 * number % 20 + number // 10),
                 "marker": "osD^vxP"[number % 7],
             }
-            axes.plot([100 * s for s in strengths], means, label=method, markersize=4, **style)
+            (shown[method],) = axes.plot([100 * s for s in strengths], means, markersize=4, **style)
         axes.set_xlabel(f"{name.split(',')[0]} (%)")
         axes.set_title(name)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test accuracy (%)")
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(names), fontsize="small"
-    )
+    ordered = {method: shown[method] for method in METHODS if method in shown}
+    figure.legend(ordered.values(), ordered.keys(), loc="outside lower center", ncols=2 * len(names), fontsize="small")
     figure.savefig(path, dpi=120)
 
 
