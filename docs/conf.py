@@ -123,8 +123,10 @@ MARKDOWN = {"changes": "changelog.md", "figures": "benchmarks.md"}
 def markdown_as_rst(text: str) -> str:
     """The part of Markdown that these files use, as reStructuredText.
 
-    Headings, lists (the same in both), ``code``, blocks between ~~~, [text](address) and bare links in angle brackets.
+    Headings, lists (the same in both), ``code``, blocks between ~~~, images that stand alone, [text](address) and bare links in
+    angle brackets.
     """
+    text = re.sub(r"^!\[([^\]]+)\]\(([^)]+)\)$", r".. image:: \2\n   :alt: \1", text, flags=re.MULTILINE)
     text = re.sub(r"`([^`\n]+)`", r"``\1``", text)
     text = re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"`\1 <\2>`__", text)
     text = re.sub(r"<(https?://[^>\s]+)>(?!`)", r"\1", text)
