@@ -206,7 +206,7 @@ class AnalogCircuit(SimulatedDevice):
         return 1 + self.n_outputs if self.noise or self.gain_jitter else 0
 
     @property
-    def seconds_per_shot(self) -> float:  # type: ignore[override]
+    def seconds_per_shot(self) -> float:  # type: ignore[override]  # an attribute of the base class, derived here
         return 1e-3 * self.n_controls / self.sample_rate
 
     def simulate(self, batch: ControlBatch, normal: torch.Tensor | None) -> torch.Tensor:

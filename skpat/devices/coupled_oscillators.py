@@ -161,11 +161,11 @@ class CoupledOscillators(SimulatedDevice):
         return self.n_oscillators * (self.n_oscillators - 1) // 2
 
     @property
-    def n_controls(self) -> int:  # type: ignore[override]
+    def n_controls(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return 2 * self.n_oscillators + self.n_couplings
 
     @property
-    def n_outputs(self) -> int:  # type: ignore[override]
+    def n_outputs(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return self.n_oscillators if self.n_measured is None else self.n_measured
 
     @property

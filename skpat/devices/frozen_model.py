@@ -175,7 +175,7 @@ class FrozenModel(Device):
         return type(self)(**{k: v if k in by_reference else clone(v, safe=False) for k, v in params.items()})
 
     @property
-    def n_controls(self) -> int:  # type: ignore[override]
+    def n_controls(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return self.n_data + self.n_prompt
 
     @property

@@ -186,11 +186,11 @@ class MachZehnderMesh(SimulatedDevice):
         return self.n_ports * (self.n_ports - 1) // 2
 
     @property
-    def n_controls(self) -> int:  # type: ignore[override]
+    def n_controls(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return self._first_phase + 2 * self.n_interferometers
 
     @property
-    def n_outputs(self) -> int:  # type: ignore[override]
+    def n_outputs(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return self.n_ports
 
     @property

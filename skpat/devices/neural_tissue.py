@@ -260,11 +260,11 @@ class NeuralTissue(Device):
         self.random_state = random_state
 
     @property
-    def n_controls(self) -> int:  # type: ignore[override]
+    def n_controls(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return self.n_electrodes
 
     @property
-    def n_outputs(self) -> int:  # type: ignore[override]
+    def n_outputs(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return self.n_windows * self.n_electrodes
 
     @property

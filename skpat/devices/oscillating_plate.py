@@ -189,12 +189,10 @@ class OscillatingPlate(SimulatedDevice):
         return 1 + self.n_outputs if self.noise or self.gain_jitter else 0
 
     @property
-    def seconds_per_shot(self) -> float:  # type: ignore[override]
+    def seconds_per_shot(self) -> float:  # type: ignore[override]  # an attribute of the base class, derived here
         silence = 0.0
         if np.isfinite(self.quality_factor):
-            silence = (
-                np.log(100) * self.quality_factor * (1 + self.quality_error) / (np.pi * float(self.frequencies[0]))
-            )
+            silence = np.log(100) * self._real_quality / (np.pi * float(self.frequencies[0]))
         return 1e-3 * (self.n_controls / self.sample_rate + silence)
 
     @property
@@ -212,6 +210,10 @@ class OscillatingPlate(SimulatedDevice):
     @property
     def _real_thickness(self) -> float:
         return float(self.thickness * (1 + self.thickness_error))
+
+    @property
+    def _real_quality(self) -> float:
+        return float(self.quality_factor * (1 + self.quality_error))
 
     def simulate(self, batch: ControlBatch, normal: torch.Tensor | None) -> torch.Tensor:
         """Play one waveform per row and read the microphone, in Pa."""
@@ -375,9 +377,8 @@ class OscillatingPlate(SimulatedDevice):
         self._demand("poisson_ratio", -1 < self.poisson_ratio <= 0.5, "above -1 and at most 0.5")
         self._demand("quality_factor", self.quality_factor > 0.5, "above 0.5; use np.inf for no damping")
         self._demand("thickness_error", -1 < self.thickness_error < np.inf, "a finite number above -1")
-        real = self.quality_factor * (1 + self.quality_error)
         what = f"finite, and leave more than 0.5 of the quality_factor ({self.quality_factor})"
-        self._demand("quality_error", real > 0.5 and self.quality_error < np.inf, what)
+        self._demand("quality_error", self._real_quality > 0.5 and self.quality_error < np.inf, what)
         self._demand("nonlinearity", 0 <= self.nonlinearity < np.inf, "a finite number of at least 0")
         n_most = int(_MOST_MODES * min(self.length / self.width, self.width / self.length))
         most = f"at most {n_most} for a plate of {self.length} mm by {self.width} mm; keep fewer modes"

@@ -34,7 +34,7 @@ class DigitalCost:
 
     def __add__(self, other: DigitalCost) -> DigitalCost:
         pairs = ((self.operations, other.operations), (self.n_parameters, other.n_parameters))
-        return DigitalCost(*(None if None in pair else sum(pair) for pair in pairs))  # type: ignore[arg-type]
+        return DigitalCost(*(None if None in pair else sum(pair) for pair in pairs))  # type: ignore[arg-type]  # no None is left to sum
 
 
 def network_in(model: Any) -> PhysicalNetwork | None:

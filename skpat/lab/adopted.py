@@ -63,7 +63,7 @@ class LiveInstrument:
                 "adopt the handle again."
             )
         try:
-            return self._functions[what](self._handle, *arguments)  # type: ignore[misc]
+            return self._functions[what](self._handle, *arguments)  # type: ignore[misc]  # "what" is only asked where a function was given
         except Exception as error:
             self._line_lost = self._line_lost or isinstance(error, DeviceConnectionError) or is_missing_answer(error)
             if is_missing_answer(error):
@@ -176,7 +176,7 @@ class AdoptedDevice(Device):
         self.settling_seconds = settling_seconds
 
     @property
-    def address(self) -> str:  # type: ignore[override]
+    def address(self) -> str:  # type: ignore[override]  # an attribute of the base class, derived here
         """Names the handle, so that clones in several threads take turns."""
         return self.instrument.address
 

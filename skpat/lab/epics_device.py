@@ -133,7 +133,7 @@ class EpicsDevice(Device):
         self.settling_seconds = settling_seconds
 
     @property
-    def address(self) -> str:  # type: ignore[override]
+    def address(self) -> str:  # type: ignore[override]  # an attribute of the base class, derived here
         """The full name of ``trigger_pv``: who triggers has the instrument."""
         return f"epics:{self._name(self.trigger_pv)}"
 

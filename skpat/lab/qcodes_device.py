@@ -136,11 +136,11 @@ class QcodesDevice(Device):
         self.settling_seconds = settling_seconds
 
     @property
-    def n_controls(self) -> int:  # type: ignore[override]
+    def n_controls(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return _names("controls", self.controls)[1]
 
     @property
-    def n_outputs(self) -> int:  # type: ignore[override]
+    def n_outputs(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return _names("outputs", self.outputs)[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from skpat.controls import ControlBatch
 from skpat.network.forward import Run
+from skpat.twins.base import respond
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ class Anchors:
 
         with torch.no_grad():
             displaced = None if sent is asked else sent.dense() - asked.dense()
-            predicted = self._predict(sent)
+            predicted = respond(self._module, sent)
             trust = self._r2(outputs, predicted) if self._trust is None else predicted.new_tensor(self._trust)
             self._calls[layer, unit] = displaced, outputs.detach(), predicted, trust
 
@@ -64,17 +65,10 @@ class Anchors:
             displaced, outputs, predicted, trust = self._calls[layer, unit]
             if displaced is not None:
                 batch = ControlBatch.from_dense(batch.dense() + displaced)
-            return outputs + trust * (self._predict(batch) - predicted)
+            return outputs + trust * (respond(self._module, batch) - predicted)
 
-        run.measures = False  # type: ignore[attr-defined]
+        run.measures = False  # type: ignore[attr-defined]  # not to be recorded as answers of the device
         return run
-
-    def _predict(self, batch: ControlBatch) -> torch.Tensor:
-        if hasattr(self._module, "forward_batch"):  # in parts: the shared channels may be too many to copy
-            found: torch.Tensor = self._module.forward_batch(batch)
-        else:
-            found = self._module(batch.dense())
-        return found
 
     def _r2(self, outputs: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
         """How well each output was predicted, 0 to 1: shape (n_outputs,)."""

@@ -9,6 +9,7 @@ from skpat.controls import ControlBatch
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus
 from skpat.training.physics_aware import PhysicsAware
+from skpat.twins.base import respond
 
 if TYPE_CHECKING:
     import torch
@@ -62,9 +63,7 @@ class Asymmetric(PhysicsAware):
     def run(self, apparatus: Apparatus) -> Run:
         """The twin."""
         module = apparatus.twin.module_
-        if hasattr(module, "forward_batch"):
-            return lambda batch, layer, unit: module.forward_batch(batch)
-        return lambda batch, layer, unit: module(batch.dense())
+        return lambda batch, layer, unit: respond(module, batch)
 
     def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
         """The loss of the measured last outputs; its gradient through the twin's own states."""

@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import validate_parameter_constraints
 from skpat.controls import ControlBatch
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus, GradientEstimator
+from skpat.twins.base import respond
 
 if TYPE_CHECKING:
     import torch
@@ -102,8 +103,7 @@ class DirectFeedbackAlignment(GradientEstimator):
                 signal = (error @ matrix) / weights[f"layers.{layer}.scale"]
             for unit, part in enumerate(signal.split(network.n_outputs, dim=1)):
                 batch = calls[layer, unit][0]
-                answer = module.forward_batch(batch) if hasattr(module, "forward_batch") else module(batch.dense())
-                torch.autograd.backward(answer, part, retain_graph=True, inputs=_moved(weights))
+                torch.autograd.backward(respond(module, batch), part, retain_graph=True, inputs=_moved(weights))
         return loss
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus, GradientEstimator
+from skpat.twins.base import respond
 
 __all__ = ["InSilico"]
 
@@ -27,6 +28,4 @@ class InSilico(GradientEstimator):
     def run(self, apparatus: Apparatus) -> Run:
         """The twin."""
         module = apparatus.twin.module_
-        if hasattr(module, "forward_batch"):
-            return lambda batch, layer, unit: module.forward_batch(batch)
-        return lambda batch, layer, unit: module(batch.dense())
+        return lambda batch, layer, unit: respond(module, batch)

@@ -276,7 +276,7 @@ def _train_on(trainer: Trainer, data: Data, check: np.ndarray, n_rows: int, rng:
     try:
         for epoch in range(n_most):
             ends = (_FIRST_PROGRESS + (1 - _FIRST_PROGRESS) * n / n_most for n in (epoch, epoch + 1))
-            trainer.epoch(training, rng, tuple(ends))  # type: ignore[arg-type]
+            trainer.epoch(training, rng, tuple(ends))  # type: ignore[arg-type]  # two, one for each end
             found.n_epochs += 1
             losses = _losses(trainer, _scores(trainer, trainer.weights_now(), deciding), deciding)
             since += 1

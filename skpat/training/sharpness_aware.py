@@ -73,11 +73,11 @@ class SharpnessAware(GradientEstimator):
         return self._inner
 
     @property
-    def uses_twin(self) -> bool:  # type: ignore[override]
+    def uses_twin(self) -> bool:  # type: ignore[override]  # an attribute of the base class, derived here
         return self.explorer.uses_twin
 
     @property
-    def trains_on_device(self) -> bool:  # type: ignore[override]
+    def trains_on_device(self) -> bool:  # type: ignore[override]  # an attribute of the base class, derived here
         return self.explorer.trains_on_device
 
     @property
@@ -89,7 +89,7 @@ class SharpnessAware(GradientEstimator):
         return self.explorer.step_factor
 
     @property
-    def final_shots_per_row(self) -> int:  # type: ignore[override]
+    def final_shots_per_row(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here
         return self.explorer.final_shots_per_row
 
     def prepare(self, network: Network) -> None:

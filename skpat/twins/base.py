@@ -14,7 +14,14 @@ from skpat.controls import ControlBatch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Twin", "check_shots"]
+__all__ = ["Twin", "check_shots", "respond"]
+
+
+def respond(module: Any, batch: ControlBatch) -> torch.Tensor:
+    """What a twin's module answers to a batch of tensors; in parts where it can (``forward_batch``), so that nothing shared is
+    copied: the shared channels may be too many."""
+    answer: torch.Tensor = module.forward_batch(batch) if hasattr(module, "forward_batch") else module(batch.dense())
+    return answer
 
 
 class Twin(RegressorMixin, BaseEstimator):

@@ -114,7 +114,7 @@ class ResidualTwin(Twin):
     _specification: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
-    def explores(self) -> bool:  # type: ignore[override]
+    def explores(self) -> bool:  # type: ignore[override]  # an attribute of the base class, derived here
         """Whether the training's shots are to be displaced at random: as the correction wants it."""
         return bool(getattr(self._unfitted_correction(), "explores", False))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import joblib
 
-__all__ = ["add_result", "find_data", "read_results", "run_cases"]
+__all__ = ["add_legend", "add_result", "curve_style", "find_data", "read_results", "run_cases"]
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -64,3 +64,18 @@ def find_data(data_home: str | None, name: str, holds: str) -> Path:
             "without it."
         )
     return path
+
+
+def curve_style(number: int, *, oracle: bool) -> dict[str, Any]:
+    """Colour and marker of the method with this number; black is for what no laboratory has."""
+    from matplotlib import colormaps
+
+    color = "black" if oracle else colormaps["tab20"](2 * number % 20 + number // 10)
+    return {"color": color, "marker": "osD^vxP"[number % 7], "markersize": 4}
+
+
+def add_legend(figure: Any, curves: dict[str, Any], order: Iterable[str], n_columns: int) -> None:
+    """One legend, below all panels, for the methods (name -> curve) that any of them shows."""
+    shown = [method for method in order if method in curves]
+    handles = [curves[method] for method in shown]
+    figure.legend(handles, shown, loc="outside lower center", ncols=n_columns, fontsize="small")

@@ -32,7 +32,7 @@ from scipy.stats import t
 from sklearn.model_selection import train_test_split
 
 from accuracy import SYSTEMS
-from runs import read_results, run_cases
+from runs import add_legend, curve_style, read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.inspection import gradient_alignment
 from skpat.training import SPSA, PhysicsAware
@@ -145,7 +145,6 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Mean validation accuracy against shots, one curve for each method and one panel for each system."""
-    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -162,17 +161,15 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             n_epochs = min(len(r["validation"]) for r in rows)
             shots = np.median([shots_after(r)[:n_epochs] for r in rows], axis=0)
             mean = 100 * np.mean([r["validation"][:n_epochs] for r in rows], axis=0)
-            color = "black" if method == "exact" else colormaps["tab20"](2 * number % 20 + number // 10)
-            style = {"color": color, "marker": "osD^vx"[number % 6], "markevery": 0.2, "markersize": 4}
-            (shown[method],) = axes.plot(shots, mean, **style)
+            style = curve_style(number, oracle=method == "exact")
+            (shown[method],) = axes.plot(shots, mean, markevery=0.2, **style)
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("shots, calibration included")
         axes.set_title(name)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("validation accuracy (%)")
-    ordered = {method: shown[method] for method in METHODS if method in shown}
-    figure.legend(ordered.values(), ordered.keys(), loc="outside lower center", ncols=7, fontsize="small")
+    add_legend(figure, shown, METHODS, 7)
     figure.savefig(path, dpi=120)
 
 

@@ -45,7 +45,7 @@ from scipy.stats import rankdata
 from sklearn.model_selection import train_test_split
 
 from accuracy import SYSTEMS
-from runs import read_results, run_cases
+from runs import add_legend, curve_style, read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, CoupledOscillators, Drifting, Noisy, OscillatingPlate
 from skpat.training import SPSA, PhysicsAware
@@ -256,7 +256,6 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Mean test accuracy against strength, one curve for each method and one panel for each sweep."""
-    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -273,17 +272,13 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             means = [
                 100 * np.mean([r["accuracy"] for r in rows if r["strength"] == strength]) for strength in strengths
             ]
-            style = {
-                "color": "black" if method == ORACLE else colormaps["tab20"](2 * number % 20 + number // 10),
-                "marker": "osD^vxP"[number % 7],
-            }
-            (shown[method],) = axes.plot([100 * s for s in strengths], means, markersize=4, **style)
+            style = curve_style(number, oracle=method == ORACLE)
+            (shown[method],) = axes.plot([100 * s for s in strengths], means, **style)
         axes.set_xlabel(f"{name.split(',')[0]} (%)")
         axes.set_title(name)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("test accuracy (%)")
-    ordered = {method: shown[method] for method in METHODS if method in shown}
-    figure.legend(ordered.values(), ordered.keys(), loc="outside lower center", ncols=2 * len(names), fontsize="small")
+    add_legend(figure, shown, METHODS, 2 * len(names))
     figure.savefig(path, dpi=120)
 
 

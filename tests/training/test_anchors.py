@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.metrics import r2_score
 
 from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
@@ -96,6 +97,19 @@ def test_with_known_equations_a_further_step_is_whole_where_nothing_bends_and_no
     start = coefficients(0, 1e-15)
     none, one = (coefficients(n, learning_rate) - start for n in (0, 1))
     np.testing.assert_allclose(one, n_steps * none, rtol=0.02)  # the twin is trusted to 0.99
+
+
+def test_a_row_of_weight_two_is_two_rows_to_a_physics_twins_further_steps() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(size=(12, 4)), np.arange(12) % 2
+    weight = rng.integers(1, 4, 12)
+    how: dict[str, Any] = {"n_calibration_shots": 0, "batch_size": 100, "max_iter": 3, "random_state": 0, "alpha": 0.0}
+    twin = PhysicsTwin(SecondHarmonicLaser(8, 4, coupling=22.0), [])  # not trusted fully: the weights matter to R²
+    network = PhysicalNetworkClassifier(SecondHarmonicLaser(8, 4, random_state=0), twin, **how)
+    weighted = clone(network).fit(X, y, sample_weight=weight)
+    repeated = clone(network).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight))
+    for name, value in weighted.weights_.items():
+        np.testing.assert_allclose(value, repeated.weights_[name], rtol=1e-6, atol=1e-9, err_msg=name)
 
 
 def test_further_steps_cost_no_shots_and_are_taken() -> None:
