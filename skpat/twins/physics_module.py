@@ -88,17 +88,22 @@ def make_optimizer(module: PhysicsModule, learning_rate: float) -> torch.optim.O
 
 
 def step_constants(module: PhysicsModule, optimizer: torch.optim.Optimizer, shots: Shots, scale: np.ndarray) -> None:
-    """One step on all the given shots.
+    """One step on all the given shots. Constants with which the model does not answer the first of them are not taken.
 
     Raises
     ------
     TwinError
-        If the model's answer, or a gradient, is not finite. The constants stay as they were.
+        If the model's answer, or a gradient, is not finite where the step starts. The constants stay as they were.
     """
     optimizer.zero_grad()
     if not _is_finite(_backward(module, shots, scale), module):
         raise TwinError(_NOT_FINITE)
+    before = [parameter.detach().clone() for parameter in module.parameters()]
     optimizer.step()
+    if not _answers(module, shots[0].rows(slice(1)) if isinstance(shots[0], ControlBatch) else shots[0][:1]):
+        with torch.no_grad():
+            for parameter, then in zip(module.parameters(), before, strict=True):
+                parameter.copy_(then)
 
 
 def fit_constants(module: PhysicsModule, shots: Shots, scale: np.ndarray, max_iter: int) -> int:
@@ -159,6 +164,15 @@ def _backward(module: PhysicsModule, shots: Shots, scale: np.ndarray) -> float:
             loss.backward()
         total += float(loss.detach())
     return total
+
+
+def _answers(module: PhysicsModule, controls: ControlBatch | np.ndarray) -> bool:
+    """Whether the model takes its constants as they stand, and answers with finite numbers."""
+    try:
+        with torch.no_grad():
+            return bool(torch.isfinite(answer(module, controls)).all())
+    except ValueError:
+        return False
 
 
 def _is_finite(loss: float, module: PhysicsModule) -> bool:

@@ -141,23 +141,40 @@ def test_a_fit_that_leaves_the_range_of_the_model_is_stopped() -> None:
         PhysicsTwin(Fragile(N, M), ["coupling"]).fit(*shots(laser()))
 
 
-def test_constants_that_the_model_refuses_are_a_step_too_far() -> None:
-    class Limited(SecondHarmonicLaser):
-        refused: tuple[float, ...] = ()
+class Limited(SecondHarmonicLaser):
+    """A laser whose equations hold for some couplings only."""
 
-        def forward(self, controls: Any, constants: Any = None) -> Any:
-            coupling = float(torch.as_tensor((constants or {}).get("coupling", self.coupling)).detach())
-            if not 15.0 < coupling < 30.5:
-                type(self).refused += (coupling,)
-                raise ValueError("'coupling' must be between 15 and 30.5.")
-            return super().forward(controls, constants)
+    refused: tuple[float, ...] = ()
 
+    def forward(self, controls: Any, constants: Any = None) -> Any:
+        coupling = float(torch.as_tensor((constants or {}).get("coupling", self.coupling)).detach())
+        if not 15.0 < coupling < 30.5:
+            type(self).refused += (coupling,)
+            raise ValueError("'coupling' must be between 15 and 30.5.")
+        return super().forward(controls, constants)
+
+
+def test_constants_that_the_model_refuses_are_a_step_too_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limited, "refused", ())
     measured = shots(laser(coupling=30.0, noise=0, noise_floor=0, energy_jitter=0))
     twin = PhysicsTwin(Limited(N, M, coupling=16.0), ["coupling"], random_state=0).fit(*measured)
     assert Limited.refused  # or nothing was tested
     np.testing.assert_allclose(twin.constants_["coupling"], 30.0, rtol=0.01)
     with pytest.raises(ValueError, match="must be between 15 and"):
         PhysicsTwin(Limited(N, M, coupling=10.0), ["coupling"]).fit(*measured)
+
+
+def test_a_training_never_steps_to_constants_that_the_model_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Limited, "refused", ())
+    device = laser(coupling=40.0, noise=0, noise_floor=0, energy_jitter=0)  # out of the model's reach
+    twin = PhysicsTwin(Limited(N, M, coupling=29.0), ["coupling"], learning_rate_init=0.01, random_state=0)
+    X = np.random.default_rng(0).normal(size=(40, 4))
+    network = PhysicalNetworkClassifier(
+        device, twin, n_calibration_shots=0, batch_size=10, max_iter=10, n_iter_no_change=10, random_state=0
+    )
+    network.fit(X, X[:, 0] > 0)
+    assert Limited.refused  # or nothing was tested
+    assert 29.5 < network.twin_.constants_["coupling"] < 30.5
 
 
 def test_a_thousand_oscillators_train_and_nothing_shared_is_copied() -> None:
