@@ -130,7 +130,7 @@ SYSTEMS: dict[str, System] = {
         ),
         twin=lambda: PhysicsTwin(CoupledOscillators(206, max_coupling=2.0, n_steps=3)),
         network=_NETWORK
-        | {"encoder": "direct", "n_layers": 2, "n_units": 2, "learning_rate_init": 0.006, "max_iter": 3},
+        | {"encoder": "direct", "n_layers": 2, "n_units": 2, "learning_rate_init": 0.006, "max_iter": 5},
         n_inputs=196,
         n_copies=2,
         identity=_oscillator_amplitudes,
