@@ -12,7 +12,7 @@ from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
 # the same path with a smaller twin that learns in fewer steps; the defaults take minutes
-QUICK = {"twin": NeuralTwin(hidden_layer_sizes=(128,), max_iter=30, n_refine_steps=4)}
+QUICK = {"twin": NeuralTwin(hidden_layer_sizes=(64,), max_iter=20, n_refine_steps=2)}
 SMALL_LASER = SecondHarmonicLaser(32, 16, n_steps=4)
 DEFAULTS = [PhysicalNetworkClassifier(), PhysicalNetworkRegressor()]
 ESTIMATORS = [PhysicalNetworkClassifier(SMALL_LASER, **QUICK), PhysicalNetworkRegressor(NoisyBank(), **QUICK)]
