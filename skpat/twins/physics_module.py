@@ -100,7 +100,7 @@ def step_constants(module: PhysicsModule, optimizer: torch.optim.Optimizer, shot
         raise TwinError(_NOT_FINITE)
     before = [parameter.detach().clone() for parameter in module.parameters()]
     optimizer.step()
-    if not _answers(module, shots[0].rows(slice(1)) if isinstance(shots[0], ControlBatch) else shots[0][:1]):
+    if not _answers(module, _rows(shots[0], slice(1))):
         with torch.no_grad():
             for parameter, then in zip(module.parameters(), before, strict=True):
                 parameter.copy_(then)
@@ -157,13 +157,16 @@ def _backward(module: PhysicsModule, shots: Shots, scale: np.ndarray) -> float:
     for start in range(0, len(shots[0]), _CHUNK_ROWS):  # one graph at a time
         rows = slice(start, start + _CHUNK_ROWS)
         outputs, weights = (torch.from_numpy(np.ascontiguousarray(part[rows])).to(module.like) for part in shots[1:])
-        controls = shots[0].rows(rows) if isinstance(shots[0], ControlBatch) else shots[0][rows]
         with torch.enable_grad():
-            residual = (answer(module, controls) - outputs) / unit
+            residual = (answer(module, _rows(shots[0], rows)) - outputs) / unit
             loss = (residual.square().mean(dim=1) * weights).sum() / weight
             loss.backward()
         total += float(loss.detach())
     return total
+
+
+def _rows(controls: ControlBatch | np.ndarray, rows: slice) -> ControlBatch | np.ndarray:
+    return controls.rows(rows) if isinstance(controls, ControlBatch) else controls[rows]
 
 
 def _answers(module: PhysicsModule, controls: ControlBatch | np.ndarray) -> bool:
