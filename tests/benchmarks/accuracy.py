@@ -25,7 +25,6 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from runs import read_results, run_cases
+from runs import add_arguments, read_results, run_cases
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import (
     AnalogCircuit,
@@ -263,7 +262,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("accuracy.jsonl"))
+    add_arguments(parser, "accuracy.jsonl")
     arguments = parser.parse_args()
     known = read_results(arguments.results)
     done = {(r["system"], r["method"], r["seed"]) for r in known}
@@ -274,7 +273,7 @@ def main() -> None:
         for method in methods_of(name)
         if method in arguments.methods and (name, method, seed) not in done
     ]
-    known += run_cases(run, cases, arguments.results, arguments.jobs)
+    known += run_cases(run, cases, arguments)
     wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
     print(table([r for r in known if r["seed"] in wanted and r["system"] in arguments.systems]))

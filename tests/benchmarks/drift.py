@@ -19,7 +19,6 @@ import argparse
 import copy
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from runs import read_results, run_cases
+from runs import add_arguments, read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, Drifting, SecondHarmonicLaser
 
@@ -131,12 +130,12 @@ def main() -> None:
     parser.add_argument("--devices", nargs="*", default=list(BUDGET), choices=list(BUDGET))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("drift.jsonl"))
+    add_arguments(parser, "drift.jsonl")
     arguments = parser.parse_args()
     known = read_results(arguments.results)
     done = {(r["device"], r["seed"]) for r in known}
     cases = [(name, seed) for seed in range(arguments.seeds) for name in arguments.devices if (name, seed) not in done]
-    known += run_cases(run, cases, arguments.results, arguments.jobs)
+    known += run_cases(run, cases, arguments)
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds 0 to {arguments.seeds - 1}")
     print(table([r for r in known if r["seed"] < arguments.seeds and r["device"] in arguments.devices]))
 

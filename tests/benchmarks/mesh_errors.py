@@ -29,13 +29,12 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paper import load_mnist
-from runs import add_result, read_results
+from runs import add_arguments, add_result, read_results
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import MachZehnderMesh
 from skpat.exceptions import UselessTwinWarning
@@ -142,14 +141,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--draws", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--results", type=Path, default=Path("mesh_errors.jsonl"))
+    add_arguments(parser, "mesh_errors.jsonl")
     arguments = parser.parse_args()
     data = load_mnist(arguments.data_home)
     known = read_results(arguments.results)
     known = [result for result in known if result["epochs"] == arguments.epochs]
     done = {(r["case"], r["method"], r["draw"]) for r in known}
     ideal: dict[int, Any] = {}
-    for draw in arguments.draws:
+    for draw in () if arguments.only_print else arguments.draws:
         for case in arguments.cases:
             for method in arguments.methods:
                 if (case, method, draw) in done or (case == "none" and method != "deployed"):

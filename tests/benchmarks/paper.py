@@ -28,14 +28,13 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from runs import add_result, find_data, read_results
+from runs import add_arguments, add_result, find_data, read_results
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, CoupledOscillators, IdentityDevice, OscillatingPlate, SecondHarmonicLaser
 from skpat.training import PhysicsAware
@@ -245,14 +244,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--validate", action="store_true", help="score on a part of the training images")
-    parser.add_argument("--results", type=Path, default=Path("paper.jsonl"))
+    add_arguments(parser, "paper.jsonl")
     arguments = parser.parse_args()
     data = load_mnist(arguments.data_home)
     known = read_results(arguments.results)
     scored_on = "validation" if arguments.validate else "test"
     known = [result for result in known if result["scored_on"] == scored_on]
     done = {(r["system"], r["method"], r["seed"]) for r in known}
-    for seed in arguments.seeds:
+    for seed in () if arguments.only_print else arguments.seeds:
         for name in arguments.systems:
             for method in arguments.methods:
                 if (name, method, seed) in done or (method == "logistic" and seed != arguments.seeds[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -10,7 +11,15 @@ from typing import Any
 
 import joblib
 
-__all__ = ["add_legend", "add_result", "curve_style", "find_data", "read_results", "run_cases"]
+__all__ = ["add_arguments", "add_legend", "add_result", "curve_style", "find_data", "read_results", "run_cases"]
+
+
+def add_arguments(parser: argparse.ArgumentParser, results: str) -> None:
+    """Where the runs stand, and whether more are wanted."""
+    parser.add_argument("--results", type=Path, default=Path(results), help="a file of runs, one line of JSON each")
+    parser.add_argument(
+        "--only-print", action="store_true", help="run nothing more: the table of the runs that are there"
+    )
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -27,14 +36,19 @@ def add_result(result: dict[str, Any], path: Path) -> None:
 
 
 def run_cases(
-    run: Callable[..., dict[str, Any]], cases: Iterable[tuple[Any, ...]], path: Path, n_jobs: int
+    run: Callable[..., dict[str, Any]], cases: Iterable[tuple[Any, ...]], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """``run(*case)`` for each case, in parallel; each result is on the disk as soon as it is there."""
-    results = []
-    for result in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+    """``run(*case)`` for each case, ``arguments.jobs`` at a time; each result is on the disk as soon as it is there.
+
+    ``arguments`` are those of a parser that :func:`add_arguments` has seen: with ``--only-print`` nothing is run.
+    """
+    results: list[dict[str, Any]] = []
+    if arguments.only_print:
+        return results
+    for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
         joblib.delayed(run)(*case) for case in cases
     ):
-        add_result(result, path)
+        add_result(result, arguments.results)
         results.append(result)
     return results
 

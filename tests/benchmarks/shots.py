@@ -32,7 +32,7 @@ from scipy.stats import t
 from sklearn.model_selection import train_test_split
 
 from accuracy import SYSTEMS
-from runs import add_legend, curve_style, read_results, run_cases
+from runs import add_arguments, add_legend, curve_style, read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.inspection import gradient_alignment
 from skpat.training import SPSA, PhysicsAware
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("shots.jsonl"))
+    add_arguments(parser, "shots.jsonl")
     parser.add_argument("--plot", type=Path, default=None, help="where to save the figure")
     arguments = parser.parse_args()
     known = read_results(arguments.results)
@@ -197,7 +197,7 @@ def main() -> None:
         and (method != "finite differences" or name in SMALL)
         and (method != "exact" or name not in REFERENCES)
     ]
-    known += run_cases(run, cases, arguments.results, arguments.jobs)
+    known += run_cases(run, cases, arguments)
     shown = [r for r in known if r["seed"] in wanted and r["system"] in arguments.systems]
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
     print(table(shown))

@@ -1,7 +1,7 @@
 """How each training method stands mismatch, noise and drift, from 0 to 30 %.
 
-Four sweeps of a strength s between 0 and 0.3. Tasks, splits of the channels and steps are those of ``accuracy.py``; the circuit
-(40 channels, 20 outputs) and the plate (100, 50) are smaller and have two layers.
+Four sweeps of a strength s between 0 and 0.3. Tasks, splits of the channels and steps are those of ``accuracy.py``, the epochs
+those of ``shots.py``; the circuit (40 channels, 20 outputs) and the plate (100, 50) are smaller and have two layers.
 
 - "mismatch, oscillators": the real couplings differ from those that are set, by fixed errors with a standard deviation of s
   times the largest coupling, and the real oscillators are s more nonlinear. The twin is the equations without any of that.
@@ -45,7 +45,8 @@ from scipy.stats import rankdata
 from sklearn.model_selection import train_test_split
 
 from accuracy import SYSTEMS
-from runs import add_legend, curve_style, read_results, run_cases
+from runs import add_arguments, add_legend, curve_style, read_results, run_cases
+from shots import EPOCHS
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, CoupledOscillators, Drifting, Noisy, OscillatingPlate
 from skpat.training import SPSA, PhysicsAware
@@ -53,7 +54,6 @@ from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
 
 STRENGTHS = (0.0, 0.05, 0.1, 0.2, 0.3)
 ORACLE = "exact"
-EPOCHS = 15
 EPOCH_FACTORS = {"SPSA": 5, "forward-forward": 2}
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -144,7 +144,12 @@ def twin_of(sweep: Sweep, method: str) -> dict[str, Any]:
     return {"twin": PhysicsTwin(sweep.model()), "n_calibration_shots": 0}
 
 
-def run(name: str, strength: float, method: str, seed: int, epochs: int = EPOCHS) -> dict[str, Any]:
+def epochs_of(name: str, wanted: int | None) -> int:
+    """As many as are asked for, else those of the system's schedule."""
+    return EPOCHS[SWEEPS[name].system] if wanted is None else wanted
+
+
+def run(name: str, strength: float, method: str, seed: int, epochs: int) -> dict[str, Any]:
     """One training and its test accuracy."""
     sweep = SWEEPS[name]
     system = SYSTEMS[sweep.system]
@@ -289,24 +294,24 @@ def main() -> None:
     parser.add_argument("--strengths", nargs="*", type=float, default=list(STRENGTHS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--epochs", type=int, default=None, help="the same for all systems")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("sweeps.jsonl"))
+    add_arguments(parser, "sweeps.jsonl")
     parser.add_argument("--plot", type=Path, default=None, help="where to save the figure")
     arguments = parser.parse_args()
     known = read_results(arguments.results)
-    known = [r for r in known if r["epochs"] == arguments.epochs]
+    known = [r for r in known if r["epochs"] == epochs_of(r["sweep"], arguments.epochs)]
     done = {(r["sweep"], r["strength"], r["method"], r["seed"]) for r in known}
     wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = [
-        (name, strength, method, seed)
+        (name, strength, method, seed, epochs_of(name, arguments.epochs))
         for seed in wanted
         for name in arguments.sweeps
         for strength in arguments.strengths
         for method in methods_of(name)
         if method in arguments.methods and (name, strength, method, seed) not in done
     ]
-    known += run_cases(run, [(*case, arguments.epochs) for case in cases], arguments.results, arguments.jobs)
+    known += run_cases(run, cases, arguments)
     shown = [
         r
         for r in known

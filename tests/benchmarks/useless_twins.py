@@ -20,14 +20,13 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sklearn
 from sklearn.datasets import load_digits
 
-from runs import read_results, run_cases
+from runs import add_arguments, read_results, run_cases
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, CoupledOscillators, MachZehnderMesh, OscillatingPlate, SecondHarmonicLaser
 from skpat.exceptions import UselessTwinWarning
@@ -246,13 +245,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=Path("useless_twins.jsonl"))
+    add_arguments(parser, "useless_twins.jsonl")
     arguments = parser.parse_args()
     known = read_results(arguments.results)
     done = {(r["case"], r["seed"]) for r in known}
     wanted = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = [(name, seed) for seed in wanted for name in arguments.cases if (name, seed) not in done]
-    known += run_cases(run, cases, arguments.results, arguments.jobs)
+    known += run_cases(run, cases, arguments)
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
     print(table([r for r in known if r["seed"] in wanted and r["case"] in arguments.cases]))
 

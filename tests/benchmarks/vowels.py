@@ -18,7 +18,6 @@ import json
 import platform
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from runs import find_data, read_results, run_cases
+from runs import add_arguments, find_data, read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import IdentityDevice, SecondHarmonicLaser
 
@@ -134,7 +133,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--validate", action="store_true", help="leave the test folds aside")
     parser.add_argument("--network", type=json.loads, default={}, help="other settings, as JSON")
-    parser.add_argument("--results", type=Path, default=Path("vowels.jsonl"))
+    add_arguments(parser, "vowels.jsonl")
     arguments = parser.parse_args()
     data = load(arguments.data_home)
     known = read_results(arguments.results)
@@ -147,7 +146,7 @@ def main() -> None:
     done = {(r["method"], r["seed"]) for r in shown}
     cases = [(method, seed) for method in arguments.methods for seed in wanted if (method, seed) not in done]
     how = data, arguments.validate, arguments.network
-    shown += run_cases(run, [(*case, *how) for case in cases], arguments.results, arguments.jobs)
+    shown += run_cases(run, [(*case, *how) for case in cases], arguments)
     print(
         f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, {len(data[0])} tokens, "
         f"seeds {wanted[0]} to {wanted[-1]}"
