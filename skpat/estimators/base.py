@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skpat.devices.specification import device_name
+from skpat.estimators.calibration import Calibrated
 from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
 from skpat.estimators.cost_report import Costed
 from skpat.estimators.journaled import find_run, own_random_state, taken_back_on_error
@@ -36,13 +37,10 @@ __all__ = ["PhysicalNetwork"]
 _PREDICTION_ROWS = 1024  # rows of one device call in prediction: memory stays flat, and arrays in the cache
 _PREDICTION_SHOT = 1 << 32  # predictions number their shots beyond any of a fit: the noise is not met twice
 _SMALL_BATCH, _FULL_BATCH_UP_TO = 32, 64
-_FEWEST_STATISTICS_ROWS = 16
-_CHECK_SHARE = 0.1  # of the training's shots: checks of the gradient that would take more are left out
-_AUTO_CALIBRATION_SHOTS = (200, 10_000)
 _FLOATS = (np.float64, np.float32)
 
 
-class PhysicalNetwork(Recalibrated, Costed, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Base class of PhysicalNetworkClassifier and PhysicalNetworkRegressor; use those."""
 
     _y_checks: dict[str, bool] = {}  # what validate_data shall check of y
@@ -162,39 +160,6 @@ class PhysicalNetwork(Recalibrated, Costed, CallbackSupportMixin, BaseEstimator,
             seconds_per_shot=getattr(made.device, "seconds_per_shot", None),
             joules_per_shot=getattr(made.device, "joules_per_shot", None),
         )
-
-    def _count_calibration(self, gradient: Any, n_rows: int, n_calls: int) -> int:
-        statistics = self._count_statistics_rows(n_rows, n_calls) * n_calls
-        twin = gradient.uses_twin * self._count_twin_shots(n_rows, n_calls)
-        return (statistics + twin) * self.n_shots + self._count_checks(gradient, n_rows, n_calls)
-
-    def _count_twin_shots(self, n_rows: int, n_calls: int) -> int:
-        if self.n_calibration_shots == "auto":
-            low, high = _AUTO_CALIBRATION_SHOTS
-            wanted = min(max(2 * n_rows * n_calls, low), high)
-            return wanted if self.max_shots is None else min(wanted, self.max_shots // (4 * self.n_shots))
-        return self.n_calibration_shots
-
-    def _count_checks(self, gradient: Any, n_rows: int, n_calls: int) -> int:
-        """Shots of the checks that tell a useless twin; none where they would be a burden."""
-        from skpat.training.useless_twin import CHECK_AT, count_check_shots
-
-        if not (gradient.uses_twin and gradient.trains_on_device):
-            return 0
-        n_calls *= self.n_shots
-        training = n_rows * self.max_iter * n_calls * gradient.shots_per_row
-        if self.max_shots is not None:
-            training = min(training, self.max_shots)
-        n_shots = len(CHECK_AT) * count_check_shots(n_rows, n_calls, training)
-        return n_shots if n_shots <= _CHECK_SHARE * training else 0
-
-    def _count_statistics_rows(self, n_rows: int, n_calls: int) -> int:
-        from skpat.training.calibration import STATISTICS_ROWS
-
-        n_rows = min(n_rows, STATISTICS_ROWS)
-        if self.max_shots is None:
-            return n_rows
-        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, self.max_shots // (8 * n_calls * self.n_shots)))
 
     def _check_budget(self, gradient: Any, n_rows: int, n_calls: int) -> None:
         """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
@@ -349,7 +314,8 @@ class PhysicalNetwork(Recalibrated, Costed, CallbackSupportMixin, BaseEstimator,
         self._network = network
         first = self._network.initial_weights(X.astype(np.float64), sample_weight.astype(np.float64), rng)
         self.weights_ = {name: value.astype(X.dtype) for name, value in first.items()}
-        self.device_, self.twin_, self._gradient = made.device, made.twin, made.gradient
+        self.device_, self._gradient = made.device, made.gradient
+        self.twin_: Any = made.twin
         self.control_split_ = made.split
         self.ledger_ = Ledger.of(made.device)
         self._rng, self._optimizer_state = rng, None
@@ -386,83 +352,6 @@ class PhysicalNetwork(Recalibrated, Costed, CallbackSupportMixin, BaseEstimator,
             stratify=self._strata(data.targets),
         )
         return data.rows(np.sort(train_rows)), data.rows(np.sort(test_rows))
-
-    def _calibrate(self, session: Session, data: Any) -> None:
-        """Measure what the output statistics and the twin start from."""
-        from skpat.devices.specification import channel_periods
-        from skpat.training.calibration import calibrate_in_rounds, calibration_shots, start_statistics
-
-        network, weights, rng = self._network, self.weights_, self._rng
-        rows = (network, weights, data.X, data.sample_weight, data.row_keys)
-        self._statistics, first = start_statistics(
-            *rows,
-            rng,
-            lambda keys: session.run(keys, "calibration"),
-            self._count_statistics_rows(len(data), network.n_calls),
-        )
-        if not self._gradient.uses_twin:
-            self.twin_, self.twin_score_ = None, None
-            return
-
-        def measure(batch: Any) -> np.ndarray:
-            return session.run(np.arange(batch.n_rows, dtype=np.uint64), "calibration")(batch, 0, 0)
-
-        if hasattr(self.twin_, "learn_specification"):
-            self.twin_.learn_specification(network.bounds, channel_periods(self.device_))
-        if self._gradient.explores(self.twin_):
-            self._calibrate_on_policy(data, first, measure)
-        else:
-            n_most = self._count_twin_shots(len(data), network.n_calls)
-
-            def more(n_shots: int) -> Any:
-                return calibration_shots(*rows, n_shots, rng, measure)
-
-            if self.n_calibration_shots == "auto" and getattr(self.twin_, "few_shots", False):
-                calibrate_in_rounds(self.twin_, more, n_most)
-            else:
-                self.twin_.fit(*more(n_most))
-        self.twin_score_ = self.twin_.score_
-        if self.verbose:
-            print(f"Calibration: {session.ledger.total:,} shots, R² of the twin {self.twin_score_:.3f}", flush=True)
-
-    def _calibrate_on_policy(self, data: Any, first: tuple[np.ndarray, np.ndarray], measure: Any) -> None:
-        """A short calibration where the training begins; the twin goes on learning there."""
-        from skpat.training.calibration import (
-            DITHER_ROWS,
-            calibrate_on_policy,
-            draw_rows,
-            on_policy_shots,
-            size_of_dither,
-        )
-        from skpat.training.dither import Dither
-
-        n_most = self._count_twin_shots(len(data), self._network.n_calls)
-        if not n_most:
-            self.twin_.fit(*first)
-            return
-        dither = Dither(self._network, self.device_, self._gradient.explorer.seed)
-        n_dither_rows = min(DITHER_ROWS, n_most // 6) if self._gradient.explorer.dither == "auto" else 0
-        if n_dither_rows:
-            drawn = draw_rows(data.row_keys, data.sample_weight, n_dither_rows, self._rng)
-            self._gradient.explorer.size = size_of_dither(self._network, self.weights_, data.X[drawn], dither, measure)
-        n_moved = 0
-
-        def move(controls: np.ndarray) -> np.ndarray:
-            nonlocal n_moved
-            keys = np.arange(n_moved, n_moved + len(controls), dtype=np.uint64)
-            n_moved += len(controls)
-            return dither.displaced(controls, keys, -1, 2 * self._gradient.explorer.size_now)
-
-        def more(n_shots: int) -> tuple[np.ndarray, np.ndarray]:
-            n_rows = -(-n_shots // self._network.n_calls)
-            drawn = draw_rows(data.row_keys, data.sample_weight, n_rows, self._rng)
-            return on_policy_shots(self._network, self.weights_, data.X[drawn], n_shots, move, measure)
-
-        n_left = n_most - 3 * n_dither_rows
-        if self.n_calibration_shots == "auto":
-            calibrate_on_policy(self.twin_, more, n_left)
-        else:
-            self.twin_.fit(*more(n_left))
 
     def _make_trainer(self, session: Session, n_rows: int, purpose: str = "training") -> Any:
         from skpat.training.loop import Settings, Trainer
