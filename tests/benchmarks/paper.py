@@ -142,9 +142,9 @@ SYSTEMS: dict[str, System] = {
         features=whole,
         device=lambda seed: SecondHarmonicLaser(60, 40, coupling=26.0, walk_off=205.0, chirp=5100.0),
         twin=lambda: PhysicsTwin(SecondHarmonicLaser(60, 40, n_steps=3)),
-        network=_NETWORK | {"encoder": "linear", "n_units": 4, "learning_rate_init": 0.007, "max_iter": 4},
+        network=_NETWORK | {"encoder": "linear", "n_units": 4, "learning_rate_init": 0.007, "max_iter": 3},
         n_inputs=50,
-        n_copies=3,
+        n_copies=7,
     ),
     "circuit": System(
         published=93.0,

@@ -14,7 +14,7 @@ the cosines of the parameter gradient, measured on the device after the training
 
 A run is one line of JSON in ``--results``; runs that stand there already are not repeated.
 
-    python tests/benchmarks/shots.py --plot docs/figures/shots.png
+    python tests/benchmarks/shots.py --plot shots.png
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ shown as a mark; it is neither ranked nor the best, because a laboratory has non
 
 A run is one line of JSON in ``--results``; runs that stand there already are not repeated.
 
-    python tests/benchmarks/sweeps.py --plot docs/figures/sweeps.png
+    python tests/benchmarks/sweeps.py --plot sweeps.png
 """
 
 from __future__ import annotations
