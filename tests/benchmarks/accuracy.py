@@ -261,7 +261,6 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--jobs", type=int, default=2)
     add_arguments(parser, "accuracy.jsonl")
     arguments = parser.parse_args()
     known = read_results(arguments.results)

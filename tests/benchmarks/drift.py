@@ -129,7 +129,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--devices", nargs="*", default=list(BUDGET), choices=list(BUDGET))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=2)
     add_arguments(parser, "drift.jsonl")
     arguments = parser.parse_args()
     known = read_results(arguments.results)

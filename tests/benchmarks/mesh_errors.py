@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from paper import load_mnist
-from runs import add_arguments, add_result, read_results
+from runs import add_arguments, read_results, run_cases
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import MachZehnderMesh
 from skpat.exceptions import UselessTwinWarning
@@ -141,20 +141,21 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--draws", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=16)
-    add_arguments(parser, "mesh_errors.jsonl")
+    add_arguments(parser, "mesh_errors.jsonl", jobs=1)
     arguments = parser.parse_args()
     data = load_mnist(arguments.data_home)
     known = read_results(arguments.results)
     known = [result for result in known if result["epochs"] == arguments.epochs]
     done = {(r["case"], r["method"], r["draw"]) for r in known}
     ideal: dict[int, Any] = {}
-    for draw in () if arguments.only_print else arguments.draws:
-        for case in arguments.cases:
-            for method in arguments.methods:
-                if (case, method, draw) in done or (case == "none" and method != "deployed"):
-                    continue
-                known.append(run(case, method, draw, data, arguments.epochs, ideal))
-                add_result(known[-1], arguments.results)
+    cases = [
+        (case, method, draw, data, arguments.epochs, ideal)
+        for draw in arguments.draws
+        for case in arguments.cases
+        for method in arguments.methods
+        if (case, method, draw) not in done and (case != "none" or method == "deployed")
+    ]
+    known += run_cases(run, cases, arguments)
     print(table(known))
 
 

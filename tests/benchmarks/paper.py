@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from runs import add_arguments, add_result, find_data, read_results
+from runs import add_arguments, find_data, read_results, run_cases
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, CoupledOscillators, IdentityDevice, OscillatingPlate, SecondHarmonicLaser
 from skpat.training import PhysicsAware
@@ -244,21 +244,22 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--validate", action="store_true", help="score on a part of the training images")
-    add_arguments(parser, "paper.jsonl")
+    add_arguments(parser, "paper.jsonl", jobs=1)
     arguments = parser.parse_args()
     data = load_mnist(arguments.data_home)
     known = read_results(arguments.results)
     scored_on = "validation" if arguments.validate else "test"
     known = [result for result in known if result["scored_on"] == scored_on]
     done = {(r["system"], r["method"], r["seed"]) for r in known}
-    for seed in () if arguments.only_print else arguments.seeds:
-        for name in arguments.systems:
-            for method in arguments.methods:
-                if (name, method, seed) in done or (method == "logistic" and seed != arguments.seeds[0]):
-                    continue  # logistic regression has no randomness
-                result = run(name, method, seed, data, arguments.validate)
-                add_result(result, arguments.results)
-                known.append(result)
+    cases = [
+        (name, method, seed, data, arguments.validate)
+        for seed in arguments.seeds
+        for name in arguments.systems
+        for method in arguments.methods
+        if (name, method, seed) not in done
+        and (method != "logistic" or seed == arguments.seeds[0])  # it has no randomness
+    ]
+    known += run_cases(run, cases, arguments)
     print(f"\ntorch {torch.__version__}, {platform.machine()}, scored on the {scored_on} images")
     print(table([r for r in known if r["system"] in arguments.systems and r["method"] in arguments.methods]))
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import joblib
 
-__all__ = ["add_arguments", "add_legend", "add_result", "curve_style", "find_data", "read_results", "run_cases"]
+__all__ = ["add_arguments", "add_legend", "curve_style", "find_data", "read_results", "run_cases"]
 
 
-def add_arguments(parser: argparse.ArgumentParser, results: str) -> None:
-    """Where the runs stand, and whether more are wanted."""
+def add_arguments(parser: argparse.ArgumentParser, results: str, jobs: int = 2) -> None:
+    """Where the runs stand, whether more are wanted, and how many at a time."""
+    parser.add_argument("--jobs", type=int, default=jobs)
     parser.add_argument("--results", type=Path, default=Path(results), help="a file of runs, one line of JSON each")
     parser.add_argument(
         "--only-print", action="store_true", help="run nothing more: the table of the runs that are there"
@@ -27,18 +28,10 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def add_result(result: dict[str, Any], path: Path) -> None:
-    """Print a run and add it to a file."""
-    line = json.dumps(result)
-    print(line, flush=True)
-    with path.open("a") as file:
-        file.write(line + "\n")
-
-
 def run_cases(
     run: Callable[..., dict[str, Any]], cases: Iterable[tuple[Any, ...]], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """``run(*case)`` for each case, ``arguments.jobs`` at a time; each result is on the disk as soon as it is there.
+    """``run(*case)`` for each case, ``arguments.jobs`` at a time; each result is printed and on disk as soon as it is there.
 
     ``arguments`` are those of a parser that :func:`add_arguments` has seen: with ``--only-print`` nothing is run.
     """
@@ -48,7 +41,10 @@ def run_cases(
     for result in joblib.Parallel(n_jobs=arguments.jobs, return_as="generator_unordered")(
         joblib.delayed(run)(*case) for case in cases
     ):
-        add_result(result, arguments.results)
+        line = json.dumps(result)
+        print(line, flush=True)
+        with arguments.results.open("a") as file:
+            file.write(line + "\n")
         results.append(result)
     return results
 

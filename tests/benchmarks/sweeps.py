@@ -295,7 +295,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=None, help="the same for all systems")
-    parser.add_argument("--jobs", type=int, default=2)
     add_arguments(parser, "sweeps.jsonl")
     parser.add_argument("--plot", type=Path, default=None, help="where to save the figure")
     arguments = parser.parse_args()

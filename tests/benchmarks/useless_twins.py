@@ -244,7 +244,6 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--jobs", type=int, default=2)
     add_arguments(parser, "useless_twins.jsonl")
     arguments = parser.parse_args()
     known = read_results(arguments.results)

@@ -130,7 +130,6 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--validate", action="store_true", help="leave the test folds aside")
     parser.add_argument("--network", type=json.loads, default={}, help="other settings, as JSON")
     add_arguments(parser, "vowels.jsonl")
