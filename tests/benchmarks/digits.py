@@ -94,9 +94,10 @@ def main() -> None:
             rows = [r for r in results if (r["network"], r["method"]) == (network, method)]
             accuracy = np.array([r["accuracy"] for r in rows])
             error = accuracy.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else float("nan")
+            shots = [int(np.median([r[f"{kind}_shots"] for r in rows])) for kind in ("calibration", "training")]
             print(
                 f"{network:<14}{method:<22}{100 * accuracy.mean():>10.1f} ± {100 * error:.1f} %"
-                f"{rows[0]['calibration_shots']:>13,}{rows[0]['training_shots']:>10,}"
+                f"{shots[0]:>13,}{shots[1]:>10,}"
             )
 
 
