@@ -316,6 +316,7 @@ class JournalRun:
         self._replay = self._read()
         self._lock = AddressLock(f"journal {journal.path.resolve()} run {number}") if named else None
         self._is_writing = False
+        self._is_past_the_record = False
         self._identity: str | None = journal.about.get("identity")
         if not isinstance(self._identity, str | None):
             raise journal.damaged(f"its instrument calls itself {self._identity!r:.80}")
@@ -394,6 +395,7 @@ class JournalRun:
         self._replay.used = position
         fresh.go_on_from(self._replay)
         self._replay = fresh
+        self._is_past_the_record = False
         return True
 
     def end_writing(self) -> None:
@@ -425,6 +427,28 @@ class JournalRun:
             keys = splitmix64(keys ^ _ASIDE)
         known, missing = self._replay.take(batch, keys)
         return known, missing, keys
+
+    def check_course(self) -> None:
+        """Before the run goes on with what is not on record, raise JournalError if some of the record was passed over.
+
+        The same fit asks for the same rows in the same order, so what it has not asked for by then it will not ask for at all:
+        its numbers are others than they were. What was measured aside is nobody's concern.
+        """
+        if self._lock is None or self._is_past_the_record:
+            return
+        n_left = 0
+        for piece, n_rows in self._replay.left().items():
+            (keys,) = self.journal.query("SELECT row_keys FROM batches WHERE batch = ?", piece)[0]
+            if np.array_equal(control_keys(self._read_piece(piece).controls), np.frombuffer(keys, dtype=np.uint64)):
+                n_left += n_rows
+        if n_left:
+            raise JournalError(
+                f"The same fit must ask for what the journal {self.path} holds of it. It asks for other settings, with "
+                f"{n_left:,} recorded rows left. Nothing was sent. On another kind of processor, or with another version of "
+                "numpy, scipy or torch, numbers differ in their last digits, which a training makes large. Run it where it was "
+                "begun, or use another file to begin anew."
+            )
+        self._is_past_the_record = True
 
     def record(self, batch: ControlBatch, keys: np.ndarray, outputs: np.ndarray, purpose: str) -> None:
         """Write a measured piece; on the disk when this returns."""

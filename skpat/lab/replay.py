@@ -147,6 +147,13 @@ class Replay:
         place = np.searchsorted(self._keys, earlier._keys)  # all are here: a record only grows
         self.used[place] = earlier.used
 
+    def left(self) -> dict[int, int]:
+        """Rows that have not been asked for, by the number of their piece."""
+        given = np.minimum(self.used, self._count)
+        place_among_equals = np.arange(self.n_rows) - np.repeat(self._first, self._count)
+        pieces, rows = np.unique(self._piece[place_among_equals >= np.repeat(given, self._count)], return_counts=True)
+        return dict(zip(pieces.tolist(), rows.tolist(), strict=True))
+
     def take(self, batch: ControlBatch, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Answers of the rows that are on record, and the numbers of the rows that are not."""
         n_rows = len(keys)

@@ -212,7 +212,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         DeviceIdentityError
             If another instrument answers than before.
         JournalError
-            If the journal was made with another instrument.
+            If the journal was made with another instrument, or holds another course of the same run. Nothing was sent.
         ShotBudgetError
             If more than ``max_shots`` would be needed. What was asked for last was not sent.
         """
@@ -280,6 +280,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             self._attached()
             if self.journal.begin_writing(before, self.wait):
                 known, missing, keys = self.journal.take(batch, aside)
+        if len(missing) and not aside:
+            self.journal.check_course()
         self.ledger.add_replayed(purpose, batch.n_rows - len(missing))
         if not len(missing):
             return known

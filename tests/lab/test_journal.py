@@ -332,8 +332,8 @@ LASER = SecondHarmonicLaser(16, 12, n_steps=3)
 
 
 def fitted(journal: Any, **params: Any) -> PhysicalNetworkClassifier:
-    defaults = {"max_iter": 3, "n_calibration_shots": 60, "random_state": 0, "batch_size": 16}
-    return PhysicalNetworkClassifier(LASER, journal=journal, **(defaults | params)).fit(*data())
+    defaults = {"device": LASER, "max_iter": 3, "n_calibration_shots": 60, "random_state": 0, "batch_size": 16}
+    return PhysicalNetworkClassifier(journal=journal, **(defaults | params)).fit(*data())
 
 
 def same_weights(one: Any, other: Any) -> bool:
@@ -380,33 +380,76 @@ def test_partial_fits_and_warm_starts_are_replayed_in_their_turn(tmp_path: Path)
     assert again.ledger_.total == 0
 
 
-def test_ctrl_c_and_the_same_fit_again_end_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    calls = [0]
+class Interrupted(SecondHarmonicLaser):
+    """Ctrl-C comes in the 25th call of ``measure``; ``calls`` counts those of all copies."""
 
-    class Interrupted(SecondHarmonicLaser):
-        def measure(self, batch: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == 25:
-                raise KeyboardInterrupt
-            return super().measure(batch)
+    calls = 0
 
-    def go(journal: Any) -> PhysicalNetworkClassifier:
-        network = PhysicalNetworkClassifier(
-            Interrupted(16, 12, n_steps=3),
-            max_iter=4,
-            n_calibration_shots=60,
-            random_state=0,
-            batch_size=16,
-            journal=journal,
-        )
-        return network.fit(*data())
+    def measure(self, batch: Any) -> Any:
+        type(self).calls += 1
+        if type(self).calls == 25:
+            raise KeyboardInterrupt
+        return super().measure(batch)
 
+
+def fitted_with_interruption(journal: Any) -> PhysicalNetworkClassifier:
+    return fitted(journal, device=Interrupted(16, 12, n_steps=3), max_iter=4)
+
+
+def test_ctrl_c_and_the_same_fit_again_end_where_an_uninterrupted_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Interrupted, "calls", 0)
+    go = fitted_with_interruption
     with pytest.warns(UserWarning, match="interrupted in epoch"):
         broken = go(tmp_path / "run.db")
     again, bare = go(tmp_path / "run.db"), go(None)
     assert not same_weights(broken, bare)
     assert same_weights(again, bare)
     assert broken.ledger_.total + again.ledger_.total == bare.ledger_.total + 16  # the piece under way was not answered
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=8), st.integers(0, 8), st.sampled_from([None, 2]))
+@settings(max_examples=40)
+def test_a_run_that_leaves_its_record_is_stopped_before_its_first_new_shot(
+    recorded: list[tuple[int, bool]], n_asked: int, max_batch: int | None
+) -> None:
+    new = np.full((3, 3), 0.25)
+    asked = [(row, aside) for row, aside in recorded if not aside]
+    with tempfile.TemporaryDirectory() as folder, Journal(f"{folder}/run.db") as journal:
+        begun = Session(Counter(max_batch), journal=journal.run(Counter(max_batch), "a fit"))
+        for row, aside in recorded:
+            begun.measure(POOL[[row, row]], aside=aside)
+        begun.close()
+        device = Counter(max_batch)
+        with Session(device, journal=journal.run(device, "a fit")) as again:
+            for row, _ in asked[:n_asked]:
+                again.measure(POOL[[row, row]])
+            again.measure(new, aside=True)
+            if n_asked < len(asked):
+                with pytest.raises(JournalError, match=f"with {2 * (len(asked) - n_asked)} recorded rows left"):
+                    again.measure(new)
+            else:  # what was measured aside may be left
+                again.measure(new)
+            assert device.answered == len(new) * (1 if n_asked < len(asked) else 2)
+
+
+def test_a_fit_whose_numbers_come_out_otherwise_is_refused_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Interrupted, "calls", 0)
+    go = fitted_with_interruption
+    with pytest.warns(UserWarning, match="interrupted in epoch"):
+        broken = go(tmp_path / "run.db")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("skpat.twins.neural_module._RIDGE", 0.1 * (1 + 1e-9))  # another processor's last digits
+        n_calls = Interrupted.calls
+        with pytest.raises(JournalError, match=r"other settings, with \d+ recorded rows left\. Nothing was sent"):
+            go(tmp_path / "run.db")
+        assert Interrupted.calls == n_calls
+    again, bare = go(tmp_path / "run.db"), go(None)
+    assert same_weights(again, bare)
+    assert broken.ledger_.total + again.ledger_.total == bare.ledger_.total + 16
 
 
 # ---- what a hostile reader found ----
