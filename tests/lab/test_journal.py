@@ -396,14 +396,21 @@ def fitted_with_interruption(journal: Any) -> PhysicalNetworkClassifier:
     return fitted(journal, device=Interrupted(16, 12, n_steps=3), max_iter=4)
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_ctrl_c_and_the_same_fit_again_end_where_an_uninterrupted_one_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
 ) -> None:
     monkeypatch.setattr(Interrupted, "calls", 0)
-    go = fitted_with_interruption
     with pytest.warns(UserWarning, match="interrupted in epoch"):
-        broken = go(tmp_path / "run.db")
-    again, bare = go(tmp_path / "run.db"), go(None)
+        broken = fitted_with_interruption(tmp_path / "run.db")
+    if elsewhere:  # where the last digits are others, it is refused, and nothing is lost
+        n_calls = Interrupted.calls
+        with monkeypatch.context() as other_processor:
+            other_processor.setattr("skpat.twins.neural_module._RIDGE", 0.1 * (1 + 1e-9))
+            with pytest.raises(JournalError, match=r"other settings, with \d+ recorded rows left\. Nothing was sent"):
+                fitted_with_interruption(tmp_path / "run.db")
+        assert Interrupted.calls == n_calls
+    again, bare = fitted_with_interruption(tmp_path / "run.db"), fitted_with_interruption(None)
     assert not same_weights(broken, bare)
     assert same_weights(again, bare)
     assert broken.ledger_.total + again.ledger_.total == bare.ledger_.total + 16  # the piece under way was not answered
@@ -432,24 +439,6 @@ def test_a_run_that_leaves_its_record_is_stopped_before_its_first_new_shot(
             else:  # what was measured aside may be left
                 again.measure(new)
             assert device.answered == len(new) * (1 if n_asked < len(asked) else 2)
-
-
-def test_a_fit_whose_numbers_come_out_otherwise_is_refused_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Interrupted, "calls", 0)
-    go = fitted_with_interruption
-    with pytest.warns(UserWarning, match="interrupted in epoch"):
-        broken = go(tmp_path / "run.db")
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setattr("skpat.twins.neural_module._RIDGE", 0.1 * (1 + 1e-9))  # another processor's last digits
-        n_calls = Interrupted.calls
-        with pytest.raises(JournalError, match=r"other settings, with \d+ recorded rows left\. Nothing was sent"):
-            go(tmp_path / "run.db")
-        assert Interrupted.calls == n_calls
-    again, bare = go(tmp_path / "run.db"), go(None)
-    assert same_weights(again, bare)
-    assert broken.ledger_.total + again.ledger_.total == bare.ledger_.total + 16
 
 
 # ---- what a hostile reader found ----
