@@ -246,8 +246,9 @@ def table(results: list[dict[str, Any]]) -> str:
                 if method not in of_method:
                     cells.append(f"{'-':>14}")
                     continue
-                below = "" if method == ORACLE else f" ({distance(of_method, method):.1f})"
-                cells.append(f"{f'{np.mean(list(of_method[method].values())):.1f}{below}':>14}")
+                below = np.nan if method == ORACLE else distance(of_method, method)
+                in_brackets = "" if np.isnan(below) else f" ({below:.1f})"
+                cells.append(f"{f'{np.mean(list(of_method[method].values())):.1f}{in_brackets}':>14}")
             shots = [
                 r["calibration_shots"] + r["training_shots"]
                 for r in results
