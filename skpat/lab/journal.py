@@ -421,15 +421,22 @@ class JournalRun:
             The other rows.
         keys : ndarray of uint64, shape (n_rows,)
             Names of all rows, for :meth:`record`.
+
+        Raises
+        ------
+        JournalError
+            If rows are missing and others on record have been passed over: this is another course of the same run.
         """
         keys = control_keys(batch)
         if aside:
             keys = splitmix64(keys ^ _ASIDE)
         known, missing = self._replay.take(batch, keys)
+        if len(missing) and not aside:
+            self._check_course()
         return known, missing, keys
 
-    def check_course(self) -> None:
-        """Before the run goes on with what is not on record, raise JournalError if some of the record was passed over.
+    def _check_course(self) -> None:
+        """Raise JournalError if some of the record was passed over by a run that asks for what is not on record.
 
         The same fit asks for the same rows in the same order, so what it has not asked for by then it will not ask for at all:
         its numbers are others than they were. What was measured aside is nobody's concern.

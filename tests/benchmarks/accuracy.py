@@ -35,7 +35,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from runs import add_arguments, read_results, run_cases
+from runs import accuracy_and_shots, add_arguments, read_results, run_cases
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import (
     AnalogCircuit,
@@ -245,12 +245,9 @@ def table(results: list[dict[str, Any]]) -> str:
             rows = [r for r in results if (r["system"], r["method"]) == (name, method)]
             if not rows:
                 continue
-            accuracy = 100 * np.array([r["accuracy"] for r in rows])
-            error = accuracy.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
-            shots = [int(np.median([r[f"{kind}_shots"] for r in rows])) for kind in ("calibration", "training")]
             lines.append(
                 f"{name:<14}{rows[0]['task']:<11}{system.network.get('readout', 'linear'):<9}{method:<19}"
-                f"{accuracy.mean():>7.1f} ± {error:.1f} %{shots[0]:>13,}{shots[1]:>10,}"
+                + accuracy_and_shots(rows)
             )
     return "\n".join(lines)
 

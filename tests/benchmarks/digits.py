@@ -17,7 +17,6 @@ import time
 from typing import Any
 
 import joblib
-import numpy as np
 import sklearn
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -25,6 +24,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from runs import accuracy_and_shots
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import IdentityDevice, SecondHarmonicLaser
 
@@ -92,13 +92,7 @@ def main() -> None:
     for network in NETWORKS:
         for method in METHODS:
             rows = [r for r in results if (r["network"], r["method"]) == (network, method)]
-            accuracy = np.array([r["accuracy"] for r in rows])
-            error = accuracy.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else float("nan")
-            shots = [int(np.median([r[f"{kind}_shots"] for r in rows])) for kind in ("calibration", "training")]
-            print(
-                f"{network:<14}{method:<22}{100 * accuracy.mean():>10.1f} ± {100 * error:.1f} %"
-                f"{shots[0]:>13,}{shots[1]:>10,}"
-            )
+            print(f"{network:<14}{method:<25}{accuracy_and_shots(rows)}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 
-__all__ = ["add_arguments", "add_legend", "curve_style", "find_data", "read_results", "run_cases"]
+__all__ = [
+    "accuracy_and_shots",
+    "add_arguments",
+    "add_legend",
+    "curve_style",
+    "find_data",
+    "read_results",
+    "run_cases",
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser, results: str, jobs: int = 2) -> None:
@@ -47,6 +56,14 @@ def run_cases(
             file.write(line + "\n")
         results.append(result)
     return results
+
+
+def accuracy_and_shots(results: list[dict[str, Any]]) -> str:
+    """The end of a table's line: mean accuracy over runs and its standard error, median shots of calibration and training."""
+    accuracy = 100 * np.array([r["accuracy"] for r in results])
+    error = accuracy.std(ddof=1) / np.sqrt(len(results)) if len(results) > 1 else np.nan
+    shots = [int(np.median([r[f"{kind}_shots"] for r in results])) for kind in ("calibration", "training")]
+    return f"{accuracy.mean():>7.1f} ± {error:.1f} %{shots[0]:>13,}{shots[1]:>10,}"
 
 
 def find_data(data_home: str | None, name: str, holds: str) -> Path:

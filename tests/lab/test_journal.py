@@ -381,9 +381,12 @@ def test_partial_fits_and_warm_starts_are_replayed_in_their_turn(tmp_path: Path)
 
 
 class Interrupted(SecondHarmonicLaser):
-    """Ctrl-C comes in the 25th call of ``measure``; ``calls`` counts those of all copies."""
+    """Ctrl-C comes in the 25th call of ``measure``; ``calls`` and ``opened`` count those of all copies."""
 
-    calls = 0
+    calls = opened = 0
+
+    def open(self) -> None:
+        type(self).opened += 1
 
     def measure(self, batch: Any) -> Any:
         type(self).calls += 1
@@ -404,12 +407,12 @@ def test_ctrl_c_and_the_same_fit_again_end_where_an_uninterrupted_one_does(
     with pytest.warns(UserWarning, match="interrupted in epoch"):
         broken = fitted_with_interruption(tmp_path / "run.db")
     if elsewhere:  # where the last digits are others, it is refused, and nothing is lost
-        n_calls = Interrupted.calls
+        used = Interrupted.calls, Interrupted.opened
         with monkeypatch.context() as other_processor:
             other_processor.setattr("skpat.twins.neural_module._RIDGE", 0.1 * (1 + 1e-9))
             with pytest.raises(JournalError, match=r"other settings, with \d+ recorded rows left\. Nothing was sent"):
                 fitted_with_interruption(tmp_path / "run.db")
-        assert Interrupted.calls == n_calls
+        assert (Interrupted.calls, Interrupted.opened) == used  # the instrument is not even opened
     again, bare = fitted_with_interruption(tmp_path / "run.db"), fitted_with_interruption(None)
     assert not same_weights(broken, bare)
     assert same_weights(again, bare)
@@ -422,7 +425,7 @@ def test_a_run_that_leaves_its_record_is_stopped_before_its_first_new_shot(
     recorded: list[tuple[int, bool]], n_asked: int, max_batch: int | None
 ) -> None:
     new = np.full((3, 3), 0.25)
-    asked = [(row, aside) for row, aside in recorded if not aside]
+    asked = [row for row, aside in recorded if not aside]
     with tempfile.TemporaryDirectory() as folder, Journal(f"{folder}/run.db") as journal:
         begun = Session(Counter(max_batch), journal=journal.run(Counter(max_batch), "a fit"))
         for row, aside in recorded:
@@ -430,7 +433,7 @@ def test_a_run_that_leaves_its_record_is_stopped_before_its_first_new_shot(
         begun.close()
         device = Counter(max_batch)
         with Session(device, journal=journal.run(device, "a fit")) as again:
-            for row, _ in asked[:n_asked]:
+            for row in asked[:n_asked]:
                 again.measure(POOL[[row, row]])
             again.measure(new, aside=True)
             if n_asked < len(asked):
