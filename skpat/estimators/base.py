@@ -134,7 +134,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             Shots by purpose, seconds and joules; print it.
         """
         self._validate_params()
-        made = specify(self.device, self.control_split, self.twin, self.gradient, np.random.RandomState(0))
+        made = self._specify(np.random.RandomState(0))
         n_rows = _count_rows(X)
         network = self._make_network(made, _count_features(X), n_targets=1, dtype=np.dtype(float))
         made.gradient.prepare(network)
@@ -160,6 +160,9 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             seconds_per_shot=getattr(made.device, "seconds_per_shot", None),
             joules_per_shot=getattr(made.device, "joules_per_shot", None),
         )
+
+    def _specify(self, rng: np.random.RandomState) -> Specification:
+        return specify(self.device, self.control_split, self.twin, self.gradient, rng, self.torch_device)
 
     def _check_budget(self, gradient: Any, n_rows: int, n_calls: int) -> None:
         """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
@@ -218,7 +221,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
 
         if not go_on:
-            made = specify(self.device, self.control_split, self.twin, self.gradient, rng)
+            made = self._specify(rng)
         X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks)
         if (X_val is None) != (y_val is None):
             raise ValueError("'X_val' and 'y_val' must be given together. Got one of them.")

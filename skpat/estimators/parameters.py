@@ -75,7 +75,8 @@ journal : str, path or Journal, default=None
     parameters and seeds), after a crash or a Ctrl-C, takes what is there without a shot and goes on from the next one, to
     the very weights of an uninterrupted run. See :class:`skpat.lab.Journal`.
 torch_device : str, default="cpu"
-    Where the tensors of the training live, for example "cuda".
+    Where the tensors of the training live, for example "cuda"; with ``twin=None`` the twin's, too. A twin that is given lives
+    where its own ``torch_device`` (of a model: the device's) says, and what it is asked travels there and back.
 random_state : int, RandomState instance or None, default=None
     Seeds everything: first weights, order of rows, the twin, and the noise of a simulated device that has no seed of its
     own. None: everything anew in every fit (with a ``journal``: the seed that the same fit was begun with).

@@ -48,8 +48,9 @@ def default_device() -> Any:
     return SecondHarmonicLaser()
 
 
-def default_twin(device: Any) -> Any:
-    """The twin of ``twin=None``: the device's equations where it states them, else one learned from measurements.
+def default_twin(device: Any, torch_device: str = "cpu") -> Any:
+    """The twin of ``twin=None``: the device's equations where it states them, else one learned from measurements. Its tensors
+    live with those of the training, ``torch_device``.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def default_twin(device: Any) -> Any:
     if equations is None:
         from skpat.twins.neural_twin import NeuralTwin
 
-        return NeuralTwin()
+        return NeuralTwin(torch_device=torch_device)
     from skpat.twins.physics_twin import PhysicsTwin
 
     if not isinstance(equations, (tuple, list)) or len(equations) != 2 or not hasattr(equations[0], "forward"):
@@ -68,10 +69,20 @@ def default_twin(device: Any) -> Any:
             f"'equations' of {device_name(device)} must be None or a simulated device with the names of its constants that are "
             f"to be found. Got {equations!r}. Use equations=(MachZehnderMesh(), ['phase_offsets']), for example."
         )
-    return PhysicsTwin(equations[0], list(equations[1]))
+    model = equations[0]
+    if torch_device != "cpu" and hasattr(model, "torch_device"):
+        model = clone(model).set_params(torch_device=torch_device)
+    return PhysicsTwin(model, list(equations[1]))
 
 
-def specify(device: Any, control_split: Any, twin: Any, gradient: Any, rng: np.random.RandomState) -> Specification:
+def specify(
+    device: Any,
+    control_split: Any,
+    twin: Any,
+    gradient: Any,
+    rng: np.random.RandomState,
+    torch_device: str = "cpu",
+) -> Specification:
     """Check the parameters and make a fit's own copies. Nothing is opened.
 
     Parameters
@@ -80,6 +91,8 @@ def specify(device: Any, control_split: Any, twin: Any, gradient: Any, rng: np.r
         The estimator's parameters.
     rng : RandomState
         Seeds every ``random_state`` in the copies that is None.
+    torch_device : str, default="cpu"
+        Where the tensors of the training live, and the twin of ``twin=None``.
 
     Raises
     ------
@@ -94,11 +107,16 @@ def specify(device: Any, control_split: Any, twin: Any, gradient: Any, rng: np.r
             "Use control_split=ControlSplit(layout=...)."
         )
     split = ControlSplit(control_split) if isinstance(control_split, str) else control_split
-    twin = default_twin(device) if twin is None else twin
+    twin = default_twin(device, torch_device) if twin is None else twin
     if not (hasattr(twin, "fit") and hasattr(type(twin), "module_")):
         raise ValueError(f"'twin' must be a twin such as skpat.twins.NeuralTwin(), or None. Got {twin!r}.")
     gradient = make_gradient(gradient)
     gradient.check_device(device)
+    _check_place("torch_device", torch_device)
+    for whose, part in (("device", device), ("twin", twin)):
+        for name, value in part.get_params(deep=True).items() if hasattr(part, "get_params") else ():
+            if name.split("__")[-1] == "torch_device":
+                _check_place(f"{whose}__{name}", value)
     device, split, twin, gradient = (_own_copy(part, rng) for part in (device, split, twin, gradient))
     channels = split.resolve(device.n_controls)
     _check_fixed(device, channels, bounds)
@@ -115,6 +133,21 @@ def make_gradient(gradient: Any) -> Any:
         return gradient
     names = ", ".join(map(repr, GRADIENTS))
     raise ValueError(f"'gradient' must be one of {names}, or a skpat.training.GradientEstimator. Got {gradient!r}.")
+
+
+def _check_place(name: str, place: Any) -> None:
+    """Find out before the first shot whether torch can put a tensor there."""
+    if place == "cpu":
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=place)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"'{name}' must be a place where torch can put tensors. Got {place!r}: {str(error).splitlines()[0]} "
+            f"Use {name}='cpu', or a torch that is built for the GPU."
+        ) from error
 
 
 def _own_copy(part: Any, rng: np.random.RandomState) -> Any:

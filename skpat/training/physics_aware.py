@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -16,6 +17,7 @@ from skpat.network.forward import Run
 from skpat.training.anchors import Anchors
 from skpat.training.dither import Dither
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
+from skpat.twins.base import respond
 
 if TYPE_CHECKING:
     import torch
@@ -87,10 +89,11 @@ class PhysicsAware(GradientEstimator):
 
         twin = apparatus.twin
         module = twin.module_
+        answer = functools.partial(respond, module)
         if hasattr(module, "forward_batch"):
-            return self._noted(bridge(apparatus.measure, module.forward_batch, in_parts=True), apparatus)
+            return self._noted(bridge(apparatus.measure, answer, in_parts=True), apparatus)
         if not self.explores(twin):
-            return self._noted(bridge(apparatus.measure, module), apparatus)
+            return self._noted(bridge(apparatus.measure, answer), apparatus)
         if not hasattr(self, "_sent"):
             self._sent: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -99,7 +102,7 @@ class PhysicsAware(GradientEstimator):
             self._sent.append((as_numpy(batch.dense()), as_numpy(outputs)))
             return outputs
 
-        through_twin = bridge(measure, trusted(module, getattr(twin, "trust_", None)))
+        through_twin = bridge(measure, trusted(answer, getattr(twin, "trust_", None)))
         return self._noted(through_twin, apparatus, self.mover(apparatus))
 
     def _noted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +18,24 @@ if TYPE_CHECKING:
 __all__ = ["Twin", "check_shots", "respond"]
 
 
-def respond(module: Any, batch: ControlBatch) -> torch.Tensor:
-    """What a twin's module answers to a batch of tensors; in parts where it can (``forward_batch``), so that nothing shared is
-    copied: the shared channels may be too many."""
-    answer: torch.Tensor = module.forward_batch(batch) if hasattr(module, "forward_batch") else module(batch.dense())
-    return answer
+def respond(module: Any, controls: ControlBatch | torch.Tensor) -> torch.Tensor:
+    """What a twin's module answers, there where the controls are: they travel to the module's tensors, the answer back.
+
+    A batch (of tensors) is taken in parts where the module can (``forward_batch``), so that nothing shared is copied: the
+    shared channels may be too many.
+    """
+    batch = controls if isinstance(controls, ControlBatch) else ControlBatch.from_dense(controls)
+    place, like = batch.varying.device, _any_tensor(module)
+    if like is not None and like.device != place:
+        batch = batch.changed(varying=batch.varying.to(like.device), shared=batch.shared.to(like.device))
+    in_parts = isinstance(controls, ControlBatch) and hasattr(module, "forward_batch")
+    answer: torch.Tensor = module.forward_batch(batch) if in_parts else module(batch.dense())
+    return answer.to(place)
+
+
+def _any_tensor(module: Any) -> torch.Tensor | None:
+    """A tensor of the module, for its dtype and place; None if it has none."""
+    return next(itertools.chain(module.parameters(), module.buffers()), None) if hasattr(module, "parameters") else None
 
 
 class Twin(RegressorMixin, BaseEstimator):
@@ -81,9 +95,10 @@ class Twin(RegressorMixin, BaseEstimator):
         """What the twin expects the device to answer, shape (n_rows, n_outputs)."""
         import torch
 
-        dense = np.asarray(controls)
+        dense = torch.from_numpy(np.ascontiguousarray(controls))
+        like = _any_tensor(self.module_)
         with torch.no_grad():
-            return self.module_(torch.from_numpy(np.ascontiguousarray(dense)).to(self._tensor_kind())).cpu().numpy()
+            return self.module_(dense if like is None else dense.to(like)).cpu().numpy()
 
     def score(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> float:
         """R² of the prediction, the mean over outputs weighted by their variance."""
@@ -99,13 +114,6 @@ class Twin(RegressorMixin, BaseEstimator):
         memo[id(self)] = twin
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return twin
-
-    def _tensor_kind(self) -> torch.Tensor:
-        """A tensor of the module's dtype and place."""
-        import itertools
-
-        module = self.module_
-        return next(itertools.chain(module.parameters(), module.buffers()))
 
 
 def check_shots(

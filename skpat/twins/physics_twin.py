@@ -31,7 +31,7 @@ class PhysicsTwin(Twin):
     ----------
     device : Device
         The model: a simulated device with ``forward(controls, constants=None)``, with the constants as they are believed to
-        be.
+        be. The twin's tensors live where the model says (``torch_device``).
     constants : sequence of str, default=()
         Names of the constructor constants to be fitted, scalars or arrays; see ``forward`` of the device. Empty: the model is
         taken as it is.
@@ -114,9 +114,8 @@ class PhysicsTwin(Twin):
         if self.__dict__.get("_module") is None:
             from skpat.twins.physics_module import PhysicsModule
 
-            self._module: PhysicsModule | None = PhysicsModule(
-                self._model, self._start, self._moved, np.dtype(self._dtype)
-            )
+            module = PhysicsModule(self._model, self._start, self._moved, np.dtype(self._dtype))
+            self._module: PhysicsModule | None = module.to(getattr(self._model, "torch_device", "cpu"))
         return self._module
 
     def fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> PhysicsTwin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from skpat.controls import ControlBatch
+from skpat.twins.base import respond
 
 __all__ = ["ResidualModule"]
 
@@ -46,11 +47,11 @@ class ResidualModule(torch.nn.Module):
 
     def forward(self, controls: torch.Tensor) -> torch.Tensor:
         """Controls (n_rows, n_controls) to outputs (n_rows, n_outputs), both in the device's units."""
-        return self._corrected(self.physics(controls), controls)
+        return self._corrected(respond(self.physics, controls), controls)
 
     def _forward_batch(self, batch: ControlBatch) -> torch.Tensor:
-        return self._corrected(self.physics.forward_batch(batch), batch.dense())
+        return self._corrected(respond(self.physics, batch), batch.dense())
 
     def _corrected(self, expected: torch.Tensor, controls: torch.Tensor) -> torch.Tensor:
         seen = torch.cat([controls, expected.to(controls)], dim=1) if self.feed_physics else controls
-        return expected + self.unit.to(expected) * self.correction(seen)
+        return expected + self.unit.to(expected) * respond(self.correction, seen)

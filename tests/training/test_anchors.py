@@ -135,6 +135,8 @@ def test_stated_equations_are_the_default_twin_without_the_specimens_errors() ->
         assert not twin.device.phase_offsets.any()
         assert "phase_offsets" in twin.constants
     assert isinstance(default_twin(SecondHarmonicLaser()), NeuralTwin)
+    assert default_twin(SecondHarmonicLaser(), "cuda").torch_device == "cuda"
+    assert default_twin(MachZehnderMesh(4), "cuda").device.torch_device == "cuda"
     assert "nonlinearity" not in default_twin(MachZehnderMesh(4, nonlinearity=0.0)).constants
     wrong = as_device(np.sin, n_controls=2, n_outputs=2, bounds=(0, 1), equations="none")
     with pytest.raises(DeviceContractError, match=r"'equations' of .* must be None or a simulated device"):
