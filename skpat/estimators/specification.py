@@ -12,7 +12,7 @@ from skpat.controls import ChannelSplit, ControlSplit
 from skpat.devices.specification import check_device_specification, device_name
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
 
-__all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "specify"]
+__all__ = ["GRADIENTS", "Specification", "check_places", "default_device", "default_twin", "specify"]
 
 GRADIENTS = {
     "physics_aware": "PhysicsAware",
@@ -92,7 +92,7 @@ def specify(
     rng : RandomState
         Seeds every ``random_state`` in the copies that is None.
     torch_device : str, default="cpu"
-        Where the tensors of the training live, and the twin of ``twin=None``.
+        Where the twin of ``twin=None`` lives.
 
     Raises
     ------
@@ -112,11 +112,6 @@ def specify(
         raise ValueError(f"'twin' must be a twin such as skpat.twins.NeuralTwin(), or None. Got {twin!r}.")
     gradient = make_gradient(gradient)
     gradient.check_device(device)
-    _check_place("torch_device", torch_device)
-    for whose, part in (("device", device), ("twin", twin)):
-        for name, value in part.get_params(deep=True).items() if hasattr(part, "get_params") else ():
-            if name.split("__")[-1] == "torch_device":
-                _check_place(f"{whose}__{name}", value)
     device, split, twin, gradient = (_own_copy(part, rng) for part in (device, split, twin, gradient))
     channels = split.resolve(device.n_controls)
     _check_fixed(device, channels, bounds)
@@ -135,19 +130,31 @@ def make_gradient(gradient: Any) -> Any:
     raise ValueError(f"'gradient' must be one of {names}, or a skpat.training.GradientEstimator. Got {gradient!r}.")
 
 
-def _check_place(name: str, place: Any) -> None:
-    """Find out before the first shot whether torch can put a tensor there."""
-    if place == "cpu":
-        return
-    import torch
+def check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
+    """Find out before the first shot whether torch can put tensors where they shall live: the training's, and those of its parts.
 
-    try:
-        torch.empty(0, device=place)
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"'{name}' must be a place where torch can put tensors. Got {place!r}: {str(error).splitlines()[0]} "
-            f"Use {name}='cpu', or a torch that is built for the GPU."
-        ) from error
+    Raises
+    ------
+    ValueError
+        If it cannot, in this precision.
+    """
+    places = {"torch_device": torch_device}
+    for whose, part in parts.items():
+        for name, place in part.get_params(deep=True).items() if hasattr(part, "get_params") else ():
+            if name.split("__")[-1] == "torch_device":
+                places[f"{whose}__{name}"] = place
+    for name, place in places.items():
+        if place == "cpu":
+            continue
+        import torch
+
+        try:
+            torch.from_numpy(np.zeros(1, dtype=dtype)).to(place)
+        except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"'{name}' must be a place where torch can put tensors of {dtype}. Got {place!r}: {str(error).splitlines()[0]} "
+                f"Use {name}='cpu', a torch that is built for the GPU, or X of another precision."
+            ) from error
 
 
 def _own_copy(part: Any, rng: np.random.RandomState) -> Any:

@@ -305,7 +305,11 @@ class Unattached(Device):
         ({"device": Unattached()}, OSError, r"no instrument answers"),
         ({"twin": 3}, ValueError, r"'twin' must be a twin such as skpat.twins.NeuralTwin\(\)"),
         ({"gradient": "magic"}, ValueError, r"'gradient' must be one of 'physics_aware', 'in_silico', 'exact'"),
-        ({"torch_device": "moon"}, ValueError, r"'torch_device' must be a place where torch can .*'moon': .*'cpu'"),
+        (
+            {"torch_device": "moon"},
+            ValueError,
+            r"'torch_device' must be a place where .* of float64. Got 'moon': .*'cpu'",
+        ),
         ({"twin": NeuralTwin(torch_device="moon")}, ValueError, r"'twin__torch_device' must be a place where torch"),
         ({"control_split": 0.5}, ControlSplitError, r"'control_split' must be a ControlSplit or the name"),
         ({"control_split": "diagonal"}, ControlSplitError, r"'layout' must be one of"),
