@@ -131,7 +131,7 @@ def make_gradient(gradient: Any) -> Any:
 
 
 def check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
-    """Find out before the first shot whether torch can put tensors where they shall live: the training's, and those of its parts.
+    """Find out before the first shot whether torch can put the tensors of the training and of its parts where they shall live.
 
     Raises
     ------
@@ -151,8 +151,9 @@ def check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
         try:
             torch.from_numpy(np.zeros(1, dtype=dtype)).to(place)
         except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0].removesuffix(".")
             raise ValueError(
-                f"'{name}' must be a place where torch can put tensors of {dtype}. Got {place!r}: {str(error).splitlines()[0]} "
+                f"'{name}' must be a place where torch can put tensors of {dtype}. Got {place!r}: {reason}. "
                 f"Use {name}='cpu', a torch that is built for the GPU, or X of another precision."
             ) from error
 
