@@ -151,7 +151,7 @@ def check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
         try:
             torch.from_numpy(np.zeros(1, dtype=dtype)).to(place)
         except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[0].removesuffix(".")
+            reason = str(error).partition("\n")[0].removesuffix(".")
             raise ValueError(
                 f"'{name}' must be a place where torch can put tensors of {dtype}. Got {place!r}: {reason}. "
                 f"Use {name}='cpu', a torch that is built for the GPU, or X of another precision."
