@@ -23,7 +23,7 @@ from skpat.estimators.cost_report import Costed
 from skpat.estimators.journaled import find_run, own_random_state, taken_back_on_error
 from skpat.estimators.plan import Plan
 from skpat.estimators.recalibration import Recalibrated
-from skpat.estimators.specification import Specification, check_places, default_device, specify
+from skpat.estimators.specification import Specification, default_device, prepare, specify
 from skpat.exceptions import NestedParameterError, ShotBudgetError
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
@@ -310,7 +310,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         sample_weight: np.ndarray,
     ) -> None:
         """The first weights, and what a fit starts with. Nothing is sent."""
-        check_places(self.torch_device, X.dtype, device=made.device, twin=made.twin)
+        prepare(made, network.bounds, self.torch_device, X.dtype)
         self.__dict__.pop("recalibration_", None)
         self.__dict__.pop(
             "loss_", None

@@ -20,7 +20,6 @@ class Calibrated:
 
     def _calibrate(self: Any, session: Session, data: Any) -> None:
         """Measure what the output statistics and the twin start from."""
-        from skpat.devices.specification import channel_periods
         from skpat.training.calibration import calibrate_in_rounds, calibration_shots, start_statistics
 
         network, weights, rng = self._network, self.weights_, self._rng
@@ -38,8 +37,6 @@ class Calibrated:
         def measure(batch: Any) -> np.ndarray:
             return session.run(np.arange(batch.n_rows, dtype=np.uint64), "calibration")(batch, 0, 0)
 
-        if hasattr(self.twin_, "learn_specification"):
-            self.twin_.learn_specification(network.bounds, channel_periods(self.device_))
         if self._gradient.explores(self.twin_):
             self._calibrate_on_policy(data, first, measure)
         else:

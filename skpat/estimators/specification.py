@@ -9,10 +9,10 @@ import numpy as np
 from sklearn.base import clone
 
 from skpat.controls import ChannelSplit, ControlSplit
-from skpat.devices.specification import check_device_specification, device_name
+from skpat.devices.specification import channel_periods, check_device_specification, device_name
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
 
-__all__ = ["GRADIENTS", "Specification", "check_places", "default_device", "default_twin", "specify"]
+__all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "prepare", "specify"]
 
 GRADIENTS = {
     "physics_aware": "PhysicsAware",
@@ -130,14 +130,34 @@ def make_gradient(gradient: Any) -> Any:
     raise ValueError(f"'gradient' must be one of {names}, or a skpat.training.GradientEstimator. Got {gradient!r}.")
 
 
-def check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
-    """Find out before the first shot whether torch can put the tensors of the training and of its parts where they shall live.
+def prepare(made: Specification, bounds: np.ndarray, torch_device: Any, dtype: np.dtype) -> None:
+    """What would go wrong after shots have been taken shall go wrong before the first; the twin is told of its channels.
+
+    Parameters
+    ----------
+    made : Specification
+    bounds : ndarray of shape (n_controls, 2)
+        Of the channels, as the network keeps them.
+    torch_device : str
+        Where the tensors of the training shall live.
+    dtype : numpy dtype
+        Of the training.
 
     Raises
     ------
-    ValueError
-        If it cannot, in this precision.
+    TwinError, ValueError
+        If the twin cannot learn this device or its parameters are wrong, or if torch has no such place in this precision.
     """
+    _check_places(torch_device, dtype, device=made.device, twin=made.twin)
+    if not made.gradient.uses_twin:
+        return
+    if hasattr(made.twin, "learn_specification"):
+        made.twin.learn_specification(bounds, channel_periods(made.device))
+    if hasattr(made.twin, "check"):
+        made.twin.check(int(made.device.n_controls), int(made.device.n_outputs))
+
+
+def _check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
     places = {"torch_device": torch_device}
     for whose, part in parts.items():
         for name, place in part.get_params(deep=True).items() if hasattr(part, "get_params") else ():

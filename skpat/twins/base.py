@@ -73,6 +73,14 @@ class Twin(RegressorMixin, BaseEstimator):
             0 where a channel is not periodic.
         """
 
+    def check(self, n_controls: int, n_outputs: int) -> None:
+        """Raise what :meth:`fit` would raise for a device with so many channels and outputs: asked before the first shot.
+
+        Default: the parameters are held against ``_parameter_constraints``, if the twin has any.
+        """
+        if hasattr(self, "_parameter_constraints"):
+            self._validate_params()
+
     @property
     def module_(self) -> torch.nn.Module:
         raise NotImplementedError(f"{type(self).__name__} must define module_.")

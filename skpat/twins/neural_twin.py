@@ -147,6 +147,27 @@ class NeuralTwin(Twin):
         """Take over the scale of the channels, and which of them are periodic, from a device's specification."""
         self._bounds, self._periods = np.asarray(bounds, dtype=np.float64), np.asarray(periods, dtype=np.float64)
 
+    def check(self, n_controls: int, n_outputs: int) -> None:
+        """Raise what :meth:`fit` would raise for a device with so many channels and outputs."""
+        super().check(n_controls, n_outputs)
+        sizes = list(self.hidden_layer_sizes)
+        if not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
+            raise ValueError(
+                f"'hidden_layer_sizes' of NeuralTwin must be positive whole numbers. Got {self.hidden_layer_sizes!r}. "
+                "Use hidden_layer_sizes=(256,), or () for a linear twin."
+            )
+        self._refuse_too_many(self._widths(n_controls, n_outputs))
+
+    def _known_periods(self, n_controls: int) -> np.ndarray | None:
+        """What was told of the channels, if it was of a device with so many."""
+        return self._periods if self._periods is not None and len(self._periods) == n_controls else None
+
+    def _widths(self, n_controls: int, n_outputs: int) -> list[int]:
+        """Features, hidden units and outputs."""
+        periods = self._known_periods(n_controls)
+        n_features = n_controls + (0 if periods is None else int((periods > 0).sum()))
+        return [n_features, *map(int, self.hidden_layer_sizes), n_outputs]
+
     @property
     def module_(self) -> torch.nn.Module:
         check_is_fitted(self, "n_features_in_")
@@ -181,20 +202,17 @@ class NeuralTwin(Twin):
         """
         from skpat.twins.neural_module import build_module, train_module
 
-        self._validate_params()
         controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
-        known = self._periods is not None and len(self._periods) == controls.shape[1]  # of this device
-        periods, bounds = (self._periods, self._bounds) if known else (None, None)
-        n_features = controls.shape[1] + (0 if periods is None else int((periods > 0).sum()))
-        widths = [n_features, *map(int, self.hidden_layer_sizes), outputs.shape[1]]
-        self._refuse_too_many(widths)
+        self.check(controls.shape[1], outputs.shape[1])
+        periods = self._known_periods(controls.shape[1])
+        bounds = None if periods is None else self._bounds
         rng = check_random_state(self.random_state)
         weights_rng = np.random.RandomState(rng.randint(2**31))  # first weights must not depend on the number of shots
         n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
         order = rng.permutation(len(controls))
         held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
         self._module = build_module(
-            widths,
+            self._widths(controls.shape[1], outputs.shape[1]),
             controls[kept],
             outputs[kept],
             sample_weight[kept],

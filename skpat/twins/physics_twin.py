@@ -112,11 +112,13 @@ class PhysicsTwin(Twin):
     def module_(self) -> torch.nn.Module:
         check_is_fitted(self, "n_features_in_")
         if self.__dict__.get("_module") is None:
-            from skpat.twins.physics_module import PhysicsModule
-
-            module = PhysicsModule(self._model, self._start, self._moved, np.dtype(self._dtype))
-            self._module: PhysicsModule | None = module.to(getattr(self._model, "torch_device", "cpu"))
+            self._module: Any = _module_of(self._model, self._start, self._moved, self._dtype)
         return self._module
+
+    def check(self, n_controls: int, n_outputs: int) -> None:
+        """Raise what :meth:`fit` would raise for a device with so many channels and outputs; the model is asked once."""
+        super().check(n_controls, n_outputs)
+        self._check_model(n_controls, n_outputs)
 
     def fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> PhysicsTwin:
         """Find the constants from measured shots.
@@ -143,13 +145,12 @@ class PhysicsTwin(Twin):
         """
         from skpat.twins.physics_module import fit_constants
 
-        self._validate_params()
         controls = np.asarray(controls)
         if len(controls):
             controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
-        self._check_model(controls.shape[1], outputs.shape[1])
+        self.check(controls.shape[1], outputs.shape[1])
         self._model = clone(self.device)
-        self._start = {name: np.asarray(getattr(self._model, name), dtype=np.float64) for name in self.constants}
+        self._start = self._believed(self._model)
         self._moved = {name: np.zeros_like(value) for name, value in self._start.items()}
         self._dtype = controls.dtype.name
         self._module = None
@@ -228,6 +229,17 @@ class PhysicsTwin(Twin):
                 f"The model {type(self.device).__name__} must have the channels and outputs of the device, ({n_controls}, "
                 f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs})."
             )
+        if len(self.constants):  # whether the model lets them be replaced, only it can say
+            from skpat.twins.physics_module import answer
+
+            start = self._believed(self.device)
+            moved = {name: np.zeros_like(value) for name, value in start.items()}
+            middle = np.broadcast_to(self.device.bounds, (n_controls, 2)).mean(axis=1)
+            answer(_module_of(self.device, start, moved, np.float64), middle[None])
+
+    def _believed(self, device: Any) -> dict[str, np.ndarray]:
+        """The constants to be fitted, as the model has them."""
+        return {name: np.asarray(getattr(device, name), dtype=np.float64) for name in self.constants}
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -236,3 +248,10 @@ class PhysicsTwin(Twin):
         state.pop("_module", None)
         state.pop("_optimizer", None)
         return state
+
+
+def _module_of(model: Any, start: dict[str, np.ndarray], moved: dict[str, np.ndarray], dtype: Any) -> torch.nn.Module:
+    """The model at these constants, there where it wants to live."""
+    from skpat.twins.physics_module import PhysicsModule
+
+    return PhysicsModule(model, start, moved, np.dtype(dtype)).to(getattr(model, "torch_device", "cpu"))

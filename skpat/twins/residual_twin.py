@@ -122,6 +122,16 @@ class ResidualTwin(Twin):
         """Hand on to both parts, when they are fitted, what the device states of its channels."""
         self._specification = np.asarray(bounds, dtype=np.float64), np.asarray(periods, dtype=np.float64)
 
+    def check(self, n_controls: int, n_outputs: int) -> None:
+        """Raise what :meth:`fit` would raise for a device with so many channels and outputs."""
+        super().check(n_controls, n_outputs)
+        correction = self._unfitted_correction()
+        n_seen = n_controls + n_outputs * self.feed_physics
+        for name, part, n_channels in (("physics", self.physics, n_controls), ("correction", correction, n_seen)):
+            _check_part(name, part)
+            if hasattr(part, "check"):
+                part.check(n_channels, n_outputs)
+
     @property
     def module_(self) -> torch.nn.Module:
         check_is_fitted(self, "n_features_in_")
@@ -160,10 +170,8 @@ class ResidualTwin(Twin):
         ValueError
             If the shapes disagree, a number is not finite, or there are no shots.
         """
-        self._validate_params()
-        for name, part in (("physics", self.physics), ("correction", self._unfitted_correction())):
-            _check_part(name, part)
         controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        self.check(controls.shape[1], outputs.shape[1])
         rng = check_random_state(self.random_state)
         physics, correction = (_own_copy(part, rng) for part in (self.physics, self._unfitted_correction()))
         order = rng.permutation(len(controls))

@@ -21,9 +21,9 @@ from sklearn.preprocessing import StandardScaler
 
 from skpat import ControlSplit, Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import SecondHarmonicLaser
-from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError, NestedParameterError
+from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError, NestedParameterError, TwinError
 from skpat.training import PhysicsAware
-from skpat.twins import NeuralTwin
+from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
 from tests.estimators.noisy_bank import NoisyBank
 
 IRIS = load_iris(return_X_y=True)
@@ -311,6 +311,19 @@ class Unattached(Device):
             r"'torch_device' must be a place where .* of float64. Got 'moon': .*'cpu'",
         ),
         ({"twin": NeuralTwin(torch_device="moon")}, ValueError, r"'twin__torch_device' must be a place where torch"),
+        ({"twin": NeuralTwin(alpha=-1)}, ValueError, r"'alpha' parameter of NeuralTwin"),
+        ({"twin": NeuralTwin((8, 0))}, ValueError, r"'hidden_layer_sizes' of NeuralTwin .* Got \(8, 0\). Use"),
+        ({"twin": NeuralTwin((10**8,))}, TwinError, r"would need 3,\d+,\d+,\d+ weights for 24 channels.*PhysicsTwin"),
+        ({"twin": PhysicsTwin()}, TwinError, r"'device' of PhysicsTwin must be a simulated device"),
+        ({"twin": PhysicsTwin(SecondHarmonicLaser(24, 8))}, TwinError, r"of the device, \(24, 12\). Got \(24, 8\)"),
+        ({"twin": PhysicsTwin(SecondHarmonicLaser(24, 12), ["charm"])}, TwinError, r"Got charm"),
+        (
+            {"twin": PhysicsTwin(SecondHarmonicLaser(24, 12), ["noise"])},
+            ValueError,
+            r"be among length.*Got \['noise'\]",
+        ),
+        ({"twin": ResidualTwin()}, TwinError, r"'physics' of ResidualTwin must be an unfitted twin"),
+        ({"twin": ResidualTwin(NeuralTwin(), NeuralTwin(alpha=-1))}, ValueError, r"'alpha' parameter of NeuralTwin"),
         ({"control_split": 0.5}, ControlSplitError, r"'control_split' must be a ControlSplit or the name"),
         ({"control_split": "diagonal"}, ControlSplitError, r"'layout' must be one of"),
         ({"control_split": ControlSplit(fixed={0: 3.0})}, ControlBoundsError, r"'fixed' must lie within the bounds"),
