@@ -148,8 +148,9 @@ def prepare(made: Specification, bounds: np.ndarray, torch_device: Any, dtype: n
     TwinError, ValueError
         If the twin cannot learn this device or its parameters are wrong, or if torch has no such place in this precision.
     """
-    _check_places(torch_device, dtype, device=made.device, twin=made.twin)
-    if not made.gradient.uses_twin:
+    twin = {"twin": made.twin} if made.gradient.uses_twin else {}
+    _check_places(torch_device, dtype, device=made.device, **twin)
+    if not twin:
         return
     if hasattr(made.twin, "learn_specification"):
         made.twin.learn_specification(bounds, channel_periods(made.device))

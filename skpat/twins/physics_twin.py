@@ -230,12 +230,15 @@ class PhysicsTwin(Twin):
                 f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs})."
             )
         if len(self.constants):  # whether the model lets them be replaced, only it can say
+            import torch
+
             from skpat.twins.physics_module import answer
 
             start = self._believed(self.device)
             moved = {name: np.zeros_like(value) for name, value in start.items()}
             middle = np.broadcast_to(self.device.bounds, (n_controls, 2)).mean(axis=1)
-            answer(_module_of(self.device, start, moved, np.float64), middle[None])
+            with torch.no_grad():
+                answer(_module_of(self.device, start, moved, np.float64), middle[None])
 
     def _believed(self, device: Any) -> dict[str, np.ndarray]:
         """The constants to be fitted, as the model has them."""
