@@ -169,6 +169,9 @@ def test_what_was_trained_there_predicts_where_no_gpu_is(twin: str, tmp_path: Pa
         "with open(here + '/est.pickle', 'rb') as file: est = pickle.load(file)\n"
         "seen = np.load(here + '/expected.npz')\n"
         "np.testing.assert_array_equal(est.predict_proba(seen['X']), seen['proba'])\n"
+        "from skpat.deployment import load\n"
+        "deployed = load(here + '/est.skpat', est.device_)\n"
+        "np.testing.assert_array_equal(deployed.predict_proba(seen['X']), seen['proba'])\n"
         "assert 'torch' not in sys.modules or not sys.modules['torch'].cuda.is_available()\n"
     )
     found = subprocess.run(

@@ -118,7 +118,31 @@ class PhysicsTwin(Twin):
     def check(self, n_controls: int, n_outputs: int) -> None:
         """Raise what :meth:`fit` would raise for a device with so many channels and outputs; the model is asked once."""
         super().check(n_controls, n_outputs)
-        self._check_model(n_controls, n_outputs)
+        if not hasattr(self.device, "forward"):
+            raise TwinError(
+                "'device' of PhysicsTwin must be a simulated device with forward(controls, constants=None). Got "
+                f"{self.device!r}. Use NeuralTwin() where there are no equations."
+            )
+        missing = [name for name in self.constants if not hasattr(self.device, name)]
+        if missing:
+            raise TwinError(
+                f"'constants' of PhysicsTwin must name constants of {type(self.device).__name__}. Got {', '.join(missing)}."
+            )
+        if (self.device.n_controls, self.device.n_outputs) != (n_controls, n_outputs):
+            raise TwinError(
+                f"The model {type(self.device).__name__} must have the channels and outputs of the device, ({n_controls}, "
+                f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs})."
+            )
+        if len(self.constants):  # whether the model lets them be replaced, only it can say
+            import torch
+
+            from skpat.twins.physics_module import answer
+
+            start = self._believed(self.device)
+            moved = {name: np.zeros_like(value) for name, value in start.items()}
+            middle = np.broadcast_to(self.device.bounds, (n_controls, 2)).mean(axis=1)
+            with torch.no_grad():
+                answer(_module_of(self.device, start, moved, np.float64), middle[None])
 
     def fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> PhysicsTwin:
         """Find the constants from measured shots.
@@ -212,33 +236,6 @@ class PhysicsTwin(Twin):
             name: float(value) if value.ndim == 0 else value
             for name, value in self.module_.constants_as_numpy().items()
         }
-
-    def _check_model(self, n_controls: int, n_outputs: int) -> None:
-        if not hasattr(self.device, "forward"):
-            raise TwinError(
-                "'device' of PhysicsTwin must be a simulated device with forward(controls, constants=None). Got "
-                f"{self.device!r}. Use NeuralTwin() where there are no equations."
-            )
-        missing = [name for name in self.constants if not hasattr(self.device, name)]
-        if missing:
-            raise TwinError(
-                f"'constants' of PhysicsTwin must name constants of {type(self.device).__name__}. Got {', '.join(missing)}."
-            )
-        if (self.device.n_controls, self.device.n_outputs) != (n_controls, n_outputs):
-            raise TwinError(
-                f"The model {type(self.device).__name__} must have the channels and outputs of the device, ({n_controls}, "
-                f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs})."
-            )
-        if len(self.constants):  # whether the model lets them be replaced, only it can say
-            import torch
-
-            from skpat.twins.physics_module import answer
-
-            start = self._believed(self.device)
-            moved = {name: np.zeros_like(value) for name, value in start.items()}
-            middle = np.broadcast_to(self.device.bounds, (n_controls, 2)).mean(axis=1)
-            with torch.no_grad():
-                answer(_module_of(self.device, start, moved, np.float64), middle[None])
 
     def _believed(self, device: Any) -> dict[str, np.ndarray]:
         """The constants to be fitted, as the model has them."""
