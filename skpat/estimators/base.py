@@ -23,7 +23,14 @@ from skpat.estimators.cost_report import Costed
 from skpat.estimators.journaled import find_run, own_random_state, taken_back_on_error
 from skpat.estimators.plan import Plan
 from skpat.estimators.recalibration import Recalibrated
-from skpat.estimators.specification import Specification, default_device, prepare, specify
+from skpat.estimators.specification import (
+    Specification,
+    construction,
+    default_device,
+    prepare,
+    refuse_changes,
+    specify,
+)
 from skpat.exceptions import NestedParameterError, ShotBudgetError
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
@@ -44,6 +51,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
     """Base class of PhysicalNetworkClassifier and PhysicalNetworkRegressor; use those."""
 
     _y_checks: dict[str, bool] = {}  # what validate_data shall check of y
+    _penalty = 0.0  # the part of loss_ that is L2 penalty
 
     _parameter_constraints = {
         "control_split": "no_validation",  # the objects are checked in specification.py, with better messages
@@ -132,6 +140,11 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         -------
         Plan
             Shots by purpose, seconds and joules; print it.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not what it must be, or ``max_shots`` does not allow for the calibration and one batch.
         """
         self._validate_params()
         made = self._specify(np.random.RandomState(0))
@@ -143,7 +156,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         n_training = n_rows - n_validation
         if X_val is not None:
             n_training, n_validation = n_rows, _count_rows(X_val)
-        calibration = self._count_calibration(made.gradient, n_training, network.n_calls)
+        self._check_budget(made.gradient, n_training, network.n_calls)
+        calibration = self._count_calibration(made.gradient, n_training, network.n_calls, self.max_shots)
         per_row = self.max_iter * made.gradient.shots_per_row + made.gradient.final_shots_per_row
         training = n_training * calls * per_row
         validation = n_validation * self.max_iter * calls * made.gradient.trains_on_device
@@ -162,20 +176,9 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         )
 
     def _specify(self, rng: np.random.RandomState) -> Specification:
-        return specify(self.device, self.control_split, self.twin, self.gradient, rng, self.torch_device)
-
-    def _check_budget(self, gradient: Any, n_rows: int, n_calls: int) -> None:
-        """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
-        if self.max_shots is None:
-            return
-        per_row = gradient.shots_per_row + gradient.final_shots_per_row
-        of_batch = self._count_batch(n_rows) * per_row * n_calls * self.n_shots
-        needed = self._count_calibration(gradient, n_rows, n_calls) + of_batch
-        if self.max_shots < needed:
-            raise ValueError(
-                f"'max_shots' must allow for the calibration and one batch, {needed:,} shots in all. Got {self.max_shots:,}. "
-                "Nothing was sent. Use a larger max_shots, or a smaller n_calibration_shots, batch_size or n_shots."
-            )
+        made = specify(self.device, self.control_split, self.twin, self.gradient, rng, self.torch_device)
+        self._check_calibration(made)
+        return made
 
     def _fit(
         self,
@@ -192,6 +195,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         refuse_within_fit(self)
         watch = None if incremental else FitWatch(self, X, y, sample_weight)
         go_on = (incremental or self.warm_start) and hasattr(self, "loss_")
+        if go_on:
+            refuse_changes(self, self._built_from)
         record = find_run(self, X, y, sample_weight, X_val, y_val, classes, go_on, incremental)
         rng = self._rng if go_on else own_random_state(self.random_state, record)
         try:
@@ -239,6 +244,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             made.gradient.prepare(network)
             self._check_budget(made.gradient, len(data), network.n_calls)
             self._begin(made, network, rng, data.X, data.sample_weight)
+        else:
+            self._check_budget(self._gradient, len(data), self._network.n_calls, goes_on=True)
         data = self._ready(data, set_scale=not go_on)
         held_out = None if held_out is None else self._ready(held_out, set_scale=False)
 
@@ -277,12 +284,15 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
                     watch=watch,
                     shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
                     check=check,
-                    check_at=CHECK_AT if self._count_checks(self._gradient, len(data), self._network.n_calls) else (),
+                    check_at=CHECK_AT
+                    if self._count_checks(self._gradient, len(data), self._network.n_calls, self.max_shots)
+                    else (),
                 )
                 self.alignments_ = checks
                 warn_if_useless(checks, trainer, stacklevel=6)
             self._identity = session.identity
             self._record(trainer, weights, history, incremental, held_out is not None)
+            self._penalty = _penalty(weights, self.alpha, data.sample_weight)
             if watch is not None:
                 watch.end(history)
 
@@ -315,7 +325,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         self.__dict__.pop(
             "loss_", None
         )  # until the training has ended, there is nothing to predict with or to go on from
-        self._network = network
+        self._network, self._built_from = network, construction(self)
         first = self._network.initial_weights(X.astype(np.float64), sample_weight.astype(np.float64), rng)
         self.weights_ = {name: value.astype(X.dtype) for name, value in first.items()}
         self.device_, self._gradient = made.device, made.gradient
@@ -494,6 +504,14 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _penalty(weights: dict[str, np.ndarray], alpha: float, sample_weight: np.ndarray) -> float:
+    """The part of the loss that is L2 penalty."""
+    squares = sum(
+        float(np.square(value, dtype=float).sum()) for name, value in weights.items() if name.endswith(".coef")
+    )
+    return 0.5 * alpha * squares / float(sample_weight.sum())
 
 
 def _count_rows(X: Any) -> int:

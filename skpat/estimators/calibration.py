@@ -28,7 +28,7 @@ class Calibrated:
             *rows,
             rng,
             lambda keys: session.run(keys, "calibration"),
-            self._count_statistics_rows(len(data), network.n_calls),
+            self._count_statistics_rows(len(data), network.n_calls, self.max_shots),
         )
         if not self._gradient.uses_twin:
             self.twin_, self.twin_score_ = None, None
@@ -40,7 +40,7 @@ class Calibrated:
         if self._gradient.explores(self.twin_):
             self._calibrate_on_policy(data, first, measure)
         else:
-            n_most = self._count_twin_shots(len(data), network.n_calls)
+            n_most = self._count_twin_shots(len(data), network.n_calls, self.max_shots)
 
             def more(n_shots: int) -> Any:
                 return calibration_shots(*rows, n_shots, rng, measure)
@@ -64,7 +64,7 @@ class Calibrated:
         )
         from skpat.training.dither import Dither
 
-        n_most = self._count_twin_shots(len(data), self._network.n_calls)
+        n_most = self._count_twin_shots(len(data), self._network.n_calls, self.max_shots)
         if not n_most:
             self.twin_.fit(*first)
             return
@@ -92,19 +92,51 @@ class Calibrated:
         else:
             self.twin_.fit(*more(n_left))
 
-    def _count_calibration(self: Any, gradient: Any, n_rows: int, n_calls: int) -> int:
-        statistics = self._count_statistics_rows(n_rows, n_calls) * n_calls
-        twin = gradient.uses_twin * self._count_twin_shots(n_rows, n_calls)
-        return (statistics + twin) * self.n_shots + self._count_checks(gradient, n_rows, n_calls)
+    def _check_budget(self: Any, gradient: Any, n_rows: int, n_calls: int, goes_on: bool = False) -> None:
+        """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
+        if self.max_shots is None:
+            return
+        per_row = gradient.shots_per_row + gradient.final_shots_per_row
+        of_batch = self._count_batch(n_rows) * per_row * n_calls * self.n_shots
 
-    def _count_twin_shots(self: Any, n_rows: int, n_calls: int) -> int:
+        def needed(max_shots: int) -> int:
+            count = self._count_checks if goes_on else self._count_calibration
+            return of_batch + count(gradient, n_rows, n_calls, max_shots)
+
+        least = self.max_shots
+        while needed(least) > least:  # a larger budget gives more to the calibration
+            least = needed(least)
+        if self.max_shots < least:
+            raise ValueError(
+                f"'max_shots' must allow for {'one batch' if goes_on else 'the calibration and one batch'}, {least:,} shots in "
+                f"all. Got {self.max_shots:,}. Nothing was sent. Use a larger max_shots, or a smaller "
+                f"{'' if goes_on else 'n_calibration_shots, '}batch_size or n_shots."
+            )
+
+    def _check_calibration(self: Any, made: Any) -> None:
+        """Refuse a twin that has nothing to learn from. Nothing has been sent."""
+        if self.n_calibration_shots == 0 and made.gradient.uses_twin and getattr(made.twin, "needs_shots", False):
+            if made.gradient.explores(made.twin):
+                return  # it begins with the shots of the statistics, and learns on in the training
+            raise ValueError(
+                f"'n_calibration_shots' must be at least 1 for {type(made.twin).__name__} with {type(made.gradient).__name__}: "
+                "it learns from nothing else. Got 0. Nothing was sent. Use n_calibration_shots='auto', "
+                "gradient='physics_aware', or a PhysicsTwin, which also takes its constants on trust."
+            )
+
+    def _count_calibration(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
+        statistics = self._count_statistics_rows(n_rows, n_calls, max_shots) * n_calls
+        twin = gradient.uses_twin * self._count_twin_shots(n_rows, n_calls, max_shots)
+        return (statistics + twin) * self.n_shots + self._count_checks(gradient, n_rows, n_calls, max_shots)
+
+    def _count_twin_shots(self: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
         if self.n_calibration_shots == "auto":
             low, high = _AUTO_CALIBRATION_SHOTS
             wanted = min(max(2 * n_rows * n_calls, low), high)
-            return wanted if self.max_shots is None else min(wanted, self.max_shots // (4 * self.n_shots))
+            return wanted if max_shots is None else min(wanted, max_shots // (4 * self.n_shots))
         return self.n_calibration_shots
 
-    def _count_checks(self: Any, gradient: Any, n_rows: int, n_calls: int) -> int:
+    def _count_checks(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
         """Shots of the checks that tell a useless twin; none where they would be a burden."""
         from skpat.training.useless_twin import CHECK_AT, count_check_shots
 
@@ -112,15 +144,15 @@ class Calibrated:
             return 0
         n_calls *= self.n_shots
         training = n_rows * self.max_iter * n_calls * gradient.shots_per_row
-        if self.max_shots is not None:
-            training = min(training, self.max_shots)
+        if max_shots is not None:
+            training = min(training, max_shots)
         n_shots = len(CHECK_AT) * count_check_shots(n_rows, n_calls, training)
         return n_shots if n_shots <= _CHECK_SHARE * training else 0
 
-    def _count_statistics_rows(self: Any, n_rows: int, n_calls: int) -> int:
+    def _count_statistics_rows(self: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
         from skpat.training.calibration import STATISTICS_ROWS
 
         n_rows = min(n_rows, STATISTICS_ROWS)
-        if self.max_shots is None:
+        if max_shots is None:
             return n_rows
-        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, self.max_shots // (8 * n_calls * self.n_shots)))
+        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, max_shots // (8 * n_calls * self.n_shots)))

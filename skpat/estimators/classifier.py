@@ -242,6 +242,8 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
 
     def _encode_targets(self, y: Any, classes: Any, first: bool) -> np.ndarray:
         kind = type_of_target(y, input_name="y", raise_unknown=True)
+        if not first and classes is not None:
+            self._check_same(classes)
         if first:
             check_classification_targets(y)
             self.multilabel_ = kind == "multilabel-indicator"
@@ -260,6 +262,12 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         if len(unknown):
             raise ValueError(f"'y' must have the labels {self.classes_.tolist()} only. Got also {unknown.tolist()}.")
         return np.searchsorted(self.classes_, y).astype(np.int64)
+
+    def _check_same(self, classes: Any) -> None:
+        if not np.array_equal(unique_labels(classes), self.classes_):
+            raise ValueError(
+                f"'classes' must be those of the first call, {self.classes_.tolist()}. Got {list(classes)}. Nothing was sent."
+            )
 
     def _encode_labels(self, y: Any, classes: Any, first: bool) -> np.ndarray:
         """An indicator matrix as numbers, for the loss."""
@@ -282,7 +290,10 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
             return sample_weight
         if self.multilabel_ and hasattr(y, "toarray"):
             y = y.toarray()
-        return (sample_weight * compute_sample_weight(self.class_weight, y)).astype(sample_weight.dtype)
+        of_class = compute_sample_weight(self.class_weight, y)
+        if (of_class < 0).any():
+            raise ValueError(f"'class_weight' must not be negative. Got {self.class_weight!r}. Nothing was sent.")
+        return (sample_weight * of_class).astype(sample_weight.dtype)
 
     def _count_scores(self) -> int:
         return len(self.classes_)

@@ -41,7 +41,8 @@ n_calibration_shots : int or "auto", default="auto"
     Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": as few as the
     twin needs to predict new ones, with a twin that learns on during the training (the default); else, and at most, two
     for each row, layer and unit, at least 200 and at most 10,000. 0: none. (Some further ones, at most 256 for each layer and
-    unit, set the first output statistics; a twin that learns on begins with these where there are no others.)
+    unit, set the first output statistics; a twin that learns on begins with these where there are no others. One that does
+    not, and learns from nothing else, is refused with 0.)
 n_shots : int, default=1
     Shots averaged for each row, in calibration, training and prediction.
 max_shots : int or None, default=None
@@ -69,7 +70,8 @@ validation_fraction : float, default=0.1
 n_iter_no_change : int, default=10
     Epochs without progress before the training stops.
 warm_start : bool, default=False
-    Whether ``fit`` goes on from where the last one ended (twin, weights and shot counts included).
+    Whether ``fit`` goes on from where the last one ended (twin, weights and shot counts included). What the network was built
+    from (``device`` to ``gradient`` in this list) must have stayed the same; other parameters may change.
 journal : str, path or Journal, default=None
     File that every answer of the device is written to in ``fit``, before it is used. The same ``fit`` again (same data,
     parameters and seeds), after a crash or a Ctrl-C, takes what is there without a shot and goes on from the next one, to

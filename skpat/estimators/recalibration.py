@@ -56,8 +56,9 @@ class Recalibrated:
         Notes
         -----
         Nothing is changed unless labelled rows that had no part in the change show it to be better, by more than the standard
-        error of the difference. The weights are trained further only if the loss is still above that of the fit's last epoch
-        (``loss_``), and only by a method that trains on the device; the twin learns on from all these shots.
+        error of the difference. The weights are trained further only if the loss is still above that of the fit's
+        last epoch (``loss_`` less its L2 penalty), and only by a method that trains on the device; the twin learns on
+        from all these shots.
 
         Shots are counted as "recalibration" in ``shots_``. The clock of a simulated device that drifts goes on from the
         estimator's own count of rows. With a ``journal`` each recalibration is a run of its own: everything is written, nothing
@@ -82,8 +83,9 @@ class Recalibrated:
             raise ValueError(
                 f"'max_shots' of recalibrate must be an int of at least 1. Got {max_shots!r}. Use max_shots=1000, say."
             )
+        self._validate_params()
         network = self._network
-        least = least_shots(network.n_layers, network.n_units, self.n_shots)
+        least = least_shots(network, self.n_shots)
         if max_shots < least:
             raise ShotBudgetError(
                 f"'max_shots' of recalibrate must allow for {LEAST_ROWS} rows, {least:,} shots in all. Got {max_shots:,}. "
@@ -119,7 +121,9 @@ class Recalibrated:
             trainer = self._make_trainer(session, len(data), purpose="recalibration")
             trainer.twin, trainer.gradient = twin, gradient
             trainer.statistics = copy.deepcopy(self._statistics)
-            found = recalibrate(trainer, data, rng, strata=self._strata(data.targets), good_loss=self.loss_)
+            found = recalibrate(
+                trainer, data, rng, strata=self._strata(data.targets), good_loss=self.loss_ - self._penalty
+            )
         self.__dict__.update(  # now, and not before: an error on the way leaves everything as it was
             weights_=trainer.weights_now(),
             twin_=twin,

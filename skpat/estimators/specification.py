@@ -12,7 +12,16 @@ from skpat.controls import ChannelSplit, ControlSplit
 from skpat.devices.specification import channel_periods, check_device_specification, device_name
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
 
-__all__ = ["GRADIENTS", "Specification", "default_device", "default_twin", "prepare", "specify"]
+__all__ = [
+    "GRADIENTS",
+    "Specification",
+    "construction",
+    "default_device",
+    "default_twin",
+    "prepare",
+    "refuse_changes",
+    "specify",
+]
 
 GRADIENTS = {
     "physics_aware": "PhysicsAware",
@@ -27,6 +36,17 @@ GRADIENTS = {
     "direct_feedback_alignment": "DirectFeedbackAlignment",
     "sharpness_aware": "SharpnessAware",
 }
+_BUILT_IN = (
+    "device",
+    "twin",
+    "control_split",
+    "gradient",
+    "n_layers",
+    "n_units",
+    "encoder",
+    "skip",
+    "readout",
+)  # parameters that only a new network can take
 _LARGEST_SEED = np.iinfo(np.int32).max
 
 
@@ -156,6 +176,45 @@ def prepare(made: Specification, bounds: np.ndarray, torch_device: Any, dtype: n
         made.twin.learn_specification(bounds, channel_periods(made.device))
     if hasattr(made.twin, "check"):
         made.twin.check(int(made.device.n_controls), int(made.device.n_outputs))
+
+
+def construction(estimator: Any) -> dict[str, Any]:
+    """The parameters that a network is built from, nested ones with them; of objects with parameters the class."""
+    return {
+        name: type(value) if hasattr(value, "get_params") else value
+        for name, value in estimator.get_params(deep=True).items()
+        if name.partition("__")[0] in _BUILT_IN
+    }
+
+
+def refuse_changes(estimator: Any, built_from: dict[str, Any]) -> None:
+    """A fit that goes on cannot take other parameters of the network than it was built from: it would ignore them.
+
+    Raises
+    ------
+    ValueError
+        That names them. Nothing has been sent.
+    """
+    now = construction(estimator)
+    missing = object()
+    known = sorted(now.keys() | built_from.keys())
+    changed = [name for name in known if not _same(now.get(name, missing), built_from.get(name, missing))]
+    if changed:
+        outermost = [name for name in changed if "__" not in name or name.rpartition("__")[0] not in changed]
+        names = ", ".join(map(repr, outermost))
+        raise ValueError(
+            "A fit that goes on, with warm_start=True or partial_fit, must have the parameters that its network was built "
+            f"from. Got others since: {names}. Nothing was sent. Set them back, or fit a clone(estimator): it begins anew."
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    try:
+        return type(one) is type(other) and bool(np.array_equal(one, other))
+    except Exception:  # whatever a value of the user's raises when it is compared
+        return False
 
 
 def _check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
+from skpat.inspection.fitted_network import fitted_network
 from skpat.lab.session import Session
 from skpat.row_keys import hash_rows
 
@@ -27,10 +29,10 @@ def gradient_alignment(
 
     Parameters
     ----------
-    est : PhysicalNetworkClassifier or PhysicalNetworkRegressor
+    est : PhysicalNetworkClassifier, PhysicalNetworkRegressor, or a Pipeline that ends in one
         Fitted, with any ``gradient``. Its weights and its twin stay as they are.
     X : array-like or sparse matrix of shape (n_samples, n_features)
-        Rows like those of the training.
+        Rows like those of the training; or what the pipeline's first step takes.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
         Their labels or targets.
     n_rows : int, default=32
@@ -52,13 +54,17 @@ def gradient_alignment(
     ValueError
         If ``n_rows`` is below 1 or ``n_directions`` below 2, or X and y are not what the network was fitted to. Nothing was
         sent.
+    TypeError
+        If ``est`` is no physical network.
     NotFittedError
         If ``est`` is not fitted.
 
     Notes
     -----
-    Costs ``n_rows * (2 + 2 * n_layers * (n_directions + 1)) * n_layers * n_units * n_shots`` shots at most, counted in
-    ``est.ledger_`` as calibration. How: see :func:`skpat.training.alignment.measure_alignment`.
+    Costs ``2 + 2 * n_layers * (n_directions + 1)`` predictions of the ``n_rows`` rows at most, each of ``n_layers * n_units *
+    n_shots`` shots a row (with patches more), counted in ``est.ledger_`` as calibration. A method whose gradient takes
+    more than one forward pass (SPSA, finite differences, an evolution strategy) takes the shots of one of its steps on
+    top. How: see :func:`skpat.training.alignment.measure_alignment`.
 
     Near the end of a training the gradient itself becomes small, and with it the cosine of all but very good twins.
 
@@ -76,18 +82,20 @@ def gradient_alignment(
     from skpat.training.alignment import measure_alignment
     from skpat.training.loop import Data
 
-    check_is_fitted(est, "loss_")
+    network = fitted_network(est)
     for name, value, least in (("n_rows", n_rows, 1), ("n_directions", n_directions, 2)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{name!r} of gradient_alignment must be an int of at least {least}. Got {value!r}.")
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
-    dtype = est.weights_["layers.0.gain"].dtype
-    X, y = validate_data(est, X, y, reset=False, accept_sparse="csr", dtype=dtype, **est._y_checks)
+    if isinstance(est, Pipeline) and len(est.steps) > 1:
+        X = est[:-1].transform(X)
+    dtype = network.weights_["layers.0.gain"].dtype
+    X, y = validate_data(network, X, y, reset=False, accept_sparse="csr", dtype=dtype, **network._y_checks)
     X = np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)
-    targets = est._encode_targets(y, None, first=False)
-    data = est._ready(Data(X, targets, np.ones(len(X), dtype=dtype), hash_rows(X)), set_scale=False)
-    with Session(est.device_, n_shots=est.n_shots, ledger=est.ledger_) as session:
-        trainer = est._make_trainer(session, len(data))
+    targets = network._encode_targets(y, None, first=False)
+    data = network._ready(Data(X, targets, np.ones(len(X), dtype=dtype), hash_rows(X)), set_scale=False)
+    with Session(network.device_, n_shots=network.n_shots, ledger=network.ledger_) as session:
+        trainer = network._make_trainer(session, len(data))
         return measure_alignment(
             trainer, data, n_rows=n_rows, n_directions=n_directions, per_layer=True, random_state=rng
         )

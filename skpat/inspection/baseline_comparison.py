@@ -88,6 +88,10 @@ def compare_baselines(
     searched over. ``class_weight`` is handed on to all but the MLP; with several labels, whose models are fitted one by one,
     only "balanced" is.
 
+    With a ``scoring`` that asks for probabilities the SVM's are calibrated by five-fold cross-validation
+    (:class:`~sklearn.calibration.CalibratedClassifierCV`). What needs no device is fitted and scored first: if it cannot
+    be, that shows before a shot is taken.
+
     Shots: the estimator, the untrained device and the in-silico baseline are measured in every fold. See
     ``est.plan(X)`` before you begin.
 
@@ -114,7 +118,12 @@ def compare_baselines(
     splits = _splits(est, X, y, cv, rng)
     seeds = rng.randint(_LARGEST_SEED, size=len(splits))
     scorer = check_scoring(est, scoring)
-    made = make_baselines(est, baselines, *_count_targets(est, y))
+    probabilities = getattr(scorer, "_response_method", None) in (
+        "predict_proba",
+        ("predict_proba",),
+        ["predict_proba"],
+    )
+    made = make_baselines(est, baselines, *_count_targets(est, y), probabilities)
     made = [Baseline("estimator", type(network).__name__, lambda fitted: clone(est)), *made]
     calls = [delayed(_fold)(est, made, X, y, *parts, scorer) for parts in zip(splits, seeds.tolist(), strict=True)]
     with warnings.catch_warnings():
@@ -150,24 +159,23 @@ def _count_targets(est: Any, y: Any) -> tuple[int, int]:
 def _fold(
     est: Any, made: list[Baseline], X: Any, y: Any, split: tuple[Any, Any], seed: int, scorer: Any
 ) -> list[dict[str, Any]]:
-    """Fit and score everything on one split; the user's estimator first, since others take its size."""
+    """Fit and score everything on one split: what needs no device, then the user's estimator, then those that take its size."""
     train, test = split
     X_train, X_test, y_train, y_test = (_safe_indexing(data, rows) for data in (X, y) for rows in (train, test))
-    results: list[dict[str, Any]] = []
+    results: dict[str, dict[str, Any]] = {}
     fitted: Any = None
-    for baseline in made:
+    for baseline in sorted(made, key=lambda baseline: not baseline.alone):
         model = _seeded(baseline.build(fitted), seed)
         model.fit(X_train, y_train)
         network = network_in(model)
-        fitted = network if fitted is None else fitted
+        fitted = network if baseline.name == "estimator" else fitted
         shots = None if network is None or isinstance(network.device_, IdentityDevice) else network.shots_
         alike = isinstance(model, Pipeline) and isinstance(est, Pipeline) and [*model.named_steps] == [*est.named_steps]
         cost = digital_cost(model.steps[-1][1] if alike else model)  # the steps before it are the same for all
-        results.append(
-            {"score": float(scorer(model, X_test, y_test)), "shots": shots, "cost": cost}
-            | {"per_prediction": 0 if shots is None else _shots_per_prediction(network)}
-        )
-    return results
+        results[baseline.name] = {"score": float(scorer(model, X_test, y_test)), "shots": shots, "cost": cost} | {
+            "per_prediction": 0 if shots is None else _shots_per_prediction(network)
+        }
+    return [results[baseline.name] for baseline in made]
 
 
 def _shots_per_prediction(network: Any) -> int:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from sklearn.base import clone, is_classifier
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -24,7 +25,15 @@ from skpat.estimators.specification import default_device
 from skpat.inspection.digital_cost import count_trained
 from skpat.inspection.untrained_device import UntrainedDevice
 
-__all__ = ["CLASSICAL", "Baseline", "hidden_width", "make_baselines", "physical_network", "with_last_step"]
+__all__ = [
+    "CLASSICAL",
+    "Baseline",
+    "ends_in_network",
+    "hidden_width",
+    "make_baselines",
+    "physical_network",
+    "with_last_step",
+]
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,14 @@ class Baseline:
         For code, and for people.
     build : callable
         ``build(fitted)`` -> an unfitted estimator; ``fitted`` is the user's network, fitted on the same rows.
+    alone : bool
+        Whether it needs neither the device nor ``fitted``: what is wrong with it shows before a shot is taken.
     """
 
     name: str
     label: str
-    build: Callable[[PhysicalNetwork], Any]
+    build: Callable[[PhysicalNetwork | None], Any]
+    alone: bool = False
 
 
 def physical_network(est: Any) -> PhysicalNetwork:
@@ -53,13 +65,18 @@ def physical_network(est: Any) -> PhysicalNetwork:
         If there is none.
     """
     last = est.steps[-1][1] if isinstance(est, Pipeline) else est
-    if not isinstance(last, PhysicalNetwork):
+    if not ends_in_network(est):
         raise TypeError(
             "The estimator must be a PhysicalNetworkClassifier or PhysicalNetworkRegressor, or a Pipeline that ends in "
             f"one. Got {type(last).__name__ if not isinstance(last, type) else last}. To compare other estimators, use "
             "sklearn.model_selection.cross_val_score."
         )
     return last
+
+
+def ends_in_network(est: Any) -> bool:
+    """Whether there is a physical network in the last place."""
+    return isinstance(est.steps[-1][1] if isinstance(est, Pipeline) else est, PhysicalNetwork)
 
 
 def with_last_step(est: Any, last: Any) -> Any:
@@ -81,7 +98,9 @@ def hidden_width(n_parameters: int, n_features: int, n_outputs: int) -> int:
     return max(1, round((n_parameters - n_outputs) / (n_features + 1 + n_outputs)))
 
 
-def make_baselines(est: Any, baselines: Any, n_targets: int, n_columns: int) -> list[Baseline]:
+def make_baselines(
+    est: Any, baselines: Any, n_targets: int, n_columns: int, probabilities: bool = False
+) -> list[Baseline]:
     """The baselines asked for.
 
     Parameters
@@ -93,6 +112,8 @@ def make_baselines(est: Any, baselines: Any, n_targets: int, n_columns: int) -> 
         Outputs of a perceptron: 1 for two classes, else the classes or labels; the targets of a regressor.
     n_columns : int
         Columns of y, 1 for a vector.
+    probabilities : bool, default=False
+        Whether they will be asked for probabilities.
 
     Returns
     -------
@@ -114,7 +135,10 @@ def make_baselines(est: Any, baselines: Any, n_targets: int, n_columns: int) -> 
                     f"'baselines' as a dict must map names to estimators. Got {model!r} for {name!r}. For example "
                     "{'forest': RandomForestClassifier()}."
                 )
-        return [Baseline(name, name, partial(_copy_of, model)) for name, model in baselines.items()]
+        return [
+            Baseline(name, name, partial(_copy_of, model), alone=not ends_in_network(model))
+            for name, model in baselines.items()
+        ]
     names = list(CLASSICAL) if isinstance(baselines, str) and baselines == "classical" else baselines
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise TypeError(
@@ -123,11 +147,11 @@ def make_baselines(est: Any, baselines: Any, n_targets: int, n_columns: int) -> 
     unknown = [name for name in names if name not in CLASSICAL]
     if unknown:
         raise ValueError(f"'baselines' must be among {', '.join(CLASSICAL)}. Got {', '.join(map(repr, unknown))}.")
-    task = _Task(est, is_classifier(est), n_targets, n_columns)
+    task = _Task(est, is_classifier(est), n_targets, n_columns, probabilities)
     return [_baseline(name, task) for name in dict.fromkeys(names)]
 
 
-def _copy_of(model: Any, fitted: PhysicalNetwork) -> Any:
+def _copy_of(model: Any, fitted: PhysicalNetwork | None) -> Any:
     return clone(model)
 
 
@@ -137,6 +161,7 @@ class _Task:
     is_classifier: bool
     n_targets: int
     n_columns: int
+    probabilities: bool
 
     @property
     def class_weight(self) -> dict[str, Any]:
@@ -154,7 +179,8 @@ def _linear(task: _Task) -> Any:
 
 def _svm(task: _Task) -> Any:
     if task.is_classifier:
-        return _one_by_one(SVC(**task.class_weight), task)
+        model = SVC(**task.class_weight)
+        return _one_by_one(CalibratedClassifierCV(model, ensemble=False) if task.probabilities else model, task)
     return _of_scaled_targets(_one_by_one(SVR(), task))
 
 
@@ -207,10 +233,12 @@ def _baseline(name: str, task: _Task) -> Baseline:
     label, make = CLASSICAL[name]
     if name == "linear":
         label = "logistic regression" if task.is_classifier else "ridge regression"
-    return Baseline(name, label, lambda fitted: with_last_step(task.est, make(task, fitted)))
+    return Baseline(name, label, lambda fitted: with_last_step(task.est, make(task, fitted)), alone=name in _ALONE)
 
 
-CLASSICAL: dict[str, tuple[str, Callable[[_Task, PhysicalNetwork], Any]]] = {
+_ALONE = {"linear", "svm", "gradient_boosting"}
+
+CLASSICAL: dict[str, tuple[str, Callable[[_Task, Any], Any]]] = {
     "linear": ("linear model", lambda task, fitted: _scaled(_linear(task))),
     "svm": ("SVM (RBF)", lambda task, fitted: _scaled(_svm(task))),
     "gradient_boosting": ("gradient boosting", lambda task, fitted: _scaled(_gradient_boosting(task))),

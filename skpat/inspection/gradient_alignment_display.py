@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from skpat.inspection.display_axes import BLUE, GREY, VERMILLION, axes_for
-from skpat.inspection.fitted_network import fitted_network
 
 __all__ = ["GradientAlignmentDisplay"]
 
@@ -92,10 +91,7 @@ class GradientAlignmentDisplay:
         """
         from skpat.inspection.alignment import gradient_alignment
 
-        network = fitted_network(est)
-        if network is not est and len(est.steps) > 1:
-            X = est[:-1].transform(X)
-        found = gradient_alignment(network, X, y, n_rows=n_rows, n_directions=n_directions, random_state=random_state)
+        found = gradient_alignment(est, X, y, n_rows=n_rows, n_directions=n_directions, random_state=random_state)
         return cls(found).plot(ax)
 
     def plot(self, ax: Any = None, **bars: Any) -> GradientAlignmentDisplay:

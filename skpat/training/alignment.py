@@ -127,7 +127,7 @@ class Alignment:
     layer_cosines, layer_standard_errors : tuple of float
         The same for the weights of each layer alone, the encoder's with those of the first. Empty if not asked for.
     n_shots, n_rows, n_directions : int
-        Shots spent, rows of the batch, and random directions for each group of weights.
+        Shots spent, rows of the batch, and random directions for each group of weights (never more than it has weights).
     slopes : Slopes
         What the cosine was made of.
 
@@ -200,10 +200,12 @@ def measure_alignment(
 
     Notes
     -----
-    Costs ``2 + 2 * (n_directions + 1)`` shots per row, layer and unit (times ``n_shots``), counted as calibration; with
-    ``per_layer`` the second part once for each layer. Random directions that all rows share need no more shots for more
-    weights, and no more for rows whose gradients differ. Their part of the relative error is
-    :math:`(1 - \cos^2) / \sqrt{2 K}`: small for a good twin, and in :math:`\cos` itself also for a useless one.
+    Costs ``2 + 2 * (n_directions + 1)`` shots per row, layer and unit (and patch; times ``n_shots``), counted as calibration;
+    with ``per_layer`` the second part once for each layer. A method whose gradient takes more than one forward pass
+    (SPSA, finite differences, an evolution strategy) takes the shots of one of its steps on top. Random directions that
+    all rows share need no more shots for more weights, and no more for rows whose gradients differ. Their part of the
+    relative error is :math:`(1 - \cos^2) / \sqrt{2 K}`: small for a good twin, and in :math:`\cos` itself also for a
+    useless one.
 
     The size of the steps is found from the noise, seen in two measurements at the same weights, and from the first two
     random directions: as small as lets the signal stand above the noise, within 0.001 % and 5 % (root mean square) of the
@@ -216,7 +218,9 @@ def measure_alignment(
     rng = np.random.RandomState(random_state) if isinstance(random_state, (int, np.integer)) else random_state
     probe = LossProbe(trainer, _draw(data, n_rows, rng))
     groups = probe.layer_names if per_layer else [[name for names in probe.layer_names for name in names]]
-    found = [_measure_group(probe, names, max(n_directions, 2), rng) for names in groups]
+    n_weights = max(sum(probe.gradient[name].size for name in names) for names in groups)
+    n_directions = max(n_directions, 2)
+    found = [_measure_group(probe, names, n_directions, rng) for names in groups]
     total = Slopes.together(found)
     layers = found if per_layer else []
     return Alignment(
@@ -226,7 +230,7 @@ def measure_alignment(
         layer_standard_errors=tuple(layer.cosine_and_error()[1] for layer in layers),
         n_shots=probe.n_shots,
         n_rows=len(probe.data),
-        n_directions=max(n_directions, 2),
+        n_directions=min(n_directions, n_weights),
         slopes=total,
     )
 

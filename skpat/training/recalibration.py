@@ -16,6 +16,7 @@ from skpat.training.calibration import Measure, start_statistics
 from skpat.training.readout_fit import fit_readout
 
 if TYPE_CHECKING:
+    from skpat.network.forward import Network
     from skpat.training.loop import Data, Trainer
 
 __all__ = ["LEAST_ROWS", "Recalibration", "least_shots", "recalibrate"]
@@ -71,9 +72,9 @@ class Recalibration:
         )
 
 
-def least_shots(n_layers: int, n_units: int, n_shots: int) -> int:
+def least_shots(network: Network, n_shots: int) -> int:
     """The smallest budget of a recalibration."""
-    return LEAST_ROWS * n_units * n_shots * n_layers + _count_check(LEAST_ROWS, n_layers) * n_units * n_shots * n_layers
+    return (LEAST_ROWS + _count_check(LEAST_ROWS, network.n_layers)) * network.n_calls * n_shots
 
 
 def recalibrate(
@@ -134,10 +135,10 @@ def recalibrate(
     judged = check
     if scores_before is None:
         judged = np.arange(n_rows)
-        old = (outputs - before["layers.0.mean"]) / before["layers.0.scale"]
+        old = network.hand_on((outputs - before["layers.0.mean"]) / before["layers.0.scale"], 0)
         scores_before = network.readout.read(_double(before), old)
     loss_before = _losses(trainer, scores_before, measured.rows(judged))
-    normal = (outputs - statistics[-1].mean) / statistics[-1].scale
+    normal = network.hand_on((outputs - statistics[-1].mean) / statistics[-1].scale, network.n_layers - 1)
     pull, loss_readout = _choose_pull(trainer, fresh, normal, measured)
 
     better = _is_better(loss_readout[judged], loss_before, measured.sample_weight[judged])

@@ -15,7 +15,7 @@ from skpat.controls import ControlBatch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Twin", "check_shots", "respond"]
+__all__ = ["Twin", "check_channels", "check_shots", "of_weight", "respond"]
 
 
 def respond(module: Any, controls: ControlBatch | torch.Tensor) -> torch.Tensor:
@@ -58,6 +58,9 @@ class Twin(RegressorMixin, BaseEstimator):
     explores = False
     """Whether the twin wants the training's shots displaced at random, to learn from them how outputs react. Its
     ``partial_fit`` then also takes ``pace``, a factor of its step size."""
+
+    needs_shots = False
+    """Whether ``fit`` needs at least one shot."""
 
     few_shots = False
     """Whether a few shots, over all settings, may tell the twin all that it can learn: an automatic calibration then begins
@@ -104,6 +107,7 @@ class Twin(RegressorMixin, BaseEstimator):
         import torch
 
         dense = torch.from_numpy(np.ascontiguousarray(controls))
+        check_channels(self, dense)
         like = _any_tensor(self.module_)
         with torch.no_grad():
             return self.module_(dense if like is None else dense.to(like)).cpu().numpy()
@@ -147,9 +151,34 @@ def check_shots(
     if sample_weight is None:
         return controls, outputs, np.ones(len(controls), dtype=controls.dtype)
     sample_weight = np.asarray(sample_weight, dtype=controls.dtype)
-    if sample_weight.shape != (len(controls),) or not np.isfinite(sample_weight).all():
+    if sample_weight.shape != (len(controls),) or not (np.isfinite(sample_weight) & (sample_weight >= 0)).all():
+        least = f", the least {sample_weight.min():g}" if sample_weight.size else ""
         raise ValueError(
-            f"'sample_weight' must be finite, one for each of the {len(controls)} shots. "
-            f"Got shape {sample_weight.shape}."
+            f"'sample_weight' must be finite and not negative, one for each of the {len(controls)} shots. "
+            f"Got shape {sample_weight.shape}{least}."
         )
     return controls, outputs, sample_weight
+
+
+def of_weight(
+    controls: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The shots that have a weight; ValueError if none has."""
+    kept = sample_weight > 0
+    if not kept.any():
+        raise ValueError("'sample_weight' of a twin must have a positive entry. Got zeros only.")
+    return (controls, outputs, sample_weight) if kept.all() else (controls[kept], outputs[kept], sample_weight[kept])
+
+
+def check_channels(twin: Any, controls: Any, outputs: Any = None, n_outputs: int | None = None) -> None:
+    """ValueError if controls, or the outputs to learn, are not those of the device that the twin was fitted to."""
+    n_controls = getattr(twin, "n_features_in_", None)
+    for name, array, n in (("controls", controls, n_controls), ("outputs", outputs, n_outputs)):
+        if array is None or n is None:
+            continue
+        shape = (array.n_rows, array.n_controls) if isinstance(array, ControlBatch) else tuple(array.shape)
+        if len(shape) != 2 or shape[1] != n:
+            raise ValueError(
+                f"The {name} must have the shape (n_shots, {n}), like those that this {type(twin).__name__} was fitted to. "
+                f"Got {shape}."
+            )

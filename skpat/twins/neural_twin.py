@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import Twin, check_shots
+from skpat.twins.base import Twin, check_channels, check_shots, of_weight
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,7 @@ class NeuralTwin(Twin):
         self.torch_device = torch_device
         self.random_state = random_state
 
-    explores = True
+    explores, needs_shots = True, True
     _bounds: np.ndarray | None = None
     _periods: np.ndarray | None = None
 
@@ -198,11 +198,11 @@ class NeuralTwin(Twin):
         TwinError
             If the device has more channels than a learned twin can hold.
         ValueError
-            If the shapes disagree or a number is not finite.
+            If the shapes disagree, a number is not finite, or no shot has a weight.
         """
         from skpat.twins.neural_module import build_module, train_module
 
-        controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        controls, outputs, sample_weight = of_weight(*check_shots(controls, outputs, sample_weight))
         self.check(controls.shape[1], outputs.shape[1])
         periods = self._known_periods(controls.shape[1])
         bounds = None if periods is None else self._bounds
@@ -261,6 +261,7 @@ class NeuralTwin(Twin):
         from skpat.twins.shot_memory import drawn
 
         controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        check_channels(self, controls, outputs, len(self.trust_))
         if not sample_weight.any():
             return self
         if getattr(self, "_optimizer", None) is None:

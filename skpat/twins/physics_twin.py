@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import Twin, check_shots
+from skpat.twins.base import Twin, check_channels, check_shots, of_weight
 
 if TYPE_CHECKING:
     import torch
@@ -165,13 +165,18 @@ class PhysicsTwin(Twin):
         TwinError
             If the model has no ``forward``, lacks a constant, or has other channels or outputs than the shots.
         ValueError
-            If the shapes disagree or a number is not finite.
+            If the shapes disagree, a number is not finite, or no shot has a weight.
         """
         from skpat.twins.physics_module import fit_constants
 
         controls = np.asarray(controls)
         if len(controls):
-            controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+            controls, outputs, sample_weight = of_weight(*check_shots(controls, outputs, sample_weight))
+        elif controls.ndim != 2 or np.ndim(outputs) != 2:
+            raise ValueError(
+                "A twin needs controls of shape (n_shots, n_controls) and outputs of shape (n_shots, n_outputs), empty "
+                f"ones too. Got {controls.shape} and {np.shape(outputs)}."
+            )
         self.check(controls.shape[1], outputs.shape[1])
         self._model = clone(self.device)
         self._start = self._believed(self._model)
@@ -214,6 +219,7 @@ class PhysicsTwin(Twin):
         checked, outputs, sample_weight = check_shots(
             controls if batch is None else batch.varying, outputs, sample_weight
         )
+        check_channels(self, checked if batch is None else batch, outputs, len(self._scale))
         shots = (checked if batch is None else batch), outputs, sample_weight
         if getattr(self, "_optimizer", None) is None:
             self._optimizer = make_optimizer(self.module_, self.learning_rate_init)
@@ -226,6 +232,7 @@ class PhysicsTwin(Twin):
 
         from skpat.twins.physics_module import answer
 
+        check_channels(self, controls if isinstance(controls, ControlBatch) else np.asarray(controls))
         with torch.no_grad():
             return answer(self.module_, controls).cpu().numpy()
 

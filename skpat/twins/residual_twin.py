@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import Twin, check_shots
+from skpat.twins.base import Twin, check_channels, check_shots, of_weight
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +113,8 @@ class ResidualTwin(Twin):
 
     _specification: tuple[np.ndarray, np.ndarray] | None = None
 
+    needs_shots = True
+
     @property
     def explores(self) -> bool:  # type: ignore[override]  # an attribute of the base class, derived here
         """Whether the training's shots are to be displaced at random: as the correction wants it."""
@@ -168,9 +170,9 @@ class ResidualTwin(Twin):
             If a part is no twin, the model does not fit the device, or the device has more channels than the correction can
             hold.
         ValueError
-            If the shapes disagree, a number is not finite, or there are no shots.
+            If the shapes disagree, a number is not finite, or there are no shots of any weight.
         """
-        controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        controls, outputs, sample_weight = of_weight(*check_shots(controls, outputs, sample_weight))
         self.check(controls.shape[1], outputs.shape[1])
         rng = check_random_state(self.random_state)
         physics, correction = (_own_copy(part, rng) for part in (self.physics, self._unfitted_correction()))
@@ -213,6 +215,7 @@ class ResidualTwin(Twin):
             return self.fit(controls, outputs, sample_weight)
         in_parts = controls.numpy() if isinstance(controls, ControlBatch) else None
         controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        check_channels(self, controls, outputs, len(self._unit))
         if not sample_weight.any():
             return self
         batch = controls if in_parts is None else in_parts

@@ -8,9 +8,10 @@ the best epoch is chosen. Arrival is the first epoch whose validation accuracy i
 with the same seed; a run that never arrives counts as its whole budget. All calibration shots count. Where there is no
 exact gradient (the tissue), a long run of SPSA, of four times as many epochs, stands in its place.
 
-"default" takes the device's equations where it states them (the plate, the mesh and the oscillators: nominal ones, while the
-specimen has errors that must be found), else a learned twin; "learned twin" always a learned one. "cosine" is the median of
-the cosines of the parameter gradient, measured on the device after the training with shots that are not counted.
+"default" takes the device's equations where it states them (the plate, the mesh and the oscillators: nominal ones, while
+the specimen has errors that must be found), else a learned twin; "learned twin" and "static, learned" always a learned
+one. "cosine" is the median of the cosines of the parameter gradient, measured on the device after the training with shots
+that are not counted.
 
 A run is one line of JSON in ``--results``; runs that stand there already are not repeated.
 
@@ -50,6 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "learned twin": {"twin": NeuralTwin()},
     "no calibration": {"n_calibration_shots": 0},
     "static, 20,000": {"gradient": PhysicsAware(refine=False), "n_calibration_shots": 20_000},
+    "static, learned": {"gradient": PhysicsAware(refine=False), "n_calibration_shots": 20_000, "twin": NeuralTwin()},
     "in silico, 20,000": {"gradient": "in_silico", "n_calibration_shots": 20_000},
     "in silico, refitted": {"gradient": "in_silico_refitted", "n_calibration_shots": 20_000},
     "asymmetric": {"gradient": "asymmetric"},

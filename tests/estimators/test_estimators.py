@@ -216,6 +216,68 @@ def test_warm_start_goes_on() -> None:
     assert fresh.shots_ == first
 
 
+@pytest.mark.parametrize("incremental", [False, True])
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"device": Watched()}, "'device'"),
+        ({"device__noise": 0.5}, "'device__noise'"),
+        ({"gradient": "spsa"}, "'gradient'"),
+        ({"gradient": "magic"}, "'gradient'"),
+        ({"n_layers": 2, "n_units": 3}, "'n_layers', 'n_units'"),
+        ({"twin": None}, "'twin'"),
+        ({"twin__hidden_layer_sizes": (7,)}, "'twin__hidden_layer_sizes'"),
+        ({"control_split": ControlSplit("contiguous")}, "'control_split'"),
+        ({"encoder": "direct"}, "'encoder'"),
+        ({"readout": "bins"}, "'readout'"),
+        ({"skip": "input"}, "'skip'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_a_fit_that_goes_on_refuses_parameters_that_it_would_ignore(
+    params: dict[str, Any], named: str, incremental: bool, watched: Watched
+) -> None:
+    X, y = IRIS
+    network = small(device=NoisyBank(), twin=NeuralTwin((8,)), warm_start=True, max_iter=1).fit(X, y)
+    before, spent = network.weights_, network.shots_
+    earlier = {name: value for name, value in network.get_params().items() if name in params}
+    network.set_params(**params)
+    with pytest.raises(ValueError, match=r"that its network was built from. Got others since: " + named):
+        network.partial_fit(X, y) if incremental else network.fit(X, y)
+    assert not watched.sent
+    assert network.shots_ == spent
+    assert same(network.weights_, before)
+    network.set_params(**earlier)  # the same again, by value
+    twice = pickle.loads(pickle.dumps(network.set_params(twin=NeuralTwin((8,)), max_iter=2, alpha=0.5, n_shots=2)))
+    for one in (network, twice):
+        one.partial_fit(X, y) if incremental else one.fit(X, y)
+    assert network.shots_["training"] > spent["training"]
+
+
+def test_partial_fit_refuses_other_classes_than_those_of_the_first_call(watched: Watched) -> None:
+    X, y = IRIS
+    network = small(device=watched).partial_fit(X[:20], y[:20], classes=[0, 1, 2])
+    watched.sent.clear()
+    with pytest.raises(ValueError, match=r"'classes' must be those of the first call, \[0, 1, 2\]. Got \[0, 1, 2, 3\]"):
+        network.partial_fit(X, y, classes=[0, 1, 2, 3])
+    assert not watched.sent
+    network.partial_fit(X, y, classes=[2, 1, 0])
+
+
+@pytest.mark.parametrize("gradient", ["in_silico", "in_silico_refitted", "asymmetric", PhysicsAware(refine=False)])
+@pytest.mark.parametrize("twin", [NeuralTwin(), ResidualTwin(NeuralTwin())])
+def test_a_twin_that_has_nothing_to_learn_from_is_refused_before_a_shot(
+    gradient: Any, twin: Any, watched: Watched
+) -> None:
+    network = small(device=watched, gradient=gradient, twin=twin, n_calibration_shots=0)
+    for call in (lambda: network.plan(IRIS[0]), lambda: network.fit(*IRIS)):
+        with pytest.raises(
+            ValueError, match=r"'n_calibration_shots' must be at least 1 for .*Twin with .*Got 0. Nothing"
+        ):
+            call()
+    assert not watched.sent
+
+
 def test_partial_fit_learns_and_survives_pickling() -> None:
     X, y = IRIS
     network = small().partial_fit(X[:20], y[:20], classes=[0, 1, 2])
@@ -334,6 +396,7 @@ class Unattached(Device):
         ({"skip": "all"}, ValueError, r"'skip' parameter"),
         ({"n_calibration_shots": -1}, ValueError, r"'n_calibration_shots' parameter"),
         ({"class_weight": "even"}, ValueError, r"class_weight"),
+        ({"class_weight": {0: 1, 1: 1, 2: -1}}, ValueError, r"'class_weight' must not be negative"),
         ({"class_weight": {0: 0, 1: 0, 2: 0}}, ValueError, r"Weights of the rows, .* must have a positive entry"),
         ({"encoder": "direct", "control_split": ControlSplit(n_inputs=2)}, ValueError, r"encoder='direct' needs"),
         ({"readout": "bins", "device": SecondHarmonicLaser(8, 2)}, ValueError, r"readout='bins' needs"),

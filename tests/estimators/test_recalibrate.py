@@ -15,6 +15,7 @@ from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import AnalogCircuit, Drifting, SecondHarmonicLaser
 from skpat.exceptions import DeviceOutputError, ShotBudgetError
 from skpat.lab import Journal
+from skpat.network import PatchEncoder
 from skpat.training.recalibration import LEAST_ROWS, _is_better
 from skpat.twins import NeuralTwin
 
@@ -69,6 +70,39 @@ def test_the_weights_follow_where_the_readout_cannot() -> None:
     theta = "layers.0.theta"
     assert not np.array_equal(network.weights_[theta], readout.weights_[theta])
     assert network.score(X_TEST, Y_TEST) >= readout.score(X_TEST, Y_TEST) - 0.03
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("kind", [PhysicalNetworkClassifier, PhysicalNetworkRegressor])
+@pytest.mark.parametrize("pooling", [None, "mean"])
+def test_a_network_of_patches_is_recalibrated(pooling: str | None, kind: type, n_layers: int) -> None:
+    X = np.random.default_rng(0).normal(size=(60, 32))
+    y = (X[:, :16].mean(axis=1) > 0).astype(int)
+    encoder = PatchEncoder(pooling=pooling)
+    twin = NeuralTwin((8,), max_iter=2, n_refine_steps=1)
+    made = drifting(SecondHarmonicLaser(12, 6), 0.4)
+    network = kind(made, twin, encoder=encoder, n_layers=n_layers, max_iter=1, random_state=0).fit(X, y)
+    n_calls, n_rows = network._network.n_calls, LEAST_ROWS + (LEAST_ROWS // 4) * (n_layers > 1)
+    assert n_calls > n_layers
+    least, spent = n_rows * n_calls, network.ledger_.total
+    with pytest.raises(ShotBudgetError, match=rf"{least:,} shots in all. .* Use max_shots={least} or more"):
+        network.recalibrate(X, y, least - 1)
+    assert network.ledger_.total == spent
+    jolted(network).recalibrate(X, y, least)
+    assert network.recalibration_.n_rows == LEAST_ROWS
+    assert network.recalibration_.shots == least
+    network.loss_ = -np.inf  # never enough
+    network.recalibrate(X, y, 20 * least)
+    assert network.recalibration_.n_epochs
+    assert np.isfinite(network.predict(X)).all()
+
+
+def test_the_penalty_of_the_weights_does_not_pass_for_a_loss() -> None:
+    network = trained(alpha=30.0, max_iter=20)
+    X, y = X_TRAIN, Y_TRAIN
+    cross_entropy = -np.log(network.predict_proba(X)[np.arange(len(y)), y]).mean()
+    assert network.loss_ > 1.2 * cross_entropy  # else there is nothing to mistake
+    assert network.loss_ - network._penalty == pytest.approx(cross_entropy, rel=0.1)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])

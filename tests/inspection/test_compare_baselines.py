@@ -430,3 +430,29 @@ def test_one_split_is_too_few() -> None:
 def test_a_name_that_was_not_compared(comparison: BaselineComparison) -> None:
     with pytest.raises(KeyError, match=r"'forest' was not compared\. Got estimator, linear"):
         comparison["forest"]
+
+
+@pytest.mark.parametrize("scoring", ["neg_log_loss", "roc_auc_ovr", "roc_auc", "neg_brier_score"])
+def test_a_scoring_that_asks_for_probabilities_gets_them_from_all(scoring: str) -> None:
+    X, y = products()
+    y = y if scoring == "roc_auc" else y + (X[:, 0] > 0.5)
+    names = ["linear", "svm", "gradient_boosting", "untrained"]
+    comparison = compare_baselines(network(max_iter=1), X, y, cv=2, baselines=names, scoring=scoring)
+    assert [row.name for row in comparison.rows] == ["estimator", *names]
+    assert all(np.isfinite(row.scores).all() for row in comparison.rows)
+
+
+def test_a_baseline_that_cannot_be_fitted_costs_no_shots() -> None:
+    sent: list[int] = []
+
+    def bank(controls: np.ndarray) -> np.ndarray:
+        sent.append(len(controls))
+        return pairs(controls)
+
+    device = as_device(bank, n_controls=8, n_outputs=6, bounds=(-1, 1))
+    X, y = products(60)
+    with pytest.raises(ValueError, match="class_weight"):
+        compare_baselines(network(device, class_weight={"no": 1, "yes": 2}), X, np.array(["no", "yes"])[y], cv=2)
+    with pytest.raises(ValueError, match="alpha"):
+        compare_baselines(network(device), X, y, cv=2, baselines={"mine": MLPClassifier(alpha=-1.0)})
+    assert not sent

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
 from skpat.devices import SecondHarmonicLaser
@@ -32,6 +35,35 @@ def fitted(kind: type = PhysicalNetworkClassifier, dtype: Any = np.float64, **pa
     X, y = data(dtype=dtype)
     defaults = {"max_iter": 2, "n_calibration_shots": 300, "random_state": 0}
     return kind(LASER, **(defaults | params)).fit(X, y)
+
+
+def test_a_pipeline_is_taken_too() -> None:
+    X, y = data()
+    alone = fitted(gradient="exact")
+    pipeline = make_pipeline(FunctionTransformer(lambda X: X / 2), clone(alone)).fit(2 * X, y)
+    found, same = gradient_alignment(pipeline, 2 * X, y), gradient_alignment(alone, X, y)
+    assert (found.cosine, found.n_shots) == (same.cosine, same.n_shots)
+    with pytest.raises(TypeError, match="must be a PhysicalNetworkClassifier"):
+        gradient_alignment(FunctionTransformer(), X, y)
+
+
+@pytest.mark.parametrize("gradient", ["physics_aware", "spsa", "finite_differences"])
+@pytest.mark.parametrize("encoder", ["auto", "direct", "patch"])
+def test_shots_are_those_that_the_documentation_says(encoder: str, gradient: str) -> None:
+    X, y = np.random.default_rng(0).normal(size=(40, 24)), np.arange(40) % 2
+    X = X[:, :3] if encoder == "direct" else X
+    network = PhysicalNetworkClassifier(
+        LASER, encoder=encoder, gradient=gradient, n_units=2, max_iter=1, n_calibration_shots=50, random_state=0
+    )
+    if gradient == "finite_differences" and encoder != "direct":
+        return  # too many weights
+    network.fit(X, y)
+    found = gradient_alignment(network, X, y, n_rows=20, n_directions=3)
+    of_step = 0 if gradient == "physics_aware" else network._gradient.shots_per_row
+    n_calls = network._network.n_calls
+    assert found.n_shots <= 20 * (2 + 2 * 4 + of_step) * n_calls
+    assert found.n_shots >= 20 * (2 + 2 * 4) * n_calls
+    assert gradient_alignment(network, X, y, n_rows=2, n_directions=500).n_directions < 500
 
 
 def true_cosine(network: Any, X: np.ndarray, y: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import numpy as np
@@ -81,6 +82,44 @@ def test_a_small_budget_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(ValueError, match=r"'max_shots' must allow .* Got 20\. Nothing was sent\."):
         network.fit(X, Y)
     assert counter.rows == 0
+
+
+@given(
+    n_layers=st.integers(1, 2), n_units=st.integers(1, 2), n_shots=st.integers(1, 3), batch_size=st.integers(1, 40),
+    gradient=st.sampled_from(["physics_aware", "sharpness_aware", "in_silico_refitted", "evolution_strategy"]),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_the_number_that_a_refusal_names_is_enough(**params: object) -> None:
+    counter, network = counted(max_shots=1, max_iter=2, **params)
+    for call in (lambda: network.plan(X), lambda: network.fit(X, Y)):
+        with pytest.raises(ValueError, match="calibration and one batch") as caught:
+            call()
+    assert counter.rows == 0
+    least = int(re.search(r"one batch, ([\d,]+) shots", str(caught.value))[1].replace(",", ""))  # type: ignore[index]
+    network.set_params(max_shots=least - 1)
+    with pytest.raises(ValueError, match=f"one batch, {least:,} shots"):
+        network.fit(X, Y)
+    network.set_params(max_shots=least).fit(X, Y)
+    assert counter.rows <= least
+    assert np.isfinite(network.loss_)
+
+
+@pytest.mark.parametrize("incremental", [False, True])
+def test_a_fit_that_goes_on_needs_a_budget_for_one_batch(incremental: bool) -> None:
+    counter, network = counted(max_iter=2, warm_start=True, batch_size=30)
+    network.fit(X, Y)
+    loss, spent = network.loss_, counter.rows
+    for max_shots, enough in ((29, False), (30, True)):
+        network.set_params(max_shots=max_shots)
+        again = network.partial_fit if incremental else network.fit
+        if enough:
+            again(X, Y)
+            assert np.isfinite(network.loss_)
+            assert counter.rows == spent + 30
+        else:
+            with pytest.raises(ValueError, match=r"'max_shots' must allow for one batch, 30 shots in all. Got 29."):
+                again(X, Y)
+            assert (network.loss_, counter.rows) == (loss, spent)
 
 
 def test_the_best_weights_so_far_are_kept() -> None:

@@ -15,8 +15,9 @@ from sklearn.base import clone
 from sklearn.metrics import r2_score
 
 from skpat import ControlBatch
+from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import TwinError
-from skpat.twins import NeuralTwin, gradient_cosine
+from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, gradient_cosine
 
 BOUNDS = np.array([[-1.0, 1.0]] * 4)
 
@@ -164,3 +165,42 @@ def test_gradient_cosine_measures_within_the_bounds_and_counts_as_it_says(twin: 
     assert len(sent[0]) == 2 * 6 * 3
     assert np.abs(sent[0]).max() <= 1
     assert gradient_cosine(twin, lambda b: np.zeros((len(b), 3)), corners, BOUNDS) == 0
+
+
+@pytest.mark.parametrize("kind", ["neural", "physics", "residual"])
+def test_shots_without_weight_are_as_if_they_were_not_there(kind: str) -> None:
+    made = {
+        "neural": lambda: NeuralTwin((8,), max_iter=3, random_state=0),
+        "physics": lambda: PhysicsTwin(SecondHarmonicLaser(4, 3), ["length"], max_iter=3, random_state=0),
+        "residual": lambda: ResidualTwin(
+            PhysicsTwin(SecondHarmonicLaser(4, 3)), NeuralTwin((8,), max_iter=3), random_state=0
+        ),
+    }[kind]
+    controls, outputs = (
+        np.random.default_rng(0).uniform(-0.5, 0.5, (60, 4)),
+        np.random.default_rng(1).normal(size=(60, 3)),
+    )
+    weight = np.r_[np.zeros(45), np.ones(15)]
+    whole, part = made().fit(controls, outputs, weight), made().fit(controls[45:], outputs[45:])
+    np.testing.assert_array_equal(whole.predict(controls), part.predict(controls))
+    assert whole.score_ == part.score_
+    with pytest.raises(ValueError, match="'sample_weight' of a twin must have a positive entry"):
+        made().fit(controls, outputs, np.zeros(60))
+    with pytest.raises(ValueError, match=r"finite and not negative, one for each of the 60 shots.*the least -1"):
+        made().fit(controls, outputs, np.r_[-1.0, np.ones(59)])
+
+
+@pytest.mark.parametrize("kind", ["neural", "physics", "residual"])
+def test_other_channels_than_those_of_the_fit_are_refused(kind: str) -> None:
+    physics = PhysicsTwin(SecondHarmonicLaser(4, 3), ["length"], max_iter=1)
+    made = {"neural": NeuralTwin((8,), max_iter=1), "physics": physics, "residual": ResidualTwin(physics)}[kind]
+    controls, outputs = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 4)), np.zeros((20, 3))
+    fitted = clone(made).fit(controls, outputs)
+    with pytest.raises(ValueError, match=r"controls must have the shape \(n_shots, 4\).*Got \(20, 3\)"):
+        fitted.predict(controls[:, :3])
+    with pytest.raises(ValueError, match=r"controls must have the shape \(n_shots, 4\).*Got \(20, 3\)"):
+        fitted.partial_fit(controls[:, :3], outputs)
+    with pytest.raises(ValueError, match=r"outputs must have the shape \(n_shots, 3\).*Got \(20, 2\)"):
+        fitted.partial_fit(controls, outputs[:, :2])
+    with pytest.raises(ValueError, match=r"shape|at least one shot"):
+        clone(made).fit([], [])
