@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from skpat.estimators.specification import refuse_changes
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.journal import Journal
 from skpat.lab.session import Session
@@ -43,7 +44,7 @@ class Recalibrated:
         Raises
         ------
         ValueError
-            If X, y or ``max_shots`` is not what it must be, or fewer than 16 rows have a weight. Nothing was sent.
+            If X, y, ``max_shots`` or a parameter is not what it must be, or fewer than 16 rows have a weight. Nothing was sent.
         ShotBudgetError
             If ``max_shots`` does not allow for 16 rows; nothing was sent. Or if repeats after faults use it up too early.
         DeviceOutputError, DeviceConnectionError, DeviceBusyError, NonFiniteTrainingError
@@ -84,6 +85,7 @@ class Recalibrated:
                 f"'max_shots' of recalibrate must be an int of at least 1. Got {max_shots!r}. Use max_shots=1000, say."
             )
         self._validate_params()
+        refuse_changes(self, self._built_from)
         network = self._network
         least = least_shots(network, self.n_shots)
         if max_shots < least:

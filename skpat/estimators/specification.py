@@ -188,7 +188,7 @@ def construction(estimator: Any) -> dict[str, Any]:
 
 
 def refuse_changes(estimator: Any, built_from: dict[str, Any]) -> None:
-    """A fit that goes on cannot take other parameters of the network than it was built from: it would ignore them.
+    """What goes on with a network cannot take other parameters of it than it was built from: it would ignore them.
 
     Raises
     ------
@@ -203,8 +203,9 @@ def refuse_changes(estimator: Any, built_from: dict[str, Any]) -> None:
         outermost = [name for name in changed if "__" not in name or name.rpartition("__")[0] not in changed]
         names = ", ".join(map(repr, outermost))
         raise ValueError(
-            "A fit that goes on, with warm_start=True or partial_fit, must have the parameters that its network was built "
-            f"from. Got others since: {names}. Nothing was sent. Set them back, or fit a clone(estimator): it begins anew."
+            "What goes on with a fitted network (warm_start=True, partial_fit, recalibrate) must have the parameters that it "
+            f"was built from. Got others since: {names}. Nothing was sent. Set them back, or fit a clone(estimator): it begins "
+            "anew."
         )
 
 
@@ -212,7 +213,8 @@ def _same(one: Any, other: Any) -> bool:
     if one is other:
         return True
     try:
-        return type(one) is type(other) and bool(np.array_equal(one, other))
+        alike = type(one) is type(other)
+        return alike and bool(np.array_equal(one, other) or (isinstance(one, float) and np.isnan([one, other]).all()))
     except Exception:  # whatever a value of the user's raises when it is compared
         return False
 

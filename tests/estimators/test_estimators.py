@@ -242,8 +242,10 @@ def test_a_fit_that_goes_on_refuses_parameters_that_it_would_ignore(
     before, spent = network.weights_, network.shots_
     earlier = {name: value for name, value in network.get_params().items() if name in params}
     network.set_params(**params)
-    with pytest.raises(ValueError, match=r"that its network was built from. Got others since: " + named):
-        network.partial_fit(X, y) if incremental else network.fit(X, y)
+    goes_on = [network.partial_fit if incremental else network.fit, lambda X, y: network.recalibrate(X, y, 100)]
+    for go_on in goes_on:
+        with pytest.raises(ValueError, match=r"that it was built from. Got others since: " + named):
+            go_on(X, y)
     assert not watched.sent
     assert network.shots_ == spent
     assert same(network.weights_, before)
