@@ -115,9 +115,9 @@ class Calibrated:
 
     def _check_calibration(self: Any, made: Any) -> None:
         """Refuse a twin that has nothing to learn from. Nothing has been sent."""
-        if self.n_calibration_shots == 0 and made.gradient.uses_twin and getattr(made.twin, "needs_shots", False):
-            if made.gradient.explores(made.twin):
-                return  # it begins with the shots of the statistics, and learns on in the training
+        if not (made.gradient.uses_twin and getattr(made.twin, "needs_shots", False)) or self.n_calibration_shots:
+            return
+        if not made.gradient.explores(made.twin):  # else it begins with the shots of the statistics, and learns on
             raise ValueError(
                 f"'n_calibration_shots' must be at least 1 for {type(made.twin).__name__} with {type(made.gradient).__name__}: "
                 "it learns from nothing else. Got 0. Nothing was sent. Use n_calibration_shots='auto', "

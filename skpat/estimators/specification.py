@@ -232,7 +232,7 @@ def _check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
 
         try:
             torch.from_numpy(np.zeros(1, dtype=dtype)).to(place)
-        except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:  # torch's, for what it lacks
             reason = str(error).partition("\n")[0].removesuffix(".")
             raise ValueError(
                 f"'{name}' must be a place where torch can put tensors of {dtype}. Got {place!r}: {reason}. "

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from skpat.inspection.fitted_network import fitted_network
+from skpat.inspection.fitted_network import before_network, fitted_network
 from skpat.lab.session import Session
 from skpat.row_keys import hash_rows
 
@@ -87,8 +86,7 @@ def gradient_alignment(
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{name!r} of gradient_alignment must be an int of at least {least}. Got {value!r}.")
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
-    if isinstance(est, Pipeline) and len(est.steps) > 1:
-        X = est[:-1].transform(X)
+    X = before_network(est, X)
     dtype = network.weights_["layers.0.gain"].dtype
     X, y = validate_data(network, X, y, reset=False, accept_sparse="csr", dtype=dtype, **network._y_checks)
     X = np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)

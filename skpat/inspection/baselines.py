@@ -64,8 +64,8 @@ def physical_network(est: Any) -> PhysicalNetwork:
     TypeError
         If there is none.
     """
-    last = est.steps[-1][1] if isinstance(est, Pipeline) else est
-    if not ends_in_network(est):
+    last = _last_step(est)
+    if not isinstance(last, PhysicalNetwork):
         raise TypeError(
             "The estimator must be a PhysicalNetworkClassifier or PhysicalNetworkRegressor, or a Pipeline that ends in "
             f"one. Got {type(last).__name__ if not isinstance(last, type) else last}. To compare other estimators, use "
@@ -76,7 +76,11 @@ def physical_network(est: Any) -> PhysicalNetwork:
 
 def ends_in_network(est: Any) -> bool:
     """Whether there is a physical network in the last place."""
-    return isinstance(est.steps[-1][1] if isinstance(est, Pipeline) else est, PhysicalNetwork)
+    return isinstance(_last_step(est), PhysicalNetwork)
+
+
+def _last_step(est: Any) -> Any:
+    return est.steps[-1][1] if isinstance(est, Pipeline) else est
 
 
 def with_last_step(est: Any, last: Any) -> Any:

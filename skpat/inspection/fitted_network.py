@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skpat.estimators.base import PhysicalNetwork
 from skpat.inspection.baselines import physical_network
 
-__all__ = ["fitted_network", "rows_for"]
+__all__ = ["before_network", "fitted_network", "rows_for"]
 
 
 def fitted_network(est: Any) -> PhysicalNetwork:
@@ -29,11 +29,14 @@ def fitted_network(est: Any) -> PhysicalNetwork:
     return network
 
 
+def before_network(est: Any, X: Any) -> Any:
+    """X as the pipeline's other steps leave it; unchanged where there are none."""
+    return est[:-1].transform(X) if isinstance(est, Pipeline) and len(est.steps) > 1 else X
+
+
 def rows_for(est: Any, X: Any) -> np.ndarray:
     """X as the network gets it: after the pipeline's other steps, checked, dense, in the weights' dtype."""
-    network = fitted_network(est)
-    if isinstance(est, Pipeline) and len(est.steps) > 1:
-        X = est[:-1].transform(X)
+    network, X = fitted_network(est), before_network(est, X)
     dtype = network.weights_["layers.0.gain"].dtype
     X = validate_data(network, X, reset=False, accept_sparse="csr", dtype=dtype)
     return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)

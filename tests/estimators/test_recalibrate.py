@@ -103,6 +103,11 @@ def test_the_penalty_of_the_weights_does_not_pass_for_a_loss() -> None:
     cross_entropy = -np.log(network.predict_proba(X)[np.arange(len(y)), y]).mean()
     assert network.loss_ > 1.2 * cross_entropy  # else there is nothing to mistake
     assert network.loss_ - network._penalty == pytest.approx(cross_entropy, rel=0.1)
+    network.loss_ = 10.0  # more than any measured here
+    for penalty, tried in ((0.0, False), (10.0, True)):
+        network._penalty = penalty
+        network.recalibrate(X, y, 1000)
+        assert (network.recalibration_.loss_weights is not None) == tried
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])

@@ -451,8 +451,6 @@ def test_a_baseline_that_cannot_be_fitted_costs_no_shots() -> None:
 
     device = as_device(bank, n_controls=8, n_outputs=6, bounds=(-1, 1))
     X, y = products(60)
-    with pytest.raises(ValueError, match="class_weight"):
-        compare_baselines(network(device, class_weight={"no": 1, "yes": 2}), X, np.array(["no", "yes"])[y], cv=2)
     with pytest.raises(ValueError, match="alpha"):
         compare_baselines(network(device), X, y, cv=2, baselines={"mine": MLPClassifier(alpha=-1.0)})
     assert not sent

@@ -47,16 +47,19 @@ def test_a_pipeline_is_taken_too() -> None:
         gradient_alignment(FunctionTransformer(), X, y)
 
 
-@pytest.mark.parametrize("gradient", ["physics_aware", "spsa", "finite_differences"])
-@pytest.mark.parametrize("encoder", ["auto", "direct", "patch"])
+@pytest.mark.parametrize(
+    ("encoder", "gradient"),
+    [
+        *((encoder, gradient) for encoder in ("auto", "direct", "patch") for gradient in ("physics_aware", "spsa")),
+        ("direct", "finite_differences"),  # the others have too many weights for them
+    ],
+)
 def test_shots_are_those_that_the_documentation_says(encoder: str, gradient: str) -> None:
     X, y = np.random.default_rng(0).normal(size=(40, 24)), np.arange(40) % 2
     X = X[:, :3] if encoder == "direct" else X
     network = PhysicalNetworkClassifier(
         LASER, encoder=encoder, gradient=gradient, n_units=2, max_iter=1, n_calibration_shots=50, random_state=0
     )
-    if gradient == "finite_differences" and encoder != "direct":
-        return  # too many weights
     network.fit(X, y)
     found = gradient_alignment(network, X, y, n_rows=20, n_directions=3)
     of_step = 0 if gradient == "physics_aware" else network._gradient.shots_per_row
