@@ -22,8 +22,8 @@ class Anchors:
 
     .. math:: y = y_0 + t \odot (T(c) - T(c_0)) ,
 
-    with :math:`t` how far each output of the twin is trusted: the twin has to be right only about the difference that a step
-    or two of the training has made. Where the twin does not say so itself, :math:`t` is its R² on the answers of the batch, at
+    with :math:`t` how far each output of the twin is trusted: the twin has to be right only about the difference that a few
+    steps of the training have made. Where the twin does not say so itself, :math:`t` is its R² on the answers of the batch, at
     least 0.
 
     Parameters

@@ -56,7 +56,7 @@ class Asymmetric(PhysicsAware):
         """Nothing is displaced."""
         return False
 
-    def count_further_steps(self, twin: Any) -> int:
+    def count_further_steps(self, apparatus: Apparatus) -> int:
         """None."""
         return 0
 

@@ -143,14 +143,14 @@ class GradientEstimator(BaseEstimator):
         """What the step size is multiplied with; a method that mistrusts its gradients goes slower. Default: 1."""
         return 1.0
 
-    def count_further_steps(self, twin: Any) -> int:
+    def count_further_steps(self, apparatus: Apparatus) -> int:
         """Steps on the same rows that follow each measured one, with the loss of :meth:`run_further`. Default: 0."""
         return 0
 
     def run_further(self, apparatus: Apparatus) -> Run:
         """The ``run(batch, layer, unit)`` of these steps, which measures nothing."""
         raise NotImplementedError(
-            f"{type(self).__name__} must define run_further(apparatus) for count_further_steps(twin)."
+            f"{type(self).__name__} must define run_further(apparatus) for count_further_steps(apparatus)."
         )
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:

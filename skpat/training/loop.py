@@ -221,7 +221,7 @@ class Trainer:
             targets=targets,
             sample_weight=sample_weight,
         )
-        n_further = self.gradient.count_further_steps(self.twin)
+        n_further = self.gradient.count_further_steps(apparatus)
         start = [weight.detach().clone() for weight in self.trainable] if n_further else []
         loss = self._backward(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
         self._step(self.gradient.step_factor)

@@ -26,6 +26,8 @@ __all__ = ["PhysicsAware"]
 
 _UNMEASURED_DITHER = 0.02
 _TOLERATED_ERROR = 0.1  # of the variance: smaller errors of the twin do not slow the training
+_MOST_ANCHORED_STEPS = 8
+_ERROR_OF_ONE_STEP = 0.05  # of the variance: a learned twin that is no better takes one anchored step
 
 
 class PhysicsAware(GradientEstimator):
@@ -44,10 +46,12 @@ class PhysicsAware(GradientEstimator):
         0 over the training. A weight that is the same in all rows of a batch tells a learned twin nothing about
         itself; displaced a little, it does. "auto": the size that adds a tenth to the variance of the outputs, found by
         measurement during the calibration. Only twins that ask for it (``explores``) get it, while they are refined.
-    n_anchored_steps : int, default=1
+    n_anchored_steps : int or "auto", default="auto"
         Steps on the same rows that follow each measured one and cost no shots: the device's answers stay, the twin adds how
         they change with the controls (:class:`skpat.training.anchors.Anchors`). With a twin that knows the equations such a
         step is the shorter, the flatter the loss has become along the way. None with ``refine=False``.
+        "auto": one, and up to eight while a learned twin predicts new shots with R² above 0.95: as many as make
+        0.05 / (1 - R²) steps of the length that the training began with.
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 
@@ -69,11 +73,11 @@ class PhysicsAware(GradientEstimator):
     _parameter_constraints = {
         "refine": ["boolean"],
         "dither": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="both")],
-        "n_anchored_steps": [Interval(Integral, 0, None, closed="left")],
+        "n_anchored_steps": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "random_state": ["random_state"],
     }
 
-    def __init__(self, refine=True, dither="auto", n_anchored_steps=1, random_state=None):
+    def __init__(self, refine=True, dither="auto", n_anchored_steps="auto", random_state=None):
         self.refine = refine
         self.dither = dither
         self.n_anchored_steps = n_anchored_steps
@@ -112,7 +116,7 @@ class PhysicsAware(GradientEstimator):
         move: Callable[[ControlBatch, int, int], ControlBatch] | None = None,
     ) -> Run:
         """The run, at displaced settings, that leaves what the steps without the device go on from."""
-        wanted = self.count_further_steps(apparatus.twin)
+        wanted = self.count_further_steps(apparatus)
         anchors = Anchors(apparatus.twin, apparatus.sample_weight) if wanted else None
         self._anchors: Anchors | None = anchors
         if anchors is None and move is None:
@@ -127,9 +131,17 @@ class PhysicsAware(GradientEstimator):
 
         return noted
 
-    def count_further_steps(self, twin: Any) -> int:
+    def count_further_steps(self, apparatus: Apparatus) -> int:
         """``n_anchored_steps``; none with the static twin of the paper."""
-        return int(self.n_anchored_steps) if self.refine else 0
+        if not self.refine:
+            return 0
+        if self.n_anchored_steps != "auto":
+            return int(self.n_anchored_steps)
+        error = 1.0 - float(np.mean(getattr(apparatus.twin, "trust_", 0.0)))
+        if error > _ERROR_OF_ONE_STEP or not self.explores(apparatus.twin):
+            return 1
+        n_steps = _ERROR_OF_ONE_STEP / max(error * _fade(apparatus.progress), 1e-9)
+        return int(np.clip(round(n_steps), 1, _MOST_ANCHORED_STEPS))
 
     def run_further(self, apparatus: Apparatus) -> Run:
         """What the device answered, and the twin's change since."""
@@ -142,7 +154,7 @@ class PhysicsAware(GradientEstimator):
 
     def mover(self, apparatus: Apparatus) -> Callable[[ControlBatch, int, int], ControlBatch]:
         """Displace a batch of tensors, by as much as the training's progress asks for."""
-        size = self.size_now * 0.5 * (1 + math.cos(math.pi * apparatus.progress))
+        size = self.size_now * _fade(apparatus.progress)
         if not size or apparatus.network is None or apparatus.row_keys is None:
             return lambda batch, layer, unit: batch
         dither, keys = Dither(apparatus.network, apparatus.device, self.seed), apparatus.row_keys
@@ -200,15 +212,19 @@ class PhysicsAware(GradientEstimator):
             *self._sent[-len(measurements) :], strict=True
         )  # all of this batch, however often asked
         self._sent = []
-        pace = 0.5 * (1 + math.cos(math.pi * apparatus.progress))
         twin.partial_fit(
             np.concatenate([part[order] for part in controls]),
             np.concatenate([part[order] for part in outputs]),
             np.concatenate(weights),
-            pace=pace,
+            pace=_fade(apparatus.progress),
         )
         if hasattr(twin, "trust_"):
             self._watch(twin)
+
+
+def _fade(progress: float) -> float:
+    """From 1 at the start of a training to 0 at its end: half a cosine, like the step size."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def trusted(module: Callable[[torch.Tensor], torch.Tensor], trust: np.ndarray | None) -> Callable[..., torch.Tensor]:

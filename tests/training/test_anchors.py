@@ -19,6 +19,7 @@ from skpat.exceptions import DeviceContractError
 from skpat.training import Asymmetric, PhysicsAware
 from skpat.training.anchors import Anchors
 from skpat.training.calibration import calibrate_in_rounds
+from skpat.training.gradient import Apparatus
 from skpat.twins import NeuralTwin, PhysicsTwin
 
 
@@ -122,9 +123,37 @@ def test_further_steps_cost_no_shots_and_are_taken() -> None:
     ]
     assert fitted[0].shots_ == fitted[1].shots_
     assert not np.array_equal(fitted[0].weights_["layers.0.theta"], fitted[1].weights_["layers.0.theta"])
-    assert PhysicsAware().count_further_steps(NeuralTwin()) == 1
-    assert PhysicsAware(refine=False).count_further_steps(NeuralTwin()) == 0
-    assert Asymmetric().count_further_steps(NeuralTwin()) == 0
+
+
+@pytest.mark.parametrize(
+    ("r2", "progress", "n_steps"),
+    [
+        (0.94, 0.0, 1),
+        (0.94, 0.9, 1),  # not good enough, however short the steps
+        (0.96, 0.0, 1),
+        (0.96, 0.5, 2),
+        (0.99, 0.0, 5),
+        (0.99, 0.5, 8),
+        (1.0, 0.0, 8),
+        (0.96, 1.0, 8),
+    ],
+)
+def test_the_better_a_learned_twin_predicts_the_further_it_is_followed(
+    r2: float, progress: float, n_steps: int
+) -> None:
+    twin = NeuralTwin()
+    twin.trust_ = np.full(3, r2)
+    apparatus = Apparatus(lambda *a: np.zeros((1, 3)), None, twin, progress=progress)
+    assert PhysicsAware().count_further_steps(apparatus) == n_steps
+    assert PhysicsAware(n_anchored_steps=3).count_further_steps(apparatus) == 3
+    assert PhysicsAware(refine=False).count_further_steps(apparatus) == 0
+    assert Asymmetric().count_further_steps(apparatus) == 0
+
+
+def test_equations_and_a_twin_without_shots_get_one_further_step() -> None:
+    for twin in (NeuralTwin(), PhysicsTwin(SecondHarmonicLaser(8, 4), [])):
+        apparatus = Apparatus(lambda *a: np.zeros((1, 3)), None, twin, progress=0.5)
+        assert PhysicsAware().count_further_steps(apparatus) == 1
 
 
 def test_stated_equations_are_the_default_twin_without_the_specimens_errors() -> None:
