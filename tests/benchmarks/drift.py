@@ -7,8 +7,8 @@ itself how far to go), the readout only, and the readout and the weights whateve
 fit on the device as it is then.
 
 Nothing digital is trained but a gain and an offset for each input channel, and the readout: a linear map for the circuit, for
-the laser one gain and an intercept for each class ("bins"). A run is one line of JSON in ``--results``; runs that stand
-there already are not repeated.
+the laser one gain and an intercept for each class ("bins"); one anchored step follows each measured one. A run is one line of
+JSON in ``--results``; runs that stand there already are not repeated.
 
     python tests/benchmarks/drift.py
 """
@@ -32,6 +32,7 @@ from sklearn.preprocessing import StandardScaler
 from runs import add_arguments, read_results, run_cases
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, Drifting, SecondHarmonicLaser
+from skpat.training import PhysicsAware
 
 WALK, ROWS_LATER = {"circuit": 0.003, "laser": 0.01}, 300_000
 BUDGET = {"circuit": 4_000, "laser": 4_000}
@@ -73,6 +74,7 @@ def build(name: str, seed: int) -> PhysicalNetworkClassifier:
     made: Any = SecondHarmonicLaser() if name == "laser" else AnalogCircuit()
     device = Drifting(made, common=0.0, independent=WALK[name], random_state=1000 + seed)
     how: dict[str, Any] = {"encoder": "direct", "learning_rate_init": 0.03, "max_iter": 10, "random_state": seed}
+    how["gradient"] = PhysicsAware(n_anchored_steps=1)
     if name == "laser":
         how |= {"n_units": 2, "readout": "bins", "max_iter": 20}
     return PhysicalNetworkClassifier(device, **how)

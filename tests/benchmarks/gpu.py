@@ -6,7 +6,8 @@
   outputs with a learned twin of two hidden layers of 1,024 units;
 - "fit, equations": the same rows and laser, its equations as the twin, one constant sought.
 
-In the fits everything is moved: the training, the twin, the simulated device. Seconds are medians after one run to warm up.
+In the fits everything is moved: the training, the twin, the simulated device. One anchored step follows each measured one.
+Seconds are medians after one run to warm up.
 
     python tests/benchmarks/gpu.py
 """
@@ -28,6 +29,7 @@ from sklearn.datasets import load_digits
 import systems
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import SecondHarmonicLaser
+from skpat.training import PhysicsAware
 from skpat.twins import NeuralTwin, PhysicsTwin
 
 PLACES = ("cpu", "cuda")
@@ -52,7 +54,13 @@ def fitting(device: Any, twin: Any, X: np.ndarray, y: np.ndarray, **how: Any) ->
     def at(place: str) -> Callable[[], Any]:
         there = clone(device).set_params(torch_device=place)
         network = PhysicalNetworkClassifier(
-            there, twin=twin(there), torch_device=place, random_state=0, max_iter=2, **how
+            there,
+            twin(there),
+            gradient=PhysicsAware(n_anchored_steps=1),
+            torch_device=place,
+            random_state=0,
+            max_iter=2,
+            **how,
         )
         return lambda: network.fit(X, y)
 

@@ -15,7 +15,9 @@ In the sweeps of mismatch the twin knows the equations, with the constants of th
 ones (of the oscillators the nonlinearity; their couplings' errors are too many): before the training, with as many shots as
 ``n_calibration_shots="auto"`` takes, and in its course. For the others nothing is fitted: what a method makes of a wrong
 twin is the question. "PAT, residual twin" and "PAT, learned twin", with the plate, stand for what else one would do about
-it, with as many calibration shots as ``n_calibration_shots="auto"`` takes. In the other sweeps the default twin is learned.
+it, with as many calibration shots as ``n_calibration_shots="auto"`` takes and, like the default there, one anchored step for
+each measured one; "PAT, residual twin, further" takes up to eight. In the other sweeps the default twin is learned, and "one
+anchored step" is the default with no more than that.
 Every method has the same schedule, except that SPSA, which takes small steps, has five times as many epochs, and local
 training twice. Finite differences are left out: they need a hundred times the shots.
 
@@ -61,8 +63,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "default": {},
     "PAT, static": {"gradient": PhysicsAware(refine=False)},
     "PAT, wrong twin": {},
-    "PAT, residual twin": {},
-    "PAT, learned twin": {},
+    "PAT, residual twin": {"gradient": PhysicsAware(n_anchored_steps=1)},
+    "PAT, learned twin": {"gradient": PhysicsAware(n_anchored_steps=1)},
     "in silico": {"gradient": "in_silico"},
     "in silico, refitted": {"gradient": "in_silico_refitted"},
     "asymmetric": {"gradient": "asymmetric"},
@@ -71,6 +73,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "SPSA": {"gradient": SPSA(), "learning_rate_init": 0.003},
     "CMA-ES": {"gradient": "evolution_strategy"},
     "forward-forward": {"gradient": "forward_forward"},
+    "one anchored step": {"gradient": PhysicsAware(n_anchored_steps=1)},
+    "PAT, residual twin, further": {},
 }
 
 
@@ -139,7 +143,7 @@ def twin_of(sweep: Sweep, method: str) -> dict[str, Any]:
         return {"twin": NeuralTwin()}
     if method == "default":
         return {"twin": PhysicsTwin(sweep.model(), sweep.unknown)}
-    if method == "PAT, residual twin":
+    if method.startswith("PAT, residual twin"):
         return {"twin": ResidualTwin(PhysicsTwin(sweep.model()))}
     return {"twin": PhysicsTwin(sweep.model()), "n_calibration_shots": 0}
 
@@ -179,10 +183,12 @@ def run(name: str, strength: float, method: str, seed: int, epochs: int) -> dict
 
 
 def methods_of(name: str) -> list[str]:
-    """The methods that differ in a sweep: where the twin is learned anyway, it has one line."""
-    learned = ("PAT, residual twin", "PAT, learned twin")
+    """The methods that differ in a sweep: where the twin is learned anyway, it has one line, or two; where it is not, the
+    default takes one anchored step anyway."""
+    learned = ("PAT, residual twin", "PAT, learned twin", "PAT, residual twin, further")
     known = SWEEPS[name].model is not None
-    without = ("PAT, static", *(() if SWEEPS[name].learns else learned)) if known else ("PAT, wrong twin", *learned)
+    in_equations = ("PAT, static", "one anchored step", *(() if SWEEPS[name].learns else learned))
+    without = in_equations if known else ("PAT, wrong twin", *learned)
     return [method for method in METHODS if method not in without]
 
 
