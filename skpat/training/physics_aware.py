@@ -137,7 +137,7 @@ class PhysicsAware(GradientEstimator):
             return 0
         if self.n_anchored_steps != "auto":
             return int(self.n_anchored_steps)
-        error = 1.0 - float(np.mean(getattr(apparatus.twin, "trust_", 0.0)))
+        error = _error_of(apparatus.twin)
         if error > _ERROR_OF_ONE_STEP or not self.explores(apparatus.twin):
             return 1
         n_steps = _ERROR_OF_ONE_STEP / max(error * _fade(apparatus.progress), 1e-9)
@@ -184,7 +184,7 @@ class PhysicsAware(GradientEstimator):
         return getattr(self, "_caution", 1.0)
 
     def _watch(self, twin: Any) -> None:
-        error = 1.0 - float(np.mean(twin.trust_))
+        error = _error_of(twin)
         self._least_error = min(getattr(self, "_least_error", 1.0), error)
         self._caution = (self._least_error + _TOLERATED_ERROR) / (error + _TOLERATED_ERROR)
 
@@ -220,6 +220,11 @@ class PhysicsAware(GradientEstimator):
         )
         if hasattr(twin, "trust_"):
             self._watch(twin)
+
+
+def _error_of(twin: Any) -> float:
+    """Of the variance of new shots, how much a learned twin does not predict; all of it where the twin does not say."""
+    return 1.0 - float(np.mean(getattr(twin, "trust_", 0.0)))
 
 
 def _fade(progress: float) -> float:
