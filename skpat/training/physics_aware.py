@@ -28,6 +28,7 @@ _UNMEASURED_DITHER = 0.02
 _TOLERATED_ERROR = 0.1  # of the variance: smaller errors of the twin do not slow the training
 _MOST_ANCHORED_STEPS = 8
 _ERROR_OF_ONE_STEP = 0.05  # of the variance: a learned twin that is no better takes one anchored step
+_ONE_STEP_UNTIL = 0.5  # of the training: before, the weights travel so far that more steps overshoot
 
 
 class PhysicsAware(GradientEstimator):
@@ -50,8 +51,8 @@ class PhysicsAware(GradientEstimator):
         Steps on the same rows that follow each measured one and cost no shots: the device's answers stay, the twin adds how
         they change with the controls (:class:`skpat.training.anchors.Anchors`). With a twin that knows the equations such a
         step is the shorter, the flatter the loss has become along the way. None with ``refine=False``.
-        "auto": one, and up to eight while a learned twin predicts new shots with R² above 0.95: as many as make
-        0.05 / (1 - R²) steps of the length that the training began with.
+        "auto": one, and in the second half of the training up to eight while a learned twin predicts new shots with R² above
+        0.95: as many as make 0.05 / (1 - R²) steps of the length that the training began with.
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 
@@ -138,7 +139,8 @@ class PhysicsAware(GradientEstimator):
         if self.n_anchored_steps != "auto":
             return int(self.n_anchored_steps)
         error = _error_of(apparatus.twin)
-        if error > _ERROR_OF_ONE_STEP or not self.explores(apparatus.twin):
+        good = self.explores(apparatus.twin) and error <= _ERROR_OF_ONE_STEP
+        if not good or apparatus.progress < _ONE_STEP_UNTIL:
             return 1
         n_steps = _ERROR_OF_ONE_STEP / max(error * _fade(apparatus.progress), 1e-9)
         return int(np.clip(round(n_steps), 1, _MOST_ANCHORED_STEPS))

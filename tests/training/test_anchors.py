@@ -130,11 +130,11 @@ def test_further_steps_cost_no_shots_and_are_taken() -> None:
     [
         (0.94, 0.0, 1),
         (0.94, 0.9, 1),  # not good enough, however short the steps
-        (0.96, 0.0, 1),
+        (1.0, 0.0, 1),  # long steps: more of them overshoot
+        (1.0, 0.49, 1),
         (0.96, 0.5, 2),
-        (0.99, 0.0, 5),
+        (0.98, 0.5, 5),
         (0.99, 0.5, 8),
-        (1.0, 0.0, 8),
         (0.96, 1.0, 8),
     ],
 )
