@@ -143,7 +143,7 @@ class DeviceOutputError(SkpatError, RuntimeError):
 
 
 class JournalError(SkpatError, ValueError):
-    """A journal belongs to another device, or is no journal."""
+    """A journal belongs to another device, is no journal, cannot be written, or a fit has left what it recorded."""
 
 
 class NestedParameterError(SkpatError, ValueError):

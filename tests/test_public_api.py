@@ -37,7 +37,7 @@ PUBLIC = {
 
 # Floors, from the ground; the rooms of one floor stand side by side, and none knows another.
 FLOORS = [
-    ["exceptions", "row_keys", "_lazy"],
+    ["exceptions", "row_keys", "seeding", "_lazy"],
     ["controls"],
     ["devices", "twins", "network"],
     ["lab"],

@@ -59,6 +59,9 @@ class Device(BaseEstimator):
         How often a batch is repeated after a fault before the session gives up.
     settling_seconds : float
         Wait after :meth:`set_shared`, before the measurement.
+    slow_controls : sequence of int or None
+        Channels that need time to settle. Methods that displace every row at random, the default is one, displace these by the
+        same in all rows of a call: during a training they stay shared and go through :meth:`set_shared`. None: none.
     random_state : int or None
         Only where the device makes its own noise (simulated devices): an estimator with a ``random_state`` seeds
         its own copy.
@@ -98,6 +101,7 @@ class Device(BaseEstimator):
     on_bad_output: str = "retry"
     max_retries: int = 5
     settling_seconds: float = 0.0
+    slow_controls: Any = None
 
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
         """Set the controls, measure once each.

@@ -75,6 +75,7 @@ def check_device_specification(device: Any) -> np.ndarray:
     _check_channel_numbers(device, name, "max_change")
     _check_channel_numbers(device, name, "periodic")
     _check_output_range(device, name)
+    _check_slow_controls(device, name)
     try:
         bounds = np.asarray(device.bounds, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -121,6 +122,19 @@ def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:
         raise DeviceContractError(
             f"'{attribute}' of {name} must be a number of at least 0, or one for each of its {device.n_controls} channels, "
             f"or None. Got {value!r}.{_WHAT_TO_DO[attribute]}"
+        )
+
+
+def _check_slow_controls(device: Any, name: str) -> None:
+    value = getattr(device, "slow_controls", None)
+    if value is None:
+        return
+    numbers = np.asarray(value)
+    whole = numbers.ndim == 1 and (numbers.dtype.kind in "iu" or not len(numbers))
+    if not whole or not ((numbers >= 0) & (numbers < device.n_controls)).all():
+        raise DeviceContractError(
+            f"'slow_controls' of {name} must be a list of channel numbers, 0 to {device.n_controls - 1}, or None. "
+            f"Got {value!r}."
         )
 
 

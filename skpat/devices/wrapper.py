@@ -44,7 +44,7 @@ class DeviceWrapper(Device):
     name : str
         For messages: ``Noisy(Quantized(SecondHarmonicLaser))``, say.
     n_controls, n_outputs, bounds, control_units, output_units, address, max_batch, seconds_per_shot, joules_per_shot, \
-control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds
+control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds, slow_controls
         Those of the wrapped device; see :class:`skpat.Device`.
 
     Notes
@@ -92,6 +92,7 @@ control_steps, max_change, periodic, output_range, on_bad_output, max_retries, s
     on_bad_output: Any = _handed_on("on_bad_output")
     max_retries: Any = _handed_on("max_retries")
     settling_seconds: Any = _handed_on("settling_seconds")
+    slow_controls: Any = _handed_on("slow_controls")
 
     _last_shared: tuple[np.ndarray, np.ndarray] | None = None  # as the wrapped device last received them
 

@@ -145,6 +145,10 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         ------
         ValueError
             If a parameter is not what it must be, or ``max_shots`` does not allow for the calibration and one batch.
+        DeviceContractError, NoExactGradientError
+            If ``device`` is not a device, or ``gradient="exact"`` is asked of one that cannot be differentiated.
+        ImportError
+            If ``gradient="evolution_strategy"`` finds no cma.
         """
         self._validate_params()
         made = self._specify(np.random.RandomState(0))
@@ -335,6 +339,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         self._rng, self._optimizer_state = rng, None
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
+        self.shots_curve_: list[int] = []
 
     def _ready(self, data: Any, set_scale: bool) -> Any:
         """The data in the weights' dtype, the targets on the scale of the scores."""
@@ -420,7 +425,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         self.n_iter_ = self.n_iter_ + 1 if incremental else len(history.loss_curve)
         self.loss_curve_ = self.loss_curve_ + history.loss_curve if incremental else history.loss_curve
         self.loss_ = self.loss_curve_[-1]
-        self.shots_curve_ = history.shots_curve
+        self.shots_curve_ = self.shots_curve_ + history.shots_curve if incremental else history.shots_curve
         self.validation_scores_ = history.validation_scores if validated else None
         self.best_validation_score_ = max(history.validation_scores, default=None) if validated else None
 

@@ -146,7 +146,7 @@ class Calibrated:
         training = n_rows * self.max_iter * n_calls * gradient.shots_per_row
         if max_shots is not None:
             training = min(training, max_shots)
-        n_shots = len(CHECK_AT) * count_check_shots(n_rows, n_calls, training)
+        n_shots = len(CHECK_AT) * count_check_shots(n_rows, n_calls, training, gradient.shots_per_row - 1)
         return n_shots if n_shots <= _CHECK_SHARE * training else 0
 
     def _count_statistics_rows(self: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:

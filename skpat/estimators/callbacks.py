@@ -165,7 +165,8 @@ def refuse_within_fit(estimator: Any) -> None:
     if getattr(estimator, _LENT, _NONE).session is not None:
         raise RuntimeError(
             "The 'fitted_estimator' of a callback must not be trained while the fit goes on: it shares the device and the "
-            "twin with it. Got a call of fit or partial_fit. Train sklearn.base.clone(fitted_estimator), or a deep copy."
+            "twin with it. Got a call of fit, partial_fit or recalibrate. Train sklearn.base.clone(fitted_estimator) or a deep "
+            "copy."
         )
 
 

@@ -145,8 +145,11 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         ------
         ValueError
             If a parameter, X or y is not what it must be. Nothing was sent.
-        DeviceContractError
-            If ``device`` is not a device. Nothing was sent.
+        DeviceContractError, NoExactGradientError
+            If ``device`` is not a device, or ``gradient="exact"`` is asked of one that cannot be differentiated. Nothing was
+            sent.
+        ImportError
+            If ``gradient="evolution_strategy"`` finds no cma. Nothing was sent.
         DeviceOutputError
             If the device goes on returning a wrong shape, NaN, infinity or saturated readings.
         DeviceConnectionError

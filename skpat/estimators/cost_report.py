@@ -212,7 +212,8 @@ class Costed:
         -----
         The device's joules and seconds are those it states (``joules_per_shot``, ``seconds_per_shot``), times shots that were
         counted; what it does not state is unknown, and so is every sum that needs it. Channels that carry weights are held
-        still and are not converted anew. The twin's operations are estimated from its size and number of steps.
+        still and are not converted anew. The twin's operations are a lower estimate, from its size and the steps of its fit
+        and its refinement; the passes through it that the gradients need are not counted.
 
         The digital equivalent is the narrowest perceptron of one hidden layer (or a linear model) whose mean score in five
         folds of X and y reaches the device's. Its own training counts nothing.
@@ -336,7 +337,10 @@ def _count_twin(network: Any) -> float | None:
     n_weights = sum(parameter.numel() for parameter in twin.module_.parameters())
     shots = network.shots_
     n_calls = network._network.n_calls * network.n_shots
-    n_steps = twin.n_refine_steps * shots["training"] / (n_calls * max(network._count_batch(shots["training"]), 1))
+    refined = getattr(network._gradient.explorer, "refine", True)
+    n_steps = (
+        refined * twin.n_refine_steps * shots["training"] / (n_calls * max(network._count_batch(shots["training"]), 1))
+    )
     seen = twin.n_iter_ * shots["calibration"] + n_steps * twin.refine_batch_size
     return float(round(_BACKWARD_TOO * n_weights * seen))
 

@@ -39,10 +39,11 @@ gradient : str or GradientEstimator, default="physics_aware"
     "sharpness_aware", or an object of :mod:`skpat.training` with its own parameters.
 n_calibration_shots : int or "auto", default="auto"
     Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": as few as the
-    twin needs to predict new ones, with a twin that learns on during the training (the default); else, and at most, two
-    for each row, layer and unit, at least 200 and at most 10,000. 0: none. (Some further ones, at most 256 for each layer and
-    unit, set the first output statistics; a twin that learns on begins with these where there are no others. One that does
-    not, and learns from nothing else, is refused with 0.)
+    twin needs to predict new ones, with a twin that learns on during the training (the default) or knows the equations; else,
+    and at most, two for each row, layer and unit, at least 200 and at most 10,000, and no more than a quarter of
+    ``max_shots``. 0: none. (Some further ones, at most 256 for each layer and unit, or about an eighth of ``max_shots``, set
+    the first output statistics; a twin that learns on begins with these where there are no others. One that does not, and
+    learns from nothing else, is refused with 0.)
 n_shots : int, default=1
     Shots averaged for each row, in calibration, training and prediction.
 max_shots : int or None, default=None
@@ -98,7 +99,7 @@ weights_ : dict of str to ndarray
     All weights; ``layers.0.theta`` (n_units, n_weights) are the device's own, before they are squashed into its bounds.
     (Patches with weights of their own have n_patches * n_units of them.)
 n_iter_ : int
-    Epochs made.
+    Epochs made: in the last ``fit``, or in all calls of ``partial_fit`` since. So are the curves.
 loss_ : float
     Mean loss of the last epoch.
 loss_curve_ : list of float

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from skpat.estimators.callbacks import refuse_within_fit
 from skpat.estimators.specification import refuse_changes
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.journal import Journal
@@ -85,6 +86,7 @@ class Recalibrated:
                 f"'max_shots' of recalibrate must be an int of at least 1. Got {max_shots!r}. Use max_shots=1000, say."
             )
         self._validate_params()
+        refuse_within_fit(self)
         refuse_changes(self, self._built_from)
         network = self._network
         least = least_shots(network, self.n_shots)
@@ -114,6 +116,8 @@ class Recalibrated:
             record = journal.run(self.device_, f"recalibration {secrets.token_hex(16)}", title)
         rng = copy.deepcopy(self._rng)
         twin, gradient = copy.deepcopy(self.twin_), copy.deepcopy(self._gradient)
+        if hasattr(twin, "forget"):
+            twin.forget()
         with (
             Session(
                 self.device_, n_shots=self.n_shots, ledger=self.ledger_, journal=record, max_shots=int(max_shots)

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from skpat.controls import ChannelSplit, ControlSplit
 from skpat.devices.specification import channel_periods, check_device_specification, device_name
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
+from skpat.seeding import seeded_copy
 
 __all__ = [
     "GRADIENTS",
@@ -47,7 +48,6 @@ _BUILT_IN = (
     "skip",
     "readout",
 )  # parameters that only a new network can take
-_LARGEST_SEED = np.iinfo(np.int32).max
 
 
 @dataclass
@@ -132,7 +132,7 @@ def specify(
         raise ValueError(f"'twin' must be a twin such as skpat.twins.NeuralTwin(), or None. Got {twin!r}.")
     gradient = make_gradient(gradient)
     gradient.check_device(device)
-    device, split, twin, gradient = (_own_copy(part, rng) for part in (device, split, twin, gradient))
+    device, split, twin, gradient = (seeded_copy(part, rng) for part in (device, split, twin, gradient))
     channels = split.resolve(device.n_controls)
     _check_fixed(device, channels, bounds)
     return Specification(device, bounds, channels, twin, gradient)
@@ -238,17 +238,6 @@ def _check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
                 f"'{name}' must be a place where torch can put tensors of {dtype}. Got {place!r}: {reason}. "
                 f"Use {name}='cpu', a torch that is built for the GPU, or X of another precision."
             ) from error
-
-
-def _own_copy(part: Any, rng: np.random.RandomState) -> Any:
-    """A clone, so that a fit never changes what the user passed; seeded like scikit-learn seeds sub-estimators."""
-    copy = clone(part, safe=False)
-    if not hasattr(copy, "get_params"):
-        return copy
-    names = sorted(name for name in copy.get_params(deep=True) if name.split("__")[-1] == "random_state")
-    params = copy.get_params(deep=True)
-    seeds = {name: int(rng.randint(_LARGEST_SEED)) for name in names}  # drawn also where not needed: a stable sequence
-    return copy.set_params(**{name: seed for name, seed in seeds.items() if params[name] is None})
 
 
 def _check_fixed(device: Any, split: ChannelSplit, bounds: np.ndarray) -> None:

@@ -63,7 +63,7 @@ def gradient_alignment(
     Costs ``2 + 2 * n_layers * (n_directions + 1)`` predictions of the ``n_rows`` rows at most, each of ``n_layers * n_units *
     n_shots`` shots a row (with patches more), counted in ``est.ledger_`` as calibration. A method whose gradient takes
     more than one forward pass (SPSA, finite differences, an evolution strategy) takes the shots of one of its steps on
-    top. How: see :func:`skpat.training.alignment.measure_alignment`.
+    top. How: see ``skpat.training.alignment.measure_alignment``.
 
     Near the end of a training the gradient itself becomes small, and with it the cosine of all but very good twins.
 

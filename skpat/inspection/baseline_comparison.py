@@ -58,9 +58,9 @@ def compare_baselines(
     baselines : "classical", list of str, or dict of str to estimator, default="classical"
         Among "linear" (logistic or ridge regression), "svm" (radial basis functions), "gradient_boosting", "mlp" (one hidden
         layer with about as many trained parameters), "untrained" (the device with random weights and a fitted linear
-        readout), "identity" (the same network, the device replaced by :class:`skpat.devices.IdentityDevice`) and "in_silico"
-        (trained on the twin, then the readout fitted on the device, :class:`skpat.training.InSilicoRefitted`). "classical"
-        means all of them. Estimators of a dict are taken as they are.
+        readout), "identity" (the same network, the device replaced by :class:`skpat.devices.IdentityDevice`, trained with the
+        exact gradient) and "in_silico" (trained on the twin, then the readout fitted on the device,
+        :class:`skpat.training.InSilicoRefitted`). "classical" means all of them. Estimators of a dict are taken as they are.
     scoring : str or callable, default=None
         As in scikit-learn; None: accuracy or R².
     n_jobs : int, default=None
@@ -84,16 +84,20 @@ def compare_baselines(
     Notes
     -----
     Every baseline of a name takes the place of the pipeline's last step. Features are standardised for the first four, and so
-    are the targets of SVM and MLP regressors; apart from that they have scikit-learn's default parameters, and are not
-    searched over. ``class_weight`` is handed on to all but the MLP; with several labels, whose models are fitted one by one,
-    only "balanced" is.
+    are the targets of SVM and MLP regressors; apart from that, and from more iterations where they need them, they have
+    scikit-learn's default parameters, and are not searched over. ``class_weight`` is handed on to all but the MLP; with several
+    labels, whose models are fitted one by one, only "balanced" is.
 
     With a ``scoring`` that asks for probabilities the SVM's are calibrated by five-fold cross-validation
-    (:class:`~sklearn.calibration.CalibratedClassifierCV`). What needs no device is fitted and scored first: if it cannot
-    be, that shows before a shot is taken.
+    (:class:`~sklearn.calibration.CalibratedClassifierCV`). The first three, and estimators of a dict that have no device,
+    are fitted and scored first: if they cannot be, that shows before a shot is taken.
 
     Shots: the estimator, the untrained device and the in-silico baseline are measured in every fold. See
-    ``est.plan(X)`` before you begin.
+    ``est.plan(X)`` before you begin. A ``max_shots`` of ``est`` holds for each of its fits and each of the in-silico
+    baseline's; the untrained device measures every row once, whatever it says.
+
+    The identity takes one step for each batch. The default estimator takes further ones without the device
+    (:class:`skpat.training.PhysicsAware`), so that it may well be ahead.
 
     References
     ----------

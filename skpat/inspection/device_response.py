@@ -8,11 +8,11 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skpat.devices.specification import check_device_specification, device_name
-from skpat.estimators.specification import _own_copy
 from skpat.inspection.display_axes import COLORS, axes_for, with_units
 from skpat.inspection.legal_settings import LegalSettings
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
+from skpat.seeding import seeded_copy
 
 __all__ = ["DeviceResponseDisplay"]
 
@@ -141,7 +141,7 @@ class DeviceResponseDisplay:
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name!r} must be an int of at least {least}. Got {value!r}.")
         rng = check_random_state(random_state)
-        own = _own_copy(device, rng)
+        own = seeded_copy(device, rng)
         legal = LegalSettings(own, rng, bounds)
         base = _base(legal, base, device)
         sweeps = [_sweep(legal, base, channel, n_points) for channel in channels]

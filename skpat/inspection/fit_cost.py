@@ -10,7 +10,7 @@ __all__ = ["shots_scorer"]
 
 
 def shots_scorer(est: Any, X: Any = None, y: Any = None) -> int:
-    """Shots of an estimator's last fit: a scorer for ``scoring={"accuracy": "accuracy", "shots": shots_scorer}``.
+    """Shots of fits, a scorer: for ``scoring={"accuracy": "accuracy", "shots": shots_scorer}``.
 
     Parameters
     ----------
@@ -22,8 +22,9 @@ def shots_scorer(est: Any, X: Any = None, y: Any = None) -> int:
     Returns
     -------
     int
-        Calibration, training and validation together, without predictions (the other scorers' among them). Rows that a
-        journal answered cost no shot.
+        Calibration, training, validation and recalibration together, of all fits where one went on from another
+        (``warm_start``, ``partial_fit``), without predictions (the other scorers' among them). Rows that a journal answered
+        cost no shot.
 
     Raises
     ------

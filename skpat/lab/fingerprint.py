@@ -18,7 +18,7 @@ __all__ = ["device_description", "device_fingerprint", "fingerprint"]
 
 _NOT_THE_DEVICE = {  # seeds, costs, and how one speaks to it: what is changed after a fault must not cost the record
     "random_state", "torch_device", "seconds_per_shot", "joules_per_shot", "max_retries", "max_batch", "on_bad_output",
-    "settling_seconds", "timeout", "backend", "periodic",
+    "settling_seconds", "slow_controls", "timeout", "backend", "periodic",
 }  # fmt: skip
 
 

@@ -21,8 +21,8 @@ class Asymmetric(PhysicsAware):
     """The device runs forward, but only its last outputs are used: the gradient is that of a forward pass on the twin.
 
     Of the device's answers the loss sees the last; the backward pass goes through the twin at the twin's own intermediate
-    states, not at the controls that the device received. With one layer this is physics-aware training with a static
-    exploration; with more, the twin's errors add up from layer to layer as in silico.
+    states, not at the controls that the device received. With one layer this is physics-aware training without
+    displacements and anchored steps; with more, the twin's errors add up from layer to layer as in silico.
 
     Needs from the device: ``measure``. Costs one shot per row, layer and unit, and the twin's calibration.
 
@@ -47,7 +47,6 @@ class Asymmetric(PhysicsAware):
     """
 
     _parameter_constraints = {"refine": ["boolean"]}
-    dither = 0.0
 
     def __init__(self, refine=True):
         self.refine = refine

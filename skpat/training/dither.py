@@ -80,6 +80,14 @@ class Dither:
 
         return controls + (torch.from_numpy(moved).to(controls) - controls.detach())
 
+    def in_parts(self, moved: Any, asked: ControlBatch) -> ControlBatch:
+        """Displaced controls (n_rows, n_controls) of a batch as a batch; slow channels that it shared are shared still."""
+        shared = np.intersect1d(self.slow, asked.shared_index)
+        if not len(shared):
+            return ControlBatch.from_dense(moved)
+        varying = np.setdiff1d(np.arange(moved.shape[1]), shared)
+        return ControlBatch(moved[:, varying], varying, moved[0, shared], shared)
+
     def _refused(self, controls: np.ndarray) -> bool:
         if self.veto is None:
             return False

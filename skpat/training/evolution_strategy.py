@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
 from skpat.network.forward import Network, Run
-from skpat.training.gradient import Apparatus, GradientEstimator
+from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
 from skpat.training.movable_weights import MovableWeights, count_movable
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ class EvolutionStrategy(GradientEstimator):
 
     def run(self, apparatus: Apparatus) -> Run:
         """The device; its answer is a constant to autograd."""
-        import torch
-
-        return lambda batch, layer, unit: torch.as_tensor(apparatus.measure(batch, layer, unit)).to(batch.varying)
+        return device_alone(apparatus)
 
     def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
         """The mean loss of the population; leaves the weights at their new mean, and the readout's gradient."""

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import validate_parameter_constraints
 
 from skpat.controls import ControlBatch
 from skpat.network.forward import Run
-from skpat.training.gradient import Apparatus, GradientEstimator
+from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
 from skpat.twins.base import respond
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ class DirectFeedbackAlignment(GradientEstimator):
 
     def run(self, apparatus: Apparatus) -> Run:
         """The device; its answer is a constant to autograd."""
-        import torch
-
-        return lambda batch, layer, unit: torch.as_tensor(apparatus.measure(batch, layer, unit)).to(batch.varying)
+        return device_alone(apparatus)
 
     def feedback(self, layer: int, n_errors: int, n_outputs: int) -> np.ndarray:
         """The fixed matrix (n_errors, n_outputs) of one layer."""

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
 from skpat.network.forward import Network, Run
-from skpat.training.gradient import Apparatus, GradientEstimator
+from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
 from skpat.training.movable_weights import MovableWeights, count_movable
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ class FiniteDifferences(GradientEstimator):
 
     def run(self, apparatus: Apparatus) -> Run:
         """The device; its answer is a constant to autograd."""
-        import torch
-
-        return lambda batch, layer, unit: torch.as_tensor(apparatus.measure(batch, layer, unit)).to(batch.varying)
+        return device_alone(apparatus)
 
     def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
         """The mean loss at the moved weights; gradients as above."""

@@ -170,7 +170,7 @@ class _Pass:
         number = self.first_number + len(self.asked)
         keys = np.arange(len(asked), dtype=np.uint64) if keys is None else keys
         sent = self.dither.displaced(asked.detach(), keys, number, self.size)
-        answer = torch.as_tensor(self.apparatus.measure(ControlBatch.from_dense(sent), layer, unit)).to(asked)
+        answer = torch.as_tensor(self.apparatus.measure(self.dither.in_parts(sent, batch), layer, unit)).to(asked)
         call = layer, unit
         self.asked[call], self.displacement[call], self.outputs[call] = asked, sent - asked.detach(), answer
         return answer

@@ -15,7 +15,7 @@ from skpat.network.forward import Network, Run
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Apparatus", "GradientEstimator", "Measurement"]
+__all__ = ["Apparatus", "GradientEstimator", "Measurement", "device_alone"]
 
 
 @dataclass
@@ -56,6 +56,13 @@ class Apparatus:
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     targets: torch.Tensor | None = None
     sample_weight: torch.Tensor | None = None
+
+
+def device_alone(apparatus: Apparatus) -> Run:
+    """The ``run(batch, layer, unit)`` of a device whose answer is a constant to autograd."""
+    import torch
+
+    return lambda batch, layer, unit: torch.as_tensor(apparatus.measure(batch, layer, unit)).to(batch.varying)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class PhysicsAware(GradientEstimator):
         measurement during the calibration. Only twins that ask for it (``explores``) get it, while they are refined.
     n_anchored_steps : int or "auto", default="auto"
         Steps on the same rows that follow each measured one and cost no shots: the device's answers stay, the twin adds how
-        they change with the controls (:class:`skpat.training.anchors.Anchors`). With a twin that knows the equations such a
+        they change with the controls (``skpat.training.anchors``). With a twin that knows the equations such a
         step is the shorter, the flatter the loss has become along the way. None with ``refine=False``.
         "auto": one, and in the second half of the training up to eight while a learned twin predicts new shots with R² above
         0.95: as many as make 0.05 / (1 - R²) steps of the length that the training began with.
@@ -164,7 +164,7 @@ class PhysicsAware(GradientEstimator):
 
         def move(batch: ControlBatch, layer: int, unit: int) -> ControlBatch:
             self._n_calls += 1
-            return ControlBatch.from_dense(dither.displaced(batch.dense(), keys, self._n_calls, size))
+            return dither.in_parts(dither.displaced(batch.dense(), keys, self._n_calls, size), batch)
 
         return move
 

@@ -10,9 +10,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
-from skpat.controls import ControlBatch
 from skpat.network.forward import Run
-from skpat.training.gradient import Apparatus, GradientEstimator
+from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
 
 if TYPE_CHECKING:
     import torch
@@ -81,13 +80,7 @@ class SPSA(GradientEstimator):
 
     def run(self, apparatus: Apparatus) -> Run:
         """The device; its answer is a constant to autograd."""
-        import torch
-
-        def run(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
-            like = batch.varying
-            return torch.as_tensor(apparatus.measure(batch, layer, unit), dtype=like.dtype, device=like.device)
-
-        return run
+        return device_alone(apparatus)
 
     def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
         """The mean loss at the moved weights; gradients as above."""

@@ -40,7 +40,7 @@ def _evaluations(n_directions: int) -> int:
     return 2 + 2 * (n_directions + 1)
 
 
-def count_check_shots(n_rows: int, n_calls: int, n_training_shots: int) -> int:
+def count_check_shots(n_rows: int, n_calls: int, n_training_shots: int, n_more: int = 0) -> int:
     """Shots of one :func:`check_alignment`.
 
     Parameters
@@ -51,15 +51,17 @@ def count_check_shots(n_rows: int, n_calls: int, n_training_shots: int) -> int:
         Shots that one row takes: its device calls times ``n_shots``.
     n_training_shots : int
         Shots of the whole training.
+    n_more : int, default=0
+        Evaluations of the loss that the method's own gradient needs beyond the one at the weights.
 
     Returns
     -------
     int
         All checks of a fit together take at most 500 times ``n_calls`` shots, or 2 % of the training's if that is more;
-        never more than 384 rows each. Weights fewer than the random directions need less.
+        never more than 384 rows each. Weights fewer than the random directions need less, and ``n_more`` comes on top.
     """
     most, n_directions = _rows_and_directions(n_calls, n_training_shots)
-    return min(most, n_rows) * _evaluations(n_directions) * n_calls
+    return min(most, n_rows) * (_evaluations(n_directions) + n_more) * n_calls
 
 
 def check_alignment(trainer: Trainer, data: Data, *, random_state: int = 0) -> Alignment:

@@ -15,7 +15,10 @@ from skpat.controls import ControlBatch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Twin", "check_channels", "check_shots", "of_weight", "respond"]
+__all__ = ["LEAST_TRUST", "TRUST_MOMENTUM", "Twin", "check_channels", "check_shots", "of_weight", "respond"]
+
+LEAST_TRUST = 0.02  # an output that is not predicted at all may come to be
+TRUST_MOMENTUM = 0.1  # of the running mean that ``trust_`` is
 
 
 def respond(module: Any, controls: ControlBatch | torch.Tensor) -> torch.Tensor:
@@ -119,6 +122,9 @@ class Twin(RegressorMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(super().__getstate__())  # a copy: a subclass leaves things out of it, not out of the twin
+
+    def forget(self) -> None:
+        """Keep what has been learned, and forget the shots it was learned from: what a pickle leaves out. Default: nothing."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Twin:
         """A copy that goes on learning as the twin would: with what a pickle leaves out, such as an optimizer's state."""

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import Twin, check_channels, check_shots, of_weight
+from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, of_weight
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["NeuralTwin"]
 
 _LARGEST_WEIGHT_COUNT = 20_000_000
-_LEAST_TRUST = 0.02
-_TRUST_MOMENTUM = 0.1
 _WELL_PREDICTED = 0.95
 
 
@@ -241,7 +239,7 @@ class NeuralTwin(Twin):
             residual = np.square(outputs[held_out] - self.predict(controls[held_out])).mean(axis=0)
             variance = outputs[held_out].var(axis=0)
             self.output_scores_ = 1 - residual / np.where(variance > 0, variance, np.inf)
-        self.trust_ = np.clip(np.where(np.isnan(self.output_scores_), 1.0, self.output_scores_), _LEAST_TRUST, 1.0)
+        self.trust_ = np.clip(np.where(np.isnan(self.output_scores_), 1.0, self.output_scores_), LEAST_TRUST, 1.0)
         self._rng = np.random.RandomState(rng.randint(2**31))
         self._remember(controls, outputs, sample_weight)
         return self
@@ -290,8 +288,8 @@ class NeuralTwin(Twin):
         mean = sample_weight @ seen / total
         variance = sample_weight @ np.square(seen - mean) / total
         error = sample_weight @ residual / total / np.maximum(variance, 1e-9)
-        score = np.clip(1 - error, _LEAST_TRUST, 1.0)
-        self.trust_ = (1 - _TRUST_MOMENTUM) * self.trust_ + _TRUST_MOMENTUM * score
+        score = np.clip(1 - error, LEAST_TRUST, 1.0)
+        self.trust_ = (1 - TRUST_MOMENTUM) * self.trust_ + TRUST_MOMENTUM * score
 
     def _remember(self, controls: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray) -> Any:
         from skpat.twins.neural_module import standard_tensors
@@ -311,6 +309,10 @@ class NeuralTwin(Twin):
                 "Use PhysicsTwin(device, constants) where the system's equations are known, or hold channels with "
                 "ControlSplit(fixed=...)."
             )
+
+    def forget(self) -> None:
+        """Forget the shots seen, and the optimizer's state."""
+        self._memory = self._optimizer = None
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

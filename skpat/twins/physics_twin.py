@@ -248,6 +248,10 @@ class PhysicsTwin(Twin):
         """The constants to be fitted, as the model has them."""
         return {name: np.asarray(getattr(device, name), dtype=np.float64) for name in self.constants}
 
+    def forget(self) -> None:
+        """Forget the optimizer's state; shots are not kept."""
+        self._optimizer = None
+
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         if state.get("_module") is not None:  # numpy arrays: a pickle that loads without torch

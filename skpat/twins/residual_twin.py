@@ -6,23 +6,19 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import Twin, check_channels, check_shots, of_weight
+from skpat.seeding import seeded_copy
+from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, of_weight
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["ResidualTwin"]
-
-_LARGEST_SEED = np.iinfo(np.int32).max
-_LEAST_TRUST = 0.02
-_TRUST_MOMENTUM = 0.1
 
 
 class ResidualTwin(Twin):
@@ -175,7 +171,7 @@ class ResidualTwin(Twin):
         controls, outputs, sample_weight = of_weight(*check_shots(controls, outputs, sample_weight))
         self.check(controls.shape[1], outputs.shape[1])
         rng = check_random_state(self.random_state)
-        physics, correction = (_own_copy(part, rng) for part in (self.physics, self._unfitted_correction()))
+        physics, correction = (seeded_copy(part, rng) for part in (self.physics, self._unfitted_correction()))
         order = rng.permutation(len(controls))
         n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
         held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
@@ -222,7 +218,7 @@ class ResidualTwin(Twin):
         expected = self.physics_.predict(batch)
         correction = self._unit * self.correction_.predict(self._seen(controls, expected))
         judged = _trust(expected + correction, outputs, sample_weight)
-        self.trust_ = (1 - _TRUST_MOMENTUM) * self.trust_ + _TRUST_MOMENTUM * judged
+        self.trust_ = (1 - TRUST_MOMENTUM) * self.trust_ + TRUST_MOMENTUM * judged
         if hasattr(self.physics_, "partial_fit") and len(getattr(self.physics_, "constants", ("any",))):
             self.physics_.partial_fit(batch, outputs - correction, sample_weight)
             expected = self.physics_.predict(batch)
@@ -230,6 +226,12 @@ class ResidualTwin(Twin):
             shots = self._seen(controls, expected), (outputs - expected) / self._unit, sample_weight
             self.correction_.partial_fit(*shots, **({"pace": pace} if self.explores else {}))
         return self
+
+    def forget(self) -> None:
+        """What the parts do."""
+        for part in (self.physics_, self.correction_):
+            if hasattr(part, "forget"):
+                part.forget()
 
     def predict(self, controls: ControlBatch | np.ndarray) -> np.ndarray:
         """What the twin expects the device to answer, shape (n_rows, n_outputs)."""
@@ -272,18 +274,9 @@ def _check_part(name: str, part: Any) -> None:
         )
 
 
-def _own_copy(part: Any, rng: np.random.RandomState) -> Any:
-    """A clone in which every ``random_state`` that is None is seeded."""
-    part = clone(part)
-    params = part.get_params(deep=True)
-    names = sorted(name for name in params if name.split("__")[-1] == "random_state")
-    seeds = {name: int(rng.randint(_LARGEST_SEED)) for name in names}
-    return part.set_params(**{name: seed for name, seed in seeds.items() if params[name] is None})
-
-
 def _trust(expected: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
     """R² of each output, between a little above 0 and 1."""
     total = sample_weight.sum()
     mean = sample_weight @ outputs / total
     variance, error = (sample_weight @ np.square(outputs - other) / total for other in (mean, expected))
-    return np.clip(1 - error / np.maximum(variance, 1e-12 * (1 + mean**2)), _LEAST_TRUST, 1.0)
+    return np.clip(1 - error / np.maximum(variance, 1e-12 * (1 + mean**2)), LEAST_TRUST, 1.0)

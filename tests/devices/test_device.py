@@ -151,6 +151,12 @@ def test_a_sound_specification_gives_its_bounds() -> None:
             r"'output_range' of Scope must be a pair \(low, high\), or None\. Got \(1, 0\)",
         ),
         (scope_with(output_range=5), r"'output_range' of Scope must be a pair"),
+        (
+            scope_with(slow_controls=[0, 3]),
+            r"'slow_controls' of Scope must be a list of channel numbers, 0 to 2, or None",
+        ),
+        (scope_with(slow_controls=1), r"'slow_controls' of Scope must be a list of channel numbers.*Got 1"),
+        (scope_with(slow_controls=[True]), r"'slow_controls' of Scope must be a list of channel numbers"),
         (scope_with(bounds=[[0, 1]] * 4), r"'bounds' .*shape \(n_controls, 2\) = \(3, 2\)\. Got \(4, 2\)"),
         (
             scope_with(bounds=[[0, 1], [1, 0], [0, 1]]),

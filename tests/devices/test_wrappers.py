@@ -37,6 +37,7 @@ class Bench(Device):
     control_units, output_units = "V", "uA"
     max_batch, seconds_per_shot, joules_per_shot, address = 50, 0.1, 0.2, None
     max_change, output_range, on_bad_output, max_retries, settling_seconds = 9.0, (-99.0, 99.0), "raise", 2, 0.0
+    slow_controls = (2,)
     opened = 0
 
     def __init__(self, control_steps=None):

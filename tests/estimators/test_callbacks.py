@@ -158,6 +158,8 @@ def test_a_copy_can_be_saved_and_must_not_be_trained_within_the_fit() -> None:
         saved.append(pickle.dumps(copy))
         with pytest.raises(RuntimeError, match=r"must not be trained while the fit goes on.*clone\(fitted_estimator\)"):
             copy.fit(X, Y)
+        with pytest.raises(RuntimeError, match="Got a call of fit, partial_fit or recalibrate"):
+            copy.recalibrate(X, Y, 100)
 
     network, recorder = watched_by(checkpoint)
     recorder.lock = open(__file__)  # noqa: SIM115  # a callback that cannot be pickled is not part of the copy

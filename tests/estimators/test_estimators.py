@@ -291,7 +291,8 @@ def test_partial_fit_learns_and_survives_pickling() -> None:
     twice.partial_fit(X, y)
     np.testing.assert_allclose(twice.weights_["readout.coef"], network.weights_["readout.coef"], rtol=0.05, atol=0.02)
     assert network.n_iter_ == 5
-    assert len(network.loss_curve_) == 5
+    assert len(network.loss_curve_) == len(network.shots_curve_) == 5
+    assert network.shots_curve_[-1] == sum(network.shots_.values())
     with pytest.raises(ValueError, match=r"'y' must have the labels \[0, 1, 2\] only. Got also \[9\]"):
         network.partial_fit(X[:2], [0, 9])
     regressor = small(PhysicalNetworkRegressor).partial_fit(X, y.astype(float))

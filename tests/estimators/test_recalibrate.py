@@ -148,14 +148,14 @@ def test_what_is_not_better_is_not_kept() -> None:
 
 def test_the_same_again_is_the_same() -> None:
     one = jolted(trained())
-    other = pickle.loads(pickle.dumps(one))
-    third = pickle.loads(pickle.dumps(one))
-    for network in (other, third):  # both from a pickle, whose twin has no memory
+    other = pickle.loads(pickle.dumps(one))  # its twin has no memory
+    for network in (one, other):
         network.loss_ = -np.inf
         network.recalibrate(X_TRAIN, Y_TRAIN, 2000)
-    for name, value in other.weights_.items():
-        np.testing.assert_array_equal(value, third.weights_[name])
-    np.testing.assert_array_equal(other.predict(X_TEST), third.predict(X_TEST))
+    assert one.recalibration_.n_epochs
+    for name, value in one.weights_.items():
+        np.testing.assert_array_equal(value, other.weights_[name])
+    np.testing.assert_array_equal(one.predict(X_TEST), other.predict(X_TEST))
 
 
 def test_it_needs_no_more_than_it_takes() -> None:

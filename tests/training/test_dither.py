@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpat import ControlSplit, Device, as_device
+from skpat import ControlBatch, ControlSplit, Device, PhysicalNetworkClassifier, as_device
+from skpat.devices import Noisy
 from skpat.exceptions import ControlBoundsError
 from skpat.network.forward import Network
 from skpat.training.dither import TARGET_SHARE, Dither, measured_size
@@ -77,6 +80,32 @@ def test_fixed_and_slow_channels_and_those_with_a_largest_change() -> None:
     assert (np.ptp(moved[:, [1, 3]], axis=0) == 0).all()
     assert (moved[0, [1, 3]] != 0.5).all()
     assert (np.ptp(moved[:, 4]) > 0).all()
+
+
+@pytest.mark.parametrize("wrap", [lambda device: device, Noisy], ids=["plain", "wrapped"])
+@pytest.mark.parametrize("gradient", ["physics_aware", "forward_forward"])
+def test_slow_weights_are_shared_in_a_training_too(gradient: str, wrap: Callable[[Device], Device]) -> None:
+    seen = []
+
+    class Heaters(Device):
+        n_controls, n_outputs, bounds = N, 3, (0.0, 1.0)
+        slow_controls = (3, 4)
+
+        def set_shared(self, batch: ControlBatch) -> None:
+            seen.append((tuple(batch.shared_index), tuple(batch.shared)))
+
+        def measure(self, batch: ControlBatch) -> np.ndarray:
+            controls = np.asarray(batch)
+            return controls[:, :3] * controls[:, 3:]
+
+    X = np.random.default_rng(0).uniform(size=(60, 3))
+    network = PhysicalNetworkClassifier(
+        wrap(Heaters()), control_split=ControlSplit([0, 1, 2]), gradient=gradient, max_iter=2, random_state=0
+    )
+    network.fit(X, X[:, 0] > 0.5)
+    in_training = [values for index, values in seen if index == (3, 4)]
+    n_steps = {"physics_aware": 2, "forward_forward": 4}[gradient]  # full batches; two displaced passes
+    assert len(in_training) == n_steps == len(set(in_training))  # moved, by the same in all rows
 
 
 def test_a_vetoed_displacement_is_not_sent() -> None:

@@ -123,9 +123,11 @@ def test_a_fit_that_goes_on_needs_a_budget_for_one_batch(incremental: bool) -> N
 
 
 def test_the_best_weights_so_far_are_kept() -> None:
-    _, network = counted(max_shots=2500, max_iter=100, early_stopping=True, n_iter_no_change=100)
-    network.fit(X, Y)
-    assert network.best_validation_score_ == max(network.validation_scores_)
+    _, network = counted(
+        max_shots=2500, max_iter=100, early_stopping=True, n_iter_no_change=100, learning_rate_init=1.0
+    )
+    network.fit(X[::2], Y[::2], X_val=X[1::2], y_val=Y[1::2])
+    assert network.validation_scores_[-1] < network.score(X[1::2], Y[1::2]) == max(network.validation_scores_)
 
 
 def test_it_is_a_resource_of_a_halving_search() -> None:

@@ -158,6 +158,7 @@ def test_each_trains_and_costs_what_the_plan_says(gradient: Any, factor: int, dt
     )  # fmt: skip
     network.fit(X.astype(dtype), Y)
     assert network.shots_["training"] == network.plan(X).training == 8 * 2 * factor * len(X)
+    assert network.shots_["calibration"] <= network.plan(X).calibration
     assert network.score(X.astype(dtype), Y) > 0.7
     again = clone(network).fit(X.astype(dtype), Y)
     for name, weight in network.weights_.items():
