@@ -187,7 +187,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=5)
     add_arguments(parser, "shots.jsonl")
-    parser.add_argument("--plot", type=Path, default=None, help="where to save the figure")
+    parser.add_argument(
+        "--plot", type=Path, default=None, help="where to save the figure of these systems, methods and seeds"
+    )
     arguments = parser.parse_args()
     known = read_results(arguments.results)
     done = {(r["system"], r["method"], r["seed"]) for r in known}
@@ -206,7 +208,7 @@ def main() -> None:
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
     print(table(shown))
     if arguments.plot is not None:
-        plot(shown, arguments.plot)
+        plot([r for r in shown if r["method"] in arguments.methods], arguments.plot)
 
 
 if __name__ == "__main__":
