@@ -18,6 +18,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, SVR
+from sklearn.utils.class_weight import compute_sample_weight
 
 from skpat.devices.identity import IdentityDevice
 from skpat.estimators.base import PhysicalNetwork
@@ -190,8 +191,20 @@ def _svm(task: _Task) -> Any:
 
 def _gradient_boosting(task: _Task) -> Any:
     if task.is_classifier:
-        return _one_by_one(HistGradientBoostingClassifier(**task.class_weight), task)
+        return _one_by_one(_GradientBoosting(**task.class_weight), task)
     return _one_by_one(HistGradientBoostingRegressor(), task)
+
+
+class _GradientBoosting(HistGradientBoostingClassifier):
+    """With class weights for labels of any kind: scikit-learn's own takes the keys of a dict for 0, 1, 2 and so on."""
+
+    def fit(self, X, y):
+        wanted = self.get_params()["class_weight"]
+        try:
+            self.set_params(class_weight=None)
+            return super().fit(X, y, compute_sample_weight(wanted, y))
+        finally:
+            self.set_params(class_weight=wanted)
 
 
 def _mlp(task: _Task, fitted: PhysicalNetwork) -> Any:

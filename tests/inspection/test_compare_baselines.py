@@ -159,6 +159,18 @@ def test_several_labels_have_all_baselines(class_weight: Any) -> None:
     np.testing.assert_array_equal(again["untrained"].scores, found["untrained"].scores)
 
 
+def test_class_weights_are_those_of_the_labels_whatever_these_are_called() -> None:
+    X, y = products(60)
+    names = ["linear", "svm", "gradient_boosting"]
+    scores = []
+    for labels, weights in ((y, {0: 1.0, 1: 9.0}), (np.array(["no", "yes"])[y], {"no": 1.0, "yes": 9.0})):
+        found = compare_baselines(network(class_weight=weights), X, labels, cv=2, baselines=names)
+        scores.append([found[name].scores for name in names])
+    np.testing.assert_array_equal(scores[0], scores[1])
+    plain = compare_baselines(network(), X, y, cv=2, baselines=names)
+    assert any((plain[name].scores != score).any() for name, score in zip(names, scores[0], strict=True))
+
+
 def test_labels_that_a_linear_model_can_tell_are_told_by_it_and_by_the_untrained_device() -> None:
     X = np.random.default_rng(0).uniform(-1, 1, (120, 2))
     labels = np.column_stack([X > 0, np.ones(len(X)), np.zeros(len(X))]).astype(int)  # two that never change
