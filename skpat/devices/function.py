@@ -32,6 +32,9 @@ class FunctionDevice(Device):
         Most rows that one call of the function may carry.
     seconds_per_shot, joules_per_shot : float, default=None
         Cost of a shot, for plans and reports.
+    address : str, default=None
+        Where the instrument behind the function is: only one session at a time, of all threads and processes of this
+        computer, holds it. None: private to this object.
     periodic : float or array-like of shape (n_controls,), default=None
         Period of each channel, in the device's units; 0 for those that are not periodic. None: no channel is.
     equations : (Device, sequence of str), default=None
@@ -53,6 +56,7 @@ class FunctionDevice(Device):
         max_batch=None,
         seconds_per_shot=None,
         joules_per_shot=None,
+        address=None,
         periodic=None,
         equations=None,
         name=None,
@@ -66,6 +70,7 @@ class FunctionDevice(Device):
         self.max_batch = max_batch
         self.seconds_per_shot = seconds_per_shot
         self.joules_per_shot = joules_per_shot
+        self.address = address
         self.periodic = periodic
         self.equations = equations
         self.name = name
@@ -93,8 +98,8 @@ def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outpu
     bounds : (low, high) or array-like of shape (n_controls, 2)
         Legal values of all channels alike, or of each.
     **about
-        ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``periodic``,
-        ``equations``, ``name``: see :class:`skpat.devices.FunctionDevice`.
+        ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``address``,
+        ``periodic``, ``equations``, ``name``: see :class:`skpat.devices.FunctionDevice`.
 
     Returns
     -------

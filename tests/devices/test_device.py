@@ -214,6 +214,7 @@ def test_what_is_said_about_a_function_is_kept() -> None:
         "max_batch": 7,
         "seconds_per_shot": 0.1,
         "joules_per_shot": 2.0,
+        "address": "bench 3",
         "name": "rig",
     }
     device = as_device(double, n_controls=1, n_outputs=1, bounds=(0, 1), **about)

@@ -22,7 +22,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 import skpat
-from skpat import Device, PhysicalNetworkClassifier
+from skpat import Device, PhysicalNetworkClassifier, as_device
 from skpat.devices import Quantized
 from skpat.exceptions import DeviceBusyError, DeviceConnectionError, DeviceIdentityError, DeviceOutputError
 from skpat.lab import Ledger, Session
@@ -198,6 +198,18 @@ def test_a_thread_that_waits_too_long_is_told_so(tmp_path: Path) -> None:
             late = pool.submit(Session(BenchDevice("bench"), wait=0.05).measure, CONTROLS)
             with pytest.raises(DeviceBusyError, match=r"held by thread 'MainThread' of this process"):
                 late.result(10)
+
+
+def test_a_function_with_an_address_is_held_by_one_session_at_a_time() -> None:
+    made = [
+        as_device(np.tanh, n_controls=2, n_outputs=2, bounds=(-1, 1), address=address)
+        for address in ("bench of functions", "bench of functions", None)
+    ]
+    with Session(made[0]) as session, ThreadPoolExecutor(1) as pool:
+        session.measure(np.zeros((1, 2)))
+        with pytest.raises(DeviceBusyError, match="bench of functions"):
+            pool.submit(Session(made[1], wait=0.05).measure, np.zeros((1, 2))).result(10)
+        assert pool.submit(Session(made[2], wait=0.05).measure, np.zeros((1, 2))).result(10).shape == (1, 2)
 
 
 def test_a_session_that_is_forgotten_lets_go(tmp_path: Path) -> None:
