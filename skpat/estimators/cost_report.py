@@ -337,10 +337,10 @@ def _count_twin(network: Any) -> float | None:
     n_weights = sum(parameter.numel() for parameter in twin.module_.parameters())
     shots = network.shots_
     n_calls = network._network.n_calls * network.n_shots
-    refined = getattr(network._gradient.explorer, "refine", True)
-    n_steps = (
-        refined * twin.n_refine_steps * shots["training"] / (n_calls * max(network._count_batch(shots["training"]), 1))
-    )
+    n_steps = 0.0
+    if getattr(network._gradient.explorer, "refine", False):
+        batch = max(network._count_batch(shots["training"]), 1)
+        n_steps = twin.n_refine_steps * shots["training"] / (n_calls * batch)
     seen = twin.n_iter_ * shots["calibration"] + n_steps * twin.refine_batch_size
     return float(round(_BACKWARD_TOO * n_weights * seen))
 

@@ -11,6 +11,7 @@ from sklearn.exceptions import NotFittedError
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.inspection.digital_cost import digital_cost
+from skpat.training import PhysicsAware
 from skpat.twins import NeuralTwin
 
 X, Y = load_iris(return_X_y=True)
@@ -56,6 +57,15 @@ def test_the_figures_are_what_they_say() -> None:
         assert report[f"{kind} shots"].joules == pytest.approx(network.shots_[kind] * 1e-12)
     assert {report[name].source for name in ("conversion", "encoder", "readout", "twin")} == {"assumed"}
     assert report["twin"].count > network.shots_["calibration"]
+
+
+@pytest.mark.parametrize("gradient", [PhysicsAware(refine=False), "direct_feedback_alignment"])
+def test_a_twin_that_does_not_learn_on_costs_its_fit_alone(gradient: Any) -> None:
+    counts = []
+    for max_iter in (1, 3):
+        network = fitted(gradient=gradient, n_calibration_shots=50, max_iter=max_iter)
+        counts.append(network.cost_report(X)["twin"].count / network.shots_["calibration"])
+    assert counts[0] == pytest.approx(counts[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("states", [{"joules": None}, {"seconds": None}, {"joules": None, "seconds": None}])

@@ -228,9 +228,8 @@ def test_a_diverging_training_stops_with_a_named_error() -> None:
 
 def test_early_stopping_keeps_the_best_weights() -> None:
     X, y = data(200)
-    y = np.where(
-        np.random.RandomState(1).uniform(size=200) < 0.3, 1 - y, y
-    )  # and long steps: the scores go up and down
+    wrong = np.random.RandomState(1).uniform(size=200) < 0.3  # and long steps: the scores go up and down
+    y = np.where(wrong, 1 - y, y)
     quiet = SecondHarmonicLaser(16, 12, n_steps=3, noise=0, noise_floor=0, energy_jitter=0)
     network = small(
         device=quiet, early_stopping=True, max_iter=12, n_iter_no_change=3, tol=1e-3, learning_rate_init=0.3
