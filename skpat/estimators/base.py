@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, validate_data
 
 from skpat.devices.specification import device_name
 from skpat.estimators.calibration import Calibrated
@@ -152,14 +152,14 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         """
         self._validate_params()
         made = self._specify(np.random.RandomState(0))
-        n_rows = _count_rows(X)
+        n_rows = _num_samples(X)
         network = self._make_network(made, _count_features(X), n_targets=1, dtype=np.dtype(float))
         made.gradient.prepare(network)
         calls = network.n_calls * self.n_shots
         n_validation = int(np.ceil(self.validation_fraction * n_rows)) if self.early_stopping else 0
         n_training = n_rows - n_validation
         if X_val is not None:
-            n_training, n_validation = n_rows, _count_rows(X_val)
+            n_training, n_validation = n_rows, _num_samples(X_val)
         self._check_budget(made.gradient, n_training, network.n_calls)
         calibration = self._count_calibration(made.gradient, n_training, network.n_calls, self.max_shots)
         per_row = self.max_iter * made.gradient.shots_per_row + made.gradient.final_shots_per_row
@@ -517,10 +517,6 @@ def _penalty(weights: dict[str, np.ndarray], alpha: float, sample_weight: np.nda
         float(np.square(value, dtype=float).sum()) for name, value in weights.items() if name.endswith(".coef")
     )
     return 0.5 * alpha * squares / float(sample_weight.sum())
-
-
-def _count_rows(X: Any) -> int:
-    return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
 def _count_features(X: Any) -> int:

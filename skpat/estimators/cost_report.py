@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import is_classifier
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skpat.devices.specification import device_name
 
@@ -249,7 +249,7 @@ class Costed:
         if measure:
             begun = time.perf_counter()
             scores = self.score(X, y) if y is not None else self.predict(X)
-            seconds = (time.perf_counter() - begun) / max(_count_rows(X), 1)
+            seconds = (time.perf_counter() - begun) / max(_num_samples(X), 1)
             score = float(scores) if y is not None and score is None else score
             whole = CostRow("whole prediction, by the clock", None, "", None, seconds, f"{MEASURED} (seconds)")
             prediction = (*prediction, whole)
@@ -399,10 +399,6 @@ def _break_even(
         return np.inf, (f"The device never pays for its training: a prediction costs {cost}.",)
     n = spent / saved
     return n, (f"The device has paid for its training after {n:,.0f} predictions: each saves {saved:.3g} J.",)
-
-
-def _count_rows(X: Any) -> int:
-    return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
 def _amount(value: float | None, unit: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import _num_samples
 
 from skpat.estimators.specification import default_device
 from skpat.lab.fingerprint import fingerprint
@@ -46,8 +47,7 @@ def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
     name = type(estimator).__name__
     signature = fingerprint(name, asked, data, more[-2:], state, seeds)
     journal = estimator.journal if isinstance(estimator.journal, Journal) else Journal(estimator.journal)
-    n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
-    return journal.run(device, signature, f"{name}, {n_rows} rows")
+    return journal.run(device, signature, f"{name}, {_num_samples(X)} rows")
 
 
 def own_random_state(random_state: Any, record: JournalRun | None) -> np.random.RandomState:

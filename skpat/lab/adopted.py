@@ -132,7 +132,7 @@ class AdoptedDevice(Device):
         What to call the device.
     control_units, output_units, max_batch, seconds_per_shot, joules_per_shot : optional
         See :class:`skpat.Device`.
-    control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds : optional
+    control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds, slow_controls : optional
         See :class:`skpat.Device`.
     """
 
@@ -156,6 +156,7 @@ class AdoptedDevice(Device):
         on_bad_output="retry",
         max_retries=5,
         settling_seconds=0.0,
+        slow_controls=None,
     ):
         self.instrument = instrument
         self.n_controls = n_controls
@@ -174,6 +175,7 @@ class AdoptedDevice(Device):
         self.on_bad_output = on_bad_output
         self.max_retries = max_retries
         self.settling_seconds = settling_seconds
+        self.slow_controls = slow_controls
 
     @property
     def address(self) -> str:  # type: ignore[override]  # an attribute of the base class, derived here
@@ -238,7 +240,7 @@ def adopt(
     **about
         ``name`` and the attributes of :class:`skpat.Device`: ``control_units``, ``output_units``, ``max_batch``,
         ``seconds_per_shot``, ``joules_per_shot``, ``control_steps``, ``max_change``, ``periodic``, ``output_range``,
-        ``on_bad_output``, ``max_retries``, ``settling_seconds``.
+        ``on_bad_output``, ``max_retries``, ``settling_seconds``, ``slow_controls``.
 
     Returns
     -------

@@ -56,7 +56,7 @@ class EpicsDevice(Device):
         Longest wait for an answer, in seconds. Measuring a whole batch must fit in.
     control_units, output_units, max_batch, seconds_per_shot, joules_per_shot : optional
         See :class:`skpat.Device`.
-    control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds : optional
+    control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds, slow_controls : optional
         See :class:`skpat.Device`.
 
     Notes
@@ -105,6 +105,7 @@ class EpicsDevice(Device):
         on_bad_output="retry",
         max_retries=5,
         settling_seconds=0.0,
+        slow_controls=None,
     ):
         self.prefix = prefix
         self.n_controls = n_controls
@@ -131,6 +132,7 @@ class EpicsDevice(Device):
         self.on_bad_output = on_bad_output
         self.max_retries = max_retries
         self.settling_seconds = settling_seconds
+        self.slow_controls = slow_controls
 
     @property
     def address(self) -> str:  # type: ignore[override]  # an attribute of the base class, derived here

@@ -48,7 +48,7 @@ class QcodesDevice(Device):
         exists once: QCoDeS makes no second instrument of a name while the first is open.
     control_units, output_units, max_batch, seconds_per_shot, joules_per_shot : optional
         See :class:`skpat.Device`.
-    control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds : optional
+    control_steps, max_change, periodic, output_range, on_bad_output, max_retries, settling_seconds, slow_controls : optional
         See :class:`skpat.Device`. A channel whose step and lowest value are whole numbers is set to an ``int``, as the
         validator ``Ints`` demands.
 
@@ -112,6 +112,7 @@ class QcodesDevice(Device):
         on_bad_output="retry",
         max_retries=5,
         settling_seconds=0.0,
+        slow_controls=None,
     ):
         self.instrument = instrument
         self.controls = controls
@@ -134,6 +135,7 @@ class QcodesDevice(Device):
         self.on_bad_output = on_bad_output
         self.max_retries = max_retries
         self.settling_seconds = settling_seconds
+        self.slow_controls = slow_controls
 
     @property
     def n_controls(self) -> int:  # type: ignore[override]  # an attribute of the base class, derived here

@@ -33,7 +33,7 @@ class VisaDevice(Device):
     bounds : (low, high) or array-like of shape (n_controls, 2)
         Legal values of all channels alike, or of each, in the device's units.
     control_units, output_units, max_batch, seconds_per_shot, joules_per_shot, control_steps, max_change, periodic, \
-output_range, on_bad_output, max_retries, settling_seconds
+output_range, on_bad_output, max_retries, settling_seconds, slow_controls
         As in :class:`skpat.Device`.
     timeout : float, default=2.0
         Longest wait for an answer, in seconds. Above what the largest batch takes.
@@ -104,6 +104,7 @@ output_range, on_bad_output, max_retries, settling_seconds
         on_bad_output="retry",
         max_retries=5,
         settling_seconds=0.0,
+        slow_controls=None,
         timeout=2.0,
         channels_command="CHAN",
         varying_command="VARY",
@@ -134,6 +135,7 @@ output_range, on_bad_output, max_retries, settling_seconds
         self.on_bad_output = on_bad_output
         self.max_retries = max_retries
         self.settling_seconds = settling_seconds
+        self.slow_controls = slow_controls
         self.timeout = timeout
         self.channels_command = channels_command
         self.varying_command = varying_command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from skpat.network.forward import Network, Run
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Apparatus", "GradientEstimator", "Measurement", "device_alone"]
+__all__ = ["Apparatus", "GradientEstimator", "Measurement", "device_alone", "half_cosine"]
 
 
 @dataclass
@@ -193,3 +194,8 @@ class GradientEstimator(BaseEstimator):
         loss = loss_of(self.run(apparatus))
         loss.backward()
         return loss
+
+
+def half_cosine(progress: float) -> float:
+    """From 1 at the start of a training to 0 at its end, as its step size falls."""
+    return 0.5 * (1 + math.cos(math.pi * progress))

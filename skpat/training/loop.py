@@ -18,7 +18,7 @@ from skpat.exceptions import NonFiniteTrainingError, ShotBudgetError
 from skpat.lab.session import Session
 from skpat.network.forward import Network, Run, forward, is_trainable
 from skpat.network.layers import OutputStatistics
-from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
+from skpat.training.gradient import Apparatus, GradientEstimator, Measurement, half_cosine
 from skpat.training.loss import weighted_mean
 from skpat.twins.base import Twin
 
@@ -155,7 +155,7 @@ class Trainer:
     def set_step(self, progress: float) -> None:
         """Set the step size for a run that has come ``progress`` (0 to 1) of its way: half a cosine, falling."""
         low = _FINAL_STEP_FRACTION
-        factor = low + (1 - low) * 0.5 * (1 + np.cos(np.pi * progress))
+        factor = low + (1 - low) * half_cosine(progress)
         self.progress = progress
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate_init * factor

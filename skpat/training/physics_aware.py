@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from skpat.controls import ControlBatch, as_numpy
 from skpat.network.forward import Run
 from skpat.training.anchors import Anchors
 from skpat.training.dither import Dither
-from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
+from skpat.training.gradient import Apparatus, GradientEstimator, Measurement, half_cosine
 from skpat.twins.base import respond
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ class PhysicsAware(GradientEstimator):
         good = self.explores(apparatus.twin) and error <= _ERROR_OF_ONE_STEP
         if not good or apparatus.progress < _ONE_STEP_UNTIL:
             return 1
-        n_steps = _ERROR_OF_ONE_STEP / max(error * _fade(apparatus.progress), 1e-9)
+        n_steps = _ERROR_OF_ONE_STEP / max(error * half_cosine(apparatus.progress), 1e-9)
         return int(np.clip(round(n_steps), 1, _MOST_ANCHORED_STEPS))
 
     def run_further(self, apparatus: Apparatus) -> Run:
@@ -156,7 +155,7 @@ class PhysicsAware(GradientEstimator):
 
     def mover(self, apparatus: Apparatus) -> Callable[[ControlBatch, int, int], ControlBatch]:
         """Displace a batch of tensors, by as much as the training's progress asks for."""
-        size = self.size_now * _fade(apparatus.progress)
+        size = self.size_now * half_cosine(apparatus.progress)
         if not size or apparatus.network is None or apparatus.row_keys is None:
             return lambda batch, layer, unit: batch
         dither, keys = Dither(apparatus.network, apparatus.device, self.seed), apparatus.row_keys
@@ -218,7 +217,7 @@ class PhysicsAware(GradientEstimator):
             np.concatenate([part[order] for part in controls]),
             np.concatenate([part[order] for part in outputs]),
             np.concatenate(weights),
-            pace=_fade(apparatus.progress),
+            pace=half_cosine(apparatus.progress),
         )
         if hasattr(twin, "trust_"):
             self._watch(twin)
@@ -227,11 +226,6 @@ class PhysicsAware(GradientEstimator):
 def _error_of(twin: Any) -> float:
     """Of the variance of new shots, how much a learned twin does not predict; all of it where the twin does not say."""
     return 1.0 - float(np.mean(getattr(twin, "trust_", 0.0)))
-
-
-def _fade(progress: float) -> float:
-    """From 1 at the start of a training to 0 at its end: half a cosine, like the step size."""
-    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def trusted(module: Callable[[torch.Tensor], torch.Tensor], trust: np.ndarray | None) -> Callable[..., torch.Tensor]:

@@ -70,7 +70,7 @@ class SharpnessAware(GradientEstimator):
         if self.gradient is not None:
             return self.gradient.explorer
         if not hasattr(self, "_inner"):
-            self._inner = PhysicsAware(random_state=self.random_state)
+            self._inner = PhysicsAware(n_anchored_steps=0, random_state=self.random_state)
         return self._inner
 
     @property

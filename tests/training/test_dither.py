@@ -9,10 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 
 from skpat import ControlBatch, ControlSplit, Device, PhysicalNetworkClassifier, as_device
 from skpat.devices import Noisy
-from skpat.exceptions import ControlBoundsError
+from skpat.devices.specification import check_device_specification
+from skpat.exceptions import ControlBoundsError, DeviceContractError
+from skpat.lab import EpicsDevice, QcodesDevice, VisaDevice, adopt
 from skpat.network.forward import Network
 from skpat.training.dither import TARGET_SHARE, Dither, measured_size
 
@@ -106,6 +109,31 @@ def test_slow_weights_are_shared_in_a_training_too(gradient: str, wrap: Callable
     in_training = [values for index, values in seen if index == (3, 4)]
     n_steps = {"physics_aware": 2, "forward_forward": 4}[gradient]  # full batches; two displaced passes
     assert len(in_training) == n_steps == len(set(in_training))  # moved, by the same in all rows
+
+
+SIZES = {"n_controls": N, "n_outputs": 3, "bounds": (0.0, 1.0), "slow_controls": [3, 4]}
+INSTRUMENTS = {
+    "visa": lambda: VisaDevice("TCPIP::127.0.0.1::5025::SOCKET", **SIZES),
+    "epics": lambda: EpicsDevice("LAB:", **SIZES),
+    "qcodes": lambda: QcodesDevice(
+        "nowhere:Nothing",
+        controls=[f"in{i}" for i in range(N)],
+        outputs=["a", "b", "c"],
+        bounds=(0.0, 1.0),
+        slow_controls=[3, 4],
+    ),
+    "adopted": lambda: adopt(object(), lambda handle, controls: controls[:, :3], **SIZES),
+}
+
+
+@pytest.mark.parametrize("make", INSTRUMENTS.values(), ids=INSTRUMENTS.keys())
+def test_slow_weights_of_an_instrument(make: Callable[[], Device]) -> None:
+    device = clone(make())
+    check_device_specification(device)
+    moved = Dither(network(), device, 0).displaced(np.full((50, N), 0.5), np.arange(50, dtype=np.uint64), 1, 0.05)
+    np.testing.assert_array_equal(np.ptp(moved, axis=0) == 0, np.isin(np.arange(N), [3, 4]))
+    with pytest.raises(DeviceContractError, match="'slow_controls' of"):
+        check_device_specification(device.set_params(slow_controls=[N]))
 
 
 def test_a_vetoed_displacement_is_not_sent() -> None:
