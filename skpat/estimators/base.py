@@ -31,10 +31,11 @@ from skpat.estimators.specification import (
     refuse_changes,
     specify,
 )
-from skpat.exceptions import NestedParameterError, ShotBudgetError
+from skpat.exceptions import ShotBudgetError
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
+from skpat.nested_parameters import refuse_nested_of_plain
 from skpat.network.forward import Network, forward, representable
 from skpat.network.patch_encoder import PatchEncoder
 from skpat.row_keys import hash_rows
@@ -117,14 +118,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             "twin": "twin=NeuralTwin()",
             "gradient": "gradient=PhysicsAware()",
         }
-        for name in params:
-            outer, nested, _ = name.partition("__")
-            value = params.get(outer, getattr(self, outer, None))
-            if nested and outer in fixes and not hasattr(value, "set_params"):
-                raise NestedParameterError(
-                    f"{name!r} cannot be set: {outer!r} is {value!r}, which has no parameters. Construct the "
-                    f"{type(self).__name__} with {fixes[outer]} first."
-                )
+        refuse_nested_of_plain(self, params, fixes)
         return super().set_params(**params)
 
     def plan(self, X: Any, X_val: Any = None) -> Plan:
@@ -162,13 +156,17 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             n_training, n_validation = n_rows, _num_samples(X_val)
         self._check_budget(made.gradient, n_training, network.n_calls)
         calibration = self._count_calibration(made.gradient, n_training, network.n_calls, self.max_shots)
-        per_row = self.max_iter * made.gradient.shots_per_row + made.gradient.final_shots_per_row
-        training = n_training * calls * per_row
-        validation = n_validation * self.max_iter * calls * made.gradient.trains_on_device
+        of_epoch = (
+            n_training * calls * made.gradient.shots_per_row,
+            n_validation * calls * made.gradient.trains_on_device,
+        )
+        training, validation = (self.max_iter * n for n in of_epoch)
+        training += n_training * calls * made.gradient.final_shots_per_row
         if self.max_shots is not None and calibration + training + validation > self.max_shots:
             left = max(self.max_shots - calibration, 0)
-            training = left * training // max(training + validation, 1)
-            validation = left - training if validation else 0
+            n_epochs, rest = divmod(left, max(sum(of_epoch), 1)) if validation else (0, left)
+            validation = n_epochs * of_epoch[1] + max(rest - of_epoch[0], 0) if validation else 0
+            training = left - validation
         return Plan(
             device=device_name(made.device),
             calibration=calibration,
@@ -364,12 +362,17 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             return data, Data(X_val, targets, np.ones(len(X_val), dtype=data.X.dtype), hash_rows(X_val))
         if not self.early_stopping or incremental:
             return data, None
-        train_rows, test_rows = train_test_split(
-            np.arange(len(data)),
-            test_size=self.validation_fraction,
-            random_state=rng,
-            stratify=self._strata(data.targets),
-        )
+        strata = self._strata(data.targets)
+        try:
+            train_rows, test_rows = train_test_split(
+                np.arange(len(data)), test_size=self.validation_fraction, random_state=rng, stratify=strata
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"'early_stopping' holds out validation_fraction={self.validation_fraction:g} of the {len(data)} rows"
+                f"{'' if strata is None else ', some of every class'}. Got too few for it: {error} Nothing was sent. Give more "
+                "rows, another validation_fraction, or X_val and y_val."
+            ) from error
         return data.rows(np.sort(train_rows)), data.rows(np.sort(test_rows))
 
     def _make_trainer(self, session: Session, n_rows: int, purpose: str = "training") -> Any:

@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
 from sklearn.utils import column_or_1d
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
 from skpat.estimators.base import PhysicalNetwork
@@ -61,7 +62,9 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
     """
 
     _y_checks = {"multi_output": True}
-    _parameter_constraints = PhysicalNetwork._parameter_constraints | {"class_weight": [dict, list, str, None]}
+    _parameter_constraints = PhysicalNetwork._parameter_constraints | {
+        "class_weight": [dict, list, StrOptions({"balanced"}), None]
+    }
 
     def __init__(
         self,
@@ -293,9 +296,27 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
             return sample_weight
         if self.multilabel_ and hasattr(y, "toarray"):
             y = y.toarray()
-        of_class = compute_sample_weight(self.class_weight, y)
-        if (of_class < 0).any():
-            raise ValueError(f"'class_weight' must not be negative. Got {self.class_weight!r}. Nothing was sent.")
+        if isinstance(self.class_weight, list) and not self.multilabel_:
+            raise ValueError(
+                f"'class_weight' must be a dict, 'balanced' or None where a row has one label. Got {self.class_weight!r}. "
+                "Nothing was sent. Use {label: weight, ...}."
+            )
+        kept = sample_weight > 0  # rows without a weight count for nothing
+        if not kept.any():
+            return sample_weight
+        of_class = np.zeros(len(kept))
+        if self.multilabel_:
+            of_class[kept] = compute_sample_weight(self.class_weight, y[kept])
+        else:
+            labels, numbers = np.unique(np.asarray(y)[kept], return_inverse=True)
+            of_label = compute_class_weight(
+                self.class_weight, classes=labels, y=labels[numbers], sample_weight=sample_weight[kept]
+            )
+            of_class[kept] = of_label[numbers]
+        if not (np.isfinite(of_class) & (of_class >= 0)).all():
+            raise ValueError(
+                f"'class_weight' must be finite and not negative. Got {self.class_weight!r}. Nothing was sent."
+            )
         return (sample_weight * of_class).astype(sample_weight.dtype)
 
     def _count_scores(self) -> int:

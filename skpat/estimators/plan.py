@@ -14,7 +14,8 @@ class Plan:
     Attributes
     ----------
     calibration, training, validation : int
-        Shots of a fit, by purpose. Training that stops early takes fewer.
+        Shots of a fit, by purpose. Training that stops early takes fewer. Where ``max_shots`` ends it, what a calibration
+        that takes all of its shots leaves to training and validation, epoch by epoch.
     prediction_per_row : int
         Shots of one predicted row.
     seconds_per_shot, joules_per_shot : float or None

@@ -45,7 +45,8 @@ class Recalibrated:
         Raises
         ------
         ValueError
-            If X, y, ``max_shots`` or a parameter is not what it must be, or fewer than 16 rows have a weight. Nothing was sent.
+            If X, y, ``max_shots`` or a parameter is not what it must be, fewer than 16 rows have a weight, or none of
+            them has some class. Nothing was sent.
         ShotBudgetError
             If ``max_shots`` does not allow for 16 rows; nothing was sent. Or if repeats after faults use it up too early.
         DeviceOutputError, DeviceConnectionError, DeviceBusyError, NonFiniteTrainingError
@@ -105,6 +106,13 @@ class Recalibrated:
             raise ValueError(
                 f"'X' of recalibrate must have at least {LEAST_ROWS} rows of positive weight. Got {int(kept.sum())}. Nothing "
                 "was sent. Give more labelled rows; those of the training will do."
+            )
+        strata = self._strata(targets[kept])
+        missing = [] if strata is None else np.setdiff1d(np.arange(self._count_scores()), strata)
+        if len(missing):  # a readout fitted without them would never answer them again
+            raise ValueError(
+                f"'y' of recalibrate must have every class the network knows. {self.classes_[missing].tolist()} had no row of "
+                "positive weight. Nothing was sent. Give rows of every class; those of the training will do."
             )
         sample_weight = self._reweight(y, sample_weight)[kept]
         X = np.ascontiguousarray(X[kept].toarray() if hasattr(X, "toarray") else X[kept])

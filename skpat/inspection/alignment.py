@@ -29,7 +29,7 @@ def gradient_alignment(
     Parameters
     ----------
     est : PhysicalNetworkClassifier, PhysicalNetworkRegressor, or a Pipeline that ends in one
-        Fitted, with any ``gradient``. Its weights and its twin stay as they are.
+        Fitted, with any ``gradient`` but an evolution strategy, which has none. Its weights and its twin stay as they are.
     X : array-like or sparse matrix of shape (n_samples, n_features)
         Rows like those of the training; or what the pipeline's first step takes.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
@@ -51,8 +51,8 @@ def gradient_alignment(
     Raises
     ------
     ValueError
-        If ``n_rows`` is below 1 or ``n_directions`` below 2, or X and y are not what the network was fitted to. Nothing was
-        sent.
+        If ``n_rows`` is below 1 or ``n_directions`` below 2, the network's method has no gradient, or X and y are not what
+        the network was fitted to. Nothing was sent.
     TypeError
         If ``est`` is no physical network.
     NotFittedError
@@ -62,7 +62,7 @@ def gradient_alignment(
     -----
     Costs ``2 + 2 * n_layers * (n_directions + 1)`` predictions of the ``n_rows`` rows at most, each of ``n_layers * n_units *
     n_shots`` shots a row (with patches more), counted in ``est.ledger_`` as calibration. A method whose gradient takes
-    more than one forward pass (SPSA, finite differences, an evolution strategy) takes the shots of one of its steps on
+    more than one forward pass (SPSA, finite differences) takes the shots of one of its steps on
     top. How: see ``skpat.training.alignment.measure_alignment``.
 
     Near the end of a training the gradient itself becomes small, and with it the cosine of all but very good twins.
@@ -85,6 +85,11 @@ def gradient_alignment(
     for name, value, least in (("n_rows", n_rows, 1), ("n_directions", n_directions, 2)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{name!r} of gradient_alignment must be an int of at least {least}. Got {value!r}.")
+    if not getattr(network._gradient.explorer, "leaves_gradient", True):
+        raise ValueError(
+            "'est' of gradient_alignment must be trained with a method that has a gradient. Got gradient="
+            f"{network.gradient!r}, which moves the weights by the losses alone. Nothing was sent."
+        )
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
     X = before_network(est, X)
     dtype = network.weights_["layers.0.gain"].dtype

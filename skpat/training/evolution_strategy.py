@@ -63,6 +63,8 @@ class EvolutionStrategy(GradientEstimator):
     12
     """
 
+    leaves_gradient = False
+
     _parameter_constraints = {
         "sigma": [Interval(Real, 0, None, closed="neither")],
         "population_size": [Interval(Integral, 4, None, closed="left"), None],

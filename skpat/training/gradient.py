@@ -99,6 +99,8 @@ class GradientEstimator(BaseEstimator):
     ----------
     uses_twin : bool
         Whether a twin is calibrated before the training.
+    leaves_gradient : bool
+        Whether ``loss_and_gradient`` leaves a gradient of the weights before a measurement; False if it moves them itself.
     trains_on_device : bool
         Whether the forward pass of the training runs on the device. If not, validation does not either.
     shots_per_row : int
@@ -119,6 +121,7 @@ class GradientEstimator(BaseEstimator):
 
     uses_twin = False
     trains_on_device = True
+    leaves_gradient = True
     final_shots_per_row = 0
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, validate_parameter_constraints
 
+from skpat.nested_parameters import refuse_nested_of_plain
 from skpat.network.forward import Network, Run
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 from skpat.training.physics_aware import PhysicsAware
@@ -105,9 +106,26 @@ class SharpnessAware(GradientEstimator):
         """What the other method says."""
         return self.explorer.explores(twin)
 
+    def set_params(self, **params: Any) -> SharpnessAware:
+        """Set parameters, those of the other method included.
+
+        Raises
+        ------
+        NestedParameterError
+            If a parameter of ``gradient`` is set while ``gradient`` is None.
+        """
+        refuse_nested_of_plain(self, params, {"gradient": "gradient=PhysicsAware()"})
+        return super().set_params(**params)
+
     def check_device(self, device: Any) -> None:
-        """Check the parameters, and whether the other method can work with the device."""
+        """Check the parameters, and whether the other method can work with the device; ValueError where it leaves no gradient
+        (``leaves_gradient``)."""
         validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
+        if not getattr(self.explorer, "leaves_gradient", True):
+            raise ValueError(
+                f"'gradient' of SharpnessAware must be a method with a gradient to climb. Got {self.explorer!r}, which moves "
+                "the weights itself. Nothing was sent. Use SPSA(), say, which needs the same of the device."
+            )
         self.explorer.check_device(device)
 
     def run(self, apparatus: Apparatus) -> Run:

@@ -99,7 +99,7 @@ def build_module(
         for name, values in (("control", features), ("output", outputs)):
             mean = weight @ values / total
             scale = np.sqrt(weight @ np.square(values - mean) / total)
-            scale = np.where(scale > 1e-9 * (1 + np.abs(mean)), scale, 1.0)
+            scale = _no_zeros(scale, mean)
             if name == "control" and bounds is not None:
                 mean, scale = _scale_of_bounds(module, bounds)
             elif name == "output":  # outputs of little but noise shall not cost the others
@@ -117,6 +117,12 @@ def build_module(
         ridge = _RIDGE * x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
         module.linear.weight.copy_(torch.linalg.solve((w[:, None] * x).T @ x + ridge, (w[:, None] * x).T @ y).T)
     return module.to(place)
+
+
+def _no_zeros(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The scales, with a number in place of those of constants: 1, or less where all others are smaller."""
+    varies = scale > 1e-9 * np.abs(mean)
+    return np.where(varies, scale, min(1.0, scale[varies].max()) if varies.any() else 1.0)
 
 
 def make_optimizer(module: NeuralModule, learning_rate: float, alpha: float) -> torch.optim.Optimizer:

@@ -287,7 +287,8 @@ class NeuralTwin(Twin):
         total = sample_weight.sum()
         mean = sample_weight @ seen / total
         variance = sample_weight @ np.square(seen - mean) / total
-        error = sample_weight @ residual / total / np.maximum(variance, 1e-9)
+        variance = np.where(variance > 1e-9, variance, 1.0)  # what stays the same is judged in units of the scale
+        error = sample_weight @ residual / total / variance
         score = np.clip(1 - error, LEAST_TRUST, 1.0)
         self.trust_ = (1 - TRUST_MOMENTUM) * self.trust_ + TRUST_MOMENTUM * score
 

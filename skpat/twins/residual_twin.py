@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
+from skpat.nested_parameters import refuse_nested_of_plain
 from skpat.seeding import seeded_copy
 from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, of_weight
 
@@ -115,6 +116,18 @@ class ResidualTwin(Twin):
     def explores(self) -> bool:  # type: ignore[override]  # an attribute of the base class, derived here
         """Whether the training's shots are to be displaced at random: as the correction wants it."""
         return bool(getattr(self._unfitted_correction(), "explores", False))
+
+    def set_params(self, **params: Any) -> ResidualTwin:
+        """Set parameters, those of the parts included.
+
+        Raises
+        ------
+        NestedParameterError
+            If a parameter of ``correction`` is set while ``correction`` is None.
+        """
+        fixes = {"physics": "physics=PhysicsTwin(device, constants)", "correction": "correction=NeuralTwin()"}
+        refuse_nested_of_plain(self, params, fixes)
+        return super().set_params(**params)
 
     def learn_specification(self, bounds: np.ndarray, periods: np.ndarray) -> None:
         """Hand on to both parts, when they are fitted, what the device states of its channels."""
@@ -250,7 +263,7 @@ class ResidualTwin(Twin):
         bounds, periods = self._specification
         if self.feed_physics:
             middle, half = expected.mean(axis=0), np.sqrt(3) * expected.std(axis=0)  # of numbers spread evenly
-            half = np.where(half > 1e-9 * (1 + np.abs(middle)), half, 1.0)
+            half = np.where(half > 1e-9 * np.abs(middle), half, 1.0)
             bounds = np.concatenate([bounds, np.column_stack([middle - half, middle + half])])
             periods = np.concatenate([periods, np.zeros(len(middle))])
         correction.learn_specification(bounds, periods)
@@ -279,4 +292,6 @@ def _trust(expected: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray)
     total = sample_weight.sum()
     mean = sample_weight @ outputs / total
     variance, error = (sample_weight @ np.square(outputs - other) / total for other in (mean, expected))
-    return np.clip(1 - error / np.maximum(variance, 1e-12 * (1 + mean**2)), LEAST_TRUST, 1.0)
+    least = 1e-12 * mean**2 + np.finfo(outputs.dtype).tiny
+    of_constant = np.maximum(variance.mean(), least)  # what stays the same is judged beside the other outputs
+    return np.clip(1 - error / np.where(variance > least, variance, of_constant), LEAST_TRUST, 1.0)

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from skpat import ControlSplit, Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError, NestedParameterError, TwinError
-from skpat.training import PhysicsAware
+from skpat.training import PhysicsAware, SharpnessAware
 from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
 from tests.estimators.noisy_bank import NoisyBank
 
@@ -181,6 +181,32 @@ def test_weights_move_the_decision(parameter: str) -> None:
     even = small(max_iter=10).fit(X, y)
     weighted = small(max_iter=10, **heavy).fit(X, y, sample_weight=weight)
     assert weighted.predict(X).mean() > even.predict(X).mean() + 0.2
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], ["a", "b", "c"]])
+def test_balanced_classes_count_the_weights_of_the_rows(labels: list) -> None:
+    X, y = IRIS
+    y = np.array(labels)[y]
+    often = np.ones(len(X))
+    often[:30], often[60:70] = 0, 2
+    wanted = {"class_weight": "balanced", "gradient": "exact"}
+    weighted = small(**wanted, batch_size=500).fit(X, y, sample_weight=often)
+    repeated = small(**wanted, batch_size=500).fit(
+        np.repeat(X, often.astype(int), axis=0), np.repeat(y, often.astype(int))
+    )
+    np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rows", [slice(49, None), slice(0, 150, 8)], ids=["a class of one row", "two rows for three classes"]
+)
+def test_too_few_rows_to_hold_out_are_refused(rows: slice, watched: Watched) -> None:
+    network = small(device=watched, early_stopping=True)
+    with pytest.raises(
+        ValueError, match=r"'early_stopping' holds out validation_fraction=0\.1 of .*Nothing was sent\. Give"
+    ):
+        network.fit(IRIS[0][rows], IRIS[1][rows])
+    assert not watched.sent
 
 
 def test_rows_without_weight_are_never_sent(watched: Watched) -> None:
@@ -348,6 +374,20 @@ def test_nested_parameters_of_plain_values_tell_the_fix(name: str, fix: str) -> 
         PhysicalNetworkClassifier().set_params(**{name: 1})
 
 
+def test_nested_parameters_of_parts_that_are_none_tell_the_fix() -> None:
+    network = PhysicalNetworkClassifier(
+        twin=ResidualTwin(PhysicsTwin(SecondHarmonicLaser())), gradient=SharpnessAware(), control_split=ControlSplit()
+    )
+    for name, fix in (
+        ("twin__correction__alpha", r"NeuralTwin\(\)"),
+        ("gradient__gradient__refine", r"PhysicsAware\(\)"),
+    ):
+        with pytest.raises(NestedParameterError, match=f"cannot be set.*{fix}"):
+            network.set_params(**{name: 1})
+    network.set_params(twin__physics__max_iter=3, gradient__rho=0.1)
+    assert (network.twin.physics.max_iter, network.gradient.rho) == (3, 0.1)
+
+
 class Unattached(Device):
     """A device whose line is dead."""
 
@@ -398,8 +438,14 @@ class Unattached(Device):
         ({"readout": "none"}, ValueError, r"'readout' parameter"),
         ({"skip": "all"}, ValueError, r"'skip' parameter"),
         ({"n_calibration_shots": -1}, ValueError, r"'n_calibration_shots' parameter"),
-        ({"class_weight": "even"}, ValueError, r"class_weight"),
-        ({"class_weight": {0: 1, 1: 1, 2: -1}}, ValueError, r"'class_weight' must not be negative"),
+        ({"class_weight": "even"}, ValueError, r"'class_weight' parameter of PhysicalNetworkClassifier"),
+        ({"class_weight": {0: 1, 1: 1, 2: -1}}, ValueError, r"'class_weight' must be finite and not negative"),
+        ({"class_weight": {0: np.nan, 1: 1, 2: 1}}, ValueError, r"'class_weight' must be finite and not negative"),
+        (
+            {"class_weight": [1, 2, 3]},
+            ValueError,
+            r"'class_weight' must be a dict, 'balanced' or None .*Use \{label: weight",
+        ),
         ({"class_weight": {0: 0, 1: 0, 2: 0}}, ValueError, r"Weights of the rows, .* must have a positive entry"),
         ({"encoder": "direct", "control_split": ControlSplit(n_inputs=2)}, ValueError, r"encoder='direct' needs"),
         ({"readout": "bins", "device": SecondHarmonicLaser(8, 2)}, ValueError, r"readout='bins' needs"),

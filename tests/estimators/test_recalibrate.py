@@ -184,6 +184,10 @@ def test_a_budget_too_small_is_refused_before_anything_is_sent() -> None:
             {"X": X_TRAIN[:9], "y": Y_TRAIN[:9]},
             r"at least 16 rows of positive weight\. Got 9\. Nothing was sent\. Give",
         ),
+        (
+            {"sample_weight": Y_TRAIN != 1},
+            r"'y' of recalibrate must have every class the network knows\. \[1\] had no row of positive weight\. Nothing was",
+        ),
         ({"y": Y_TRAIN + 1}, r"'y' must have the labels \[0, 1, 2\] only\. Got also \[3\]"),
     ],
 )

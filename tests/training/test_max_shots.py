@@ -156,3 +156,15 @@ def test_retries_count() -> None:
     device = as_device(lambda controls: next(answers), n_controls=8, n_outputs=5, bounds=(-1, 1))
     with Session(device, max_shots=10) as session, pytest.raises(ShotBudgetError):
         session.measure(np.zeros((6, 8)))
+
+
+@given(max_shots=st.integers(400, 1200), n_layers=st.integers(1, 2), n_val=st.integers(1, 20))
+@settings(max_examples=10, deadline=None)
+def test_a_plan_spends_the_budget_as_the_fit_does(max_shots: int, n_layers: int, n_val: int) -> None:
+    rows, labels = X[::3], Y[::3]
+    _, network = counted(gradient="spsa", n_layers=n_layers, max_iter=5, batch_size=5, max_shots=max_shots)
+    plan = network.plan(rows[n_val:], rows[:n_val])
+    network.fit(rows[n_val:], labels[n_val:], X_val=rows[:n_val], y_val=labels[:n_val])
+    assert network.shots_["calibration"] == plan.calibration
+    assert network.shots_["validation"] <= plan.validation <= network.shots_["validation"] + n_val * n_layers
+    assert network.shots_["training"] <= plan.training <= network.shots_["training"] + 2 * 5 * n_layers

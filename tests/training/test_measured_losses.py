@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpat import ControlSplit, PhysicalNetworkClassifier, PhysicalNetworkRegressor
 from skpat.devices import Quantized, SecondHarmonicLaser
+from skpat.inspection import gradient_alignment
 from skpat.network.forward import Network, forward
 from skpat.training import (
     Apparatus,
@@ -258,8 +259,20 @@ def test_each_trains_a_regression_on_a_device_with_steps(gradient: str) -> None:
 
 
 def test_they_can_be_wrapped() -> None:
-    network = classifier(gradient=SharpnessAware(EvolutionStrategy(population_size=5)), max_iter=1)
-    assert network.plan(X).training == 2 * 5 * len(X) == network.fit(X, Y).shots_["training"]
+    network = classifier(gradient=SharpnessAware(FiniteDifferences()), max_iter=1)
+    assert network.plan(X).training == network.fit(X, Y).shots_["training"] > 2 * len(X)
+
+
+def test_a_method_without_a_gradient_is_refused_where_one_is_needed() -> None:
+    with pytest.raises(
+        ValueError, match=r"'gradient' of SharpnessAware must be a method with a gradient.*EvolutionStrategy"
+    ):
+        classifier(gradient=SharpnessAware(EvolutionStrategy())).plan(X)
+    network = classifier(gradient="evolution_strategy", max_iter=1).fit(X, Y)
+    spent = dict(network.shots_)
+    with pytest.raises(ValueError, match=r"must be trained with a method that has a gradient.*'evolution_strategy'"):
+        gradient_alignment(network, X, Y)
+    assert network.shots_ == spent
 
 
 # ---- each on its own ----

@@ -47,6 +47,30 @@ def test_learns_and_reports_an_honest_score(twin: NeuralTwin) -> None:
     )
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1e-9, 1e9])
+def test_units_do_not_matter(unit: float) -> None:
+    (controls, outputs), (new_controls, new_outputs) = shots(200), shots(64, seed=1)
+    outputs, new_outputs = (np.column_stack([part, np.full(len(part), 0.1)]) for part in (outputs, new_outputs))
+    scaled, plain = (NeuralTwin((16,), max_iter=5, random_state=0).fit(controls, u * outputs) for u in (unit, 1.0))
+    scaled.partial_fit(new_controls, unit * new_outputs)
+    plain.partial_fit(new_controls, new_outputs)
+    np.testing.assert_allclose(
+        scaled.predict(controls)[:, :3] / unit, plain.predict(controls)[:, :3], rtol=1e-2, atol=1e-2
+    )
+    np.testing.assert_allclose(scaled.trust_[:3], plain.trust_[:3], rtol=1e-2)
+
+
+def test_an_output_that_never_changes_is_trusted_if_it_is_predicted() -> None:
+    controls, outputs = shots()
+    outputs = np.column_stack([outputs, np.full(len(outputs), 3.0)])
+    twin = NeuralTwin((16,), max_iter=5, random_state=0).fit(controls, outputs)
+    twin.partial_fit(controls, outputs)
+    assert twin.trust_[3] > 0.98
+    outputs[:, 3] += 100
+    twin.partial_fit(controls, outputs)
+    assert twin.trust_[3] < 0.92
+
+
 def test_a_linear_device_is_learned_by_the_linear_path_alone() -> None:
     controls, _ = shots()
     outputs = controls @ np.arange(12.0).reshape(4, 3)
