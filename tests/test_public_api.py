@@ -38,7 +38,7 @@ PUBLIC = {
 # Floors, from the ground; the rooms of one floor stand side by side, and none knows another.
 FLOORS = [
     ["exceptions", "row_keys", "seeding", "_lazy"],
-    ["controls"],
+    ["controls", "nested_parameters"],
     ["devices", "twins", "network"],
     ["lab"],
     ["training", "deployment"],

@@ -189,7 +189,7 @@ def test_balanced_classes_count_the_weights_of_the_rows(labels: list) -> None:
     y = np.array(labels)[y]
     often = np.ones(len(X))
     often[:30], often[60:70] = 0, 2
-    wanted = {"class_weight": "balanced", "gradient": "exact"}
+    wanted = {"class_weight": "balanced", "gradient": "exact", "device": SecondHarmonicLaser(12, 8)}
     weighted = small(**wanted, batch_size=500).fit(X, y, sample_weight=often)
     repeated = small(**wanted, batch_size=500).fit(
         np.repeat(X, often.astype(int), axis=0), np.repeat(y, often.astype(int))
