@@ -101,7 +101,8 @@ class Recalibrated:
         X, y = validate_data(self, X, y, reset=False, accept_sparse="csr", dtype=dtype, **self._y_checks)
         sample_weight = _check_sample_weight(sample_weight, X, dtype=dtype, ensure_non_negative=True)
         targets = self._encode_targets(y, None, first=False)
-        kept = self._reweight(y, sample_weight) > 0
+        sample_weight = self._reweight(y, sample_weight)
+        kept = sample_weight > 0
         if kept.sum() < LEAST_ROWS:
             raise ValueError(
                 f"'X' of recalibrate must have at least {LEAST_ROWS} rows of positive weight. Got {int(kept.sum())}. Nothing "
@@ -114,9 +115,8 @@ class Recalibrated:
                 f"'y' of recalibrate must have every class the network knows. {self.classes_[missing].tolist()} had no row of "
                 "positive weight. Nothing was sent. Give rows of every class; those of the training will do."
             )
-        sample_weight = self._reweight(y, sample_weight)[kept]
         X = np.ascontiguousarray(X[kept].toarray() if hasattr(X, "toarray") else X[kept])
-        data = self._ready(Data(X, targets[kept], sample_weight, hash_rows(X)), set_scale=False)
+        data = self._ready(Data(X, targets[kept], sample_weight[kept], hash_rows(X)), set_scale=False)
         record = None
         if self.journal is not None:
             journal = self.journal if isinstance(self.journal, Journal) else Journal(self.journal)
