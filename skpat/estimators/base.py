@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import gen_batches
+from sklearn.utils import check_array, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skpat.devices.specification import device_name
 from skpat.estimators.calibration import Calibrated
@@ -52,6 +52,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
     """Base class of PhysicalNetworkClassifier and PhysicalNetworkRegressor; use those."""
 
     _y_checks: dict[str, bool] = {}  # what validate_data shall check of y
+    _fewest_validated = 1  # rows that the validation score needs
     _penalty = 0.0  # the part of loss_ that is L2 penalty
 
     _parameter_constraints = {
@@ -138,7 +139,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         Raises
         ------
         ValueError
-            If a parameter is not what it must be, or ``max_shots`` does not allow for the calibration and one batch.
+            If a parameter or X is not what it must be, or ``max_shots`` does not allow for the calibration and one batch.
         DeviceContractError, NoExactGradientError
             If ``device`` is not a device, or ``gradient="exact"`` is asked of one that cannot be differentiated.
         ImportError
@@ -146,14 +147,14 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         """
         self._validate_params()
         made = self._specify(np.random.RandomState(0))
-        n_rows = _num_samples(X)
-        network = self._make_network(made, _count_features(X), n_targets=1, dtype=np.dtype(float))
+        n_rows, n_features = _shape(X, self)
+        network = self._make_network(made, n_features, n_targets=1, dtype=np.dtype(float))
         made.gradient.prepare(network)
         calls = network.n_calls * self.n_shots
         n_validation = int(np.ceil(self.validation_fraction * n_rows)) if self.early_stopping else 0
         n_training = n_rows - n_validation
         if X_val is not None:
-            n_training, n_validation = n_rows, _num_samples(X_val)
+            n_training, n_validation = n_rows, _shape(X_val, self)[0]
         self._check_budget(made.gradient, n_training, network.n_calls)
         calibration = self._count_calibration(made.gradient, n_training, network.n_calls, self.max_shots)
         of_epoch = (
@@ -359,6 +360,11 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
                 self, X_val, y_val, reset=False, accept_sparse="csr", dtype=data.X.dtype, **self._y_checks
             )
             X_val, targets = _dense(X_val), self._encode_targets(y_val, None, first=False)
+            if len(X_val) < self._fewest_validated:
+                raise ValueError(
+                    f"'X_val' must have at least {self._fewest_validated} rows: R² is of several. Got {len(X_val)}. Nothing was "
+                    "sent."
+                )
             return data, Data(X_val, targets, np.ones(len(X_val), dtype=data.X.dtype), hash_rows(X_val))
         if not self.early_stopping or incremental:
             return data, None
@@ -373,6 +379,12 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
                 f"{'' if strata is None else ', some of every class'}. Got too few for it: {error} Nothing was sent. Give more "
                 "rows, another validation_fraction, or X_val and y_val."
             ) from error
+        if len(test_rows) < self._fewest_validated:
+            raise ValueError(
+                f"'validation_fraction' must hold out at least {self._fewest_validated} of the {len(data)} rows: R² is of "
+                f"several. Got {self.validation_fraction:g}, which holds out {len(test_rows)}. Nothing was sent. Give more rows, a "
+                "larger validation_fraction, or X_val and y_val."
+            )
         return data.rows(np.sort(train_rows)), data.rows(np.sort(test_rows))
 
     def _make_trainer(self, session: Session, n_rows: int, purpose: str = "training") -> Any:
@@ -522,9 +534,10 @@ def _penalty(weights: dict[str, np.ndarray], alpha: float, sample_weight: np.nda
     return 0.5 * alpha * squares / float(sample_weight.sum())
 
 
-def _count_features(X: Any) -> int:
-    shape = X.shape if hasattr(X, "shape") else np.shape(X[:1])
-    return int(shape[1]) if len(shape) > 1 else 1
+def _shape(X: Any, estimator: Any) -> tuple[int, int]:
+    """Rows and features of data that a fit would take."""
+    n_rows, n_features = check_array(X, accept_sparse="csr", dtype=_FLOATS, estimator=estimator).shape
+    return n_rows, n_features
 
 
 def _dense(X: Any) -> np.ndarray:

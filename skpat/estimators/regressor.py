@@ -51,6 +51,7 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
     """
 
     _y_checks = {"multi_output": True, "y_numeric": True}
+    _fewest_validated = 2
 
     def __init__(
         self,

@@ -38,12 +38,14 @@ def route(n_slots: int, n_sources: int) -> np.ndarray:
 
 
 def weighted_mean_and_scale(X: np.ndarray, sample_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column; a constant column has scale 1."""
+    """Mean and standard deviation of each column, whatever its unit; a constant column has scale 1."""
     total = sample_weight.sum()
+    exponent = np.frexp(np.abs(X).max(axis=0))[1]  # powers of two cost no digit, and keep squares within the floats
+    X = np.ldexp(X, -exponent)
     mean = sample_weight @ X / total
     variance = sample_weight @ np.square(X - mean) / total
     constant = variance <= (1e-7 * np.maximum(np.abs(mean), 1e-30)) ** 2
-    return mean, np.sqrt(np.where(constant, 1.0, variance))
+    return np.ldexp(mean, exponent), np.where(constant, 1.0, np.ldexp(np.sqrt(variance), exponent))
 
 
 class LinearEncoder:

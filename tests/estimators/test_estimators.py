@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris, load_linnerud
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -207,6 +208,37 @@ def test_too_few_rows_to_hold_out_are_refused(rows: slice, watched: Watched) -> 
     ):
         network.fit(IRIS[0][rows], IRIS[1][rows])
     assert not watched.sent
+
+
+def test_r2_of_a_single_held_out_row_is_refused(watched: Watched) -> None:
+    X, y = load_diabetes(return_X_y=True)
+    network = small(PhysicalNetworkRegressor, device=watched, early_stopping=True)
+    with pytest.raises(ValueError, match=r"at least 2 of the 10 rows: R² is of several\. Got 0\.1, which holds out 1"):
+        network.fit(X[:10], y[:10])
+    with pytest.raises(ValueError, match=r"'X_val' must have at least 2 rows: R² is of several\. Got 1"):
+        network.fit(X[:10], y[:10], X_val=X[10:11], y_val=y[10:11])
+    assert not watched.sent
+    assert np.isfinite(network.fit(X[:11], y[:11]).validation_scores_).all()
+
+
+@pytest.mark.parametrize(
+    "X", [np.zeros(4), np.zeros((0, 4)), [[0.0, np.nan]], [["a", "b"]], np.zeros((2, 0))], ids=str
+)
+@pytest.mark.parametrize("given", ["X", "X_val"])
+def test_the_plan_refuses_what_a_fit_refuses(X: Any, given: str) -> None:
+    network = small()
+    with pytest.raises(ValueError, match=r"."):
+        network.fit(X, [0, 1])
+    with pytest.raises(ValueError, match=r"."):
+        network.plan(**{"X": IRIS[0]} | {given: X})
+    assert not hasattr(network, "n_features_in_")
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_data_and_targets_may_have_any_unit(unit: float) -> None:
+    X, y = load_diabetes(return_X_y=True)
+    network = small(PhysicalNetworkRegressor, max_iter=5).fit(X * unit, y * unit)
+    assert r2_score(y, network.predict(X * unit) / unit) > 0.2
 
 
 def test_rows_without_weight_are_never_sent(watched: Watched) -> None:

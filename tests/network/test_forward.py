@@ -202,6 +202,15 @@ def test_linear_encoder_standardises_by_weighted_statistics() -> None:
     np.testing.assert_allclose(LinearEncoder(1, 5).encode(weights, np.array([[mean[0]]])), 0)
 
 
+@given(st.integers(-900, 900))
+def test_mean_and_scale_follow_the_unit_of_a_feature(exponent: int) -> None:
+    X, weight = np.array([[3.0, 7.0], [-1.0, 7.0], [0.5, 7.0]]), np.array([1.0, 2.0, 1.0])
+    mean, scale = weighted_mean_and_scale(X, weight)
+    mean_in_unit, scale_in_unit = weighted_mean_and_scale(X * 2.0**exponent, weight)
+    np.testing.assert_array_equal(mean_in_unit, mean * 2.0**exponent)
+    np.testing.assert_array_equal(scale_in_unit, [scale[0] * 2.0**exponent, 1.0])  # 1: of a constant
+
+
 def test_bins_readout_is_a_mean_of_disjoint_groups() -> None:
     readout = BinsReadout(10, 3)
     weights = {"readout.gain": np.ones(1), "readout.intercept": np.zeros(3)}
