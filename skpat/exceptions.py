@@ -9,6 +9,7 @@ __all__ = [
     "SkpatError",
     "ControlBoundsError",
     "ControlSplitError",
+    "DeadDeviceWarning",
     "DeploymentFileError",
     "DeviceBusyError",
     "DeviceConnectionError",
@@ -190,6 +191,10 @@ class ShotBudgetError(SkpatError, RuntimeError):
 
 class TwinError(SkpatError, ValueError):
     """A twin cannot stand for this device."""
+
+
+class DeadDeviceWarning(UserWarning):
+    """A device answered the same, whatever was sent to it."""
 
 
 class UselessTwinWarning(UserWarning):

@@ -362,8 +362,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             X_val, targets = _dense(X_val), self._encode_targets(y_val, None, first=False)
             if len(X_val) < self._fewest_validated:
                 raise ValueError(
-                    f"'X_val' must have at least {self._fewest_validated} rows: R² is of several. Got {len(X_val)}. Nothing was "
-                    "sent."
+                    f"'X_val' must have at least {self._fewest_validated} rows: R² is of several. Got {len(X_val)}. Nothing "
+                    "was sent."
                 )
             return data, Data(X_val, targets, np.ones(len(X_val), dtype=data.X.dtype), hash_rows(X_val))
         if not self.early_stopping or incremental:
@@ -382,8 +382,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         if len(test_rows) < self._fewest_validated:
             raise ValueError(
                 f"'validation_fraction' must hold out at least {self._fewest_validated} of the {len(data)} rows: R² is of "
-                f"several. Got {self.validation_fraction:g}, which holds out {len(test_rows)}. Nothing was sent. Give more rows, a "
-                "larger validation_fraction, or X_val and y_val."
+                f"several. Got {self.validation_fraction:g}, which holds out {len(test_rows)}. Nothing was sent. Give more "
+                "rows, a larger validation_fraction, or X_val and y_val."
             )
         return data.rows(np.sort(train_rows)), data.rows(np.sort(test_rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ControlBatch
+from skpat.exceptions import DeadDeviceWarning
 from skpat.network.forward import Network, forward
 from skpat.network.layers import OutputStatistics
 from skpat.training.dither import Dither, measured_size
@@ -39,6 +41,7 @@ _FIRST_ROUND, _FITTED_ERROR = (
     300,
     0.02,
 )  # shots, and the error below which a twin that knows the equations has found them
+_UNCHANGED = 1e-6  # of an output's mean: what rounding alone may leave as its standard deviation
 _ROUNDS = 10  # as many different encoders and gains are tried during calibration
 _BROAD_FRACTION = 0.25  # share of the calibration shots whose controls are uniform within the bounds
 
@@ -126,8 +129,22 @@ def start_statistics(
         return outputs
 
     forward(network, weights, X, run)
+    _warn_if_dead(statistics, network, X)
     empty = np.empty((0, network.split.n_controls), X.dtype), np.empty((0, network.n_outputs), X.dtype)
     return statistics, (np.concatenate(sent), np.concatenate(received)) if sent else empty
+
+
+def _warn_if_dead(statistics: list[OutputStatistics], network: Network, X: np.ndarray) -> None:
+    """Tell if a layer's answers are the same for all rows: of a training through them nothing will come."""
+    for layer, of_layer in enumerate(statistics):
+        if np.ptp(X, axis=0).any() and (of_layer.variance <= np.square(_UNCHANGED * of_layer.mean)).all():
+            message = (
+                f"The device must answer different rows differently. Got the same {network.n_outputs} outputs for {len(X)} "
+                f"different rows, in layer {layer + 1} of {network.n_layers}: nothing can be trained through them. Check "
+                "power, trigger, cabling and 'bounds'; characterize(device) of skpat.inspection tells which channels act."
+            )
+            warnings.warn(message, DeadDeviceWarning, stacklevel=8)
+            return
 
 
 def on_policy_shots(

@@ -22,7 +22,14 @@ from sklearn.preprocessing import StandardScaler
 
 from skpat import ControlSplit, Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import SecondHarmonicLaser
-from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError, NestedParameterError, TwinError
+from skpat.exceptions import (
+    ControlBoundsError,
+    ControlSplitError,
+    DeadDeviceWarning,
+    DeviceContractError,
+    NestedParameterError,
+    TwinError,
+)
 from skpat.training import PhysicsAware, SharpnessAware
 from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
 from tests.estimators.noisy_bank import NoisyBank
@@ -221,9 +228,7 @@ def test_r2_of_a_single_held_out_row_is_refused(watched: Watched) -> None:
     assert np.isfinite(network.fit(X[:11], y[:11]).validation_scores_).all()
 
 
-@pytest.mark.parametrize(
-    "X", [np.zeros(4), np.zeros((0, 4)), [[0.0, np.nan]], [["a", "b"]], np.zeros((2, 0))], ids=str
-)
+@pytest.mark.parametrize("X", [np.zeros(4), np.zeros((0, 4)), [[0.0, np.nan]], [["a", "b"]], np.zeros((2, 0))], ids=str)
 @pytest.mark.parametrize("given", ["X", "X_val"])
 def test_the_plan_refuses_what_a_fit_refuses(X: Any, given: str) -> None:
     network = small()
@@ -239,6 +244,27 @@ def test_data_and_targets_may_have_any_unit(unit: float) -> None:
     X, y = load_diabetes(return_X_y=True)
     network = small(PhysicalNetworkRegressor, max_iter=5).fit(X * unit, y * unit)
     assert r2_score(y, network.predict(X * unit) / unit) > 0.2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", [PhysicalNetworkClassifier, PhysicalNetworkRegressor])
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_a_device_that_answers_the_same_to_everything_is_told(dtype: type, kind: type, n_layers: int) -> None:
+    X, y = IRIS[0].astype(dtype), IRIS[1]
+    offsets = np.array([0.1, -1e4, 0.2, 0.0])
+
+    def device(of_controls: float) -> Device:
+        def measure(controls: np.ndarray) -> np.ndarray:
+            return offsets + of_controls * controls.mean(axis=1, keepdims=True) * [0, 0, 0.1, 0]
+
+        return as_device(measure, n_controls=12, n_outputs=4, bounds=(0, 1))
+
+    told = f"same 4 outputs for 150 different rows, in layer 1 of {n_layers}: "
+    with pytest.warns(DeadDeviceWarning, match=told) as caught:
+        small(kind, device(0.0), n_layers=n_layers).fit(X, y)
+    assert [warning.filename for warning in caught] == [__file__]
+    small(kind, device(1.0), n_layers=n_layers).fit(X, y)  # one output moves, a little: no warning
+    small(kind, device(0.0), n_layers=n_layers).fit(np.ones_like(X), y)  # nor where all rows are the same
 
 
 def test_rows_without_weight_are_never_sent(watched: Watched) -> None:
