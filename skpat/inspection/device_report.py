@@ -19,11 +19,17 @@ MOST_DRIFT = 0.08  # of the spread of the response, over the run
 MOST_DRIFT_TO_NOISE = 1.7
 MOST_MEMORY = 0.1
 LEAST_NONLINEAR = 0.04  # share of the variance of the response
+CLEAR_SNR = 3.0
+LEAST_SPREAD = 0.03  # of the outputs' root-mean-square spread: a tenth of what a network's normalisation adds to each
 
 
 def brief(number: float) -> str:
     """Two digits, and no exponent where plain figures are as short."""
     return f"{number:,.0f}" if 10 <= abs(number) < 1e6 else f"{number:.2g}"
+
+
+def _first(numbers: np.ndarray) -> str:
+    return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,13 @@ class DeviceReport:
         return float(self.saturated_shares[live].mean()) if len(live) else 0.0
 
     @property
+    def hidden_outputs(self) -> np.ndarray:
+        """Outputs that answer clearly, but change so little beside the others that a network takes them for noise."""
+        spread = np.hypot(self.signal, self.noise)
+        common = np.sqrt(np.square(spread / max(float(spread.max()), np.finfo(float).tiny)).mean()) * spread.max()
+        return np.flatnonzero((self.snr > CLEAR_SNR) & (spread < LEAST_SPREAD * common))
+
+    @property
     def verdict(self) -> str:
         """Exactly one of "suitable", "linear", "dead", "saturated", "drifting", "noisy"."""
         return self._judged[0]
@@ -158,8 +171,12 @@ class DeviceReport:
                 ("dead output", self.dead_outputs, self.n_outputs),
             ):
                 if len(dead):
-                    shown = ", ".join(map(str, dead[:8])) + (", ..." if len(dead) > 8 else "")
-                    remarks.append(f"{len(dead)} {what}{'s' if len(dead) > 1 else ''} of {n}: {shown}.")
+                    remarks.append(f"{len(dead)} {what}{'s' if len(dead) > 1 else ''} of {n}: {_first(dead)}.")
+        if len(hidden := self.hidden_outputs):
+            remarks.append(
+                f"A network hardly sees {len(hidden)} of {self.n_outputs} outputs, whose changes are clear but far smaller "
+                f"than the others': {_first(hidden)}. If they are in other units, let measure divide each output by its usual size."
+            )
         if self.grouped:
             remarks.append("Channels were moved in groups; single dead channels are not told apart.")
         if self.saturation > 0.1 and self.verdict != "saturated":

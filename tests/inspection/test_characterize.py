@@ -38,7 +38,9 @@ class Bank(Device):
 
     n_outputs = 3
 
-    def __init__(self, noise=0.1, bend=1.0, n_dead=0, drift=0.0, n_controls=10, limit=None, leak=0.0, seed=0):
+    def __init__(
+        self, noise=0.1, bend=1.0, n_dead=0, drift=0.0, n_controls=10, limit=None, leak=0.0, seed=0, sizes=1.0
+    ):
         self.noise = noise
         self.bend = bend
         self.n_dead = n_dead
@@ -47,6 +49,7 @@ class Bank(Device):
         self.limit = limit
         self.leak = leak
         self.seed = seed
+        self.sizes = sizes
 
     @property
     def bounds(self):
@@ -67,7 +70,7 @@ class Bank(Device):
         if self.leak:
             outputs = outputs + self.leak * np.vstack([self._last, outputs[:-1]])
             self._last = (outputs[-1:] - 0.0) / (1 + self.leak)
-        return outputs
+        return outputs * self.sizes
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.3, 1.0])
@@ -118,6 +121,29 @@ def test_dead_outputs() -> None:
     report = characterize(everything)
     assert (report.verdict, report.reason) == ("dead", "3 of 3 outputs answer to no control.")
     assert str(report)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e9])
+@pytest.mark.parametrize(
+    ("sizes", "noise", "hidden"),
+    [
+        ([1, 1, 1], 0.01, []),
+        ([1, 1, 1e3], 0.01, [0, 1]),
+        ([1, 1e-2, 1], 0.01, [1]),
+        ([1, 1e-2, 1], 0.0, [1]),
+        ([1, 0.1, 1], 0.01, []),
+        ([1, 1, 1e3], 1.0, []),  # what is hidden is noise
+        ([1, 1, 0], 0.01, []),  # what is hidden is constant
+    ],
+)
+def test_outputs_that_a_network_hardly_sees(unit: float, sizes: list[float], noise: float, hidden: list[int]) -> None:
+    report = characterize(Bank(noise, sizes=unit * np.asarray(sizes)))
+    assert report.hidden_outputs.tolist() == hidden
+    told = [remark for remark in report.remarks if remark.startswith("A network hardly sees")]
+    assert len(told) == bool(hidden)
+    if hidden:
+        assert f"hardly sees {len(hidden)} of 3 outputs" in told[0]
+        assert f": {', '.join(map(str, hidden))}. If" in told[0]
 
 
 def test_drift_is_measured() -> None:
