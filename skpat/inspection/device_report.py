@@ -175,7 +175,8 @@ class DeviceReport:
         if len(hidden := self.hidden_outputs):
             remarks.append(
                 f"A network hardly sees {len(hidden)} of {self.n_outputs} outputs, whose changes are clear but far smaller "
-                f"than the others': {_first(hidden)}. If they are in other units, let measure divide each output by its usual size."
+                f"than the others': {_first(hidden)}. If they are in other units, let measure divide each by "
+                "its usual size."
             )
         if self.grouped:
             remarks.append("Channels were moved in groups; single dead channels are not told apart.")
