@@ -20,7 +20,7 @@ from skpat.devices.specification import device_name
 from skpat.estimators.calibration import Calibrated
 from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
 from skpat.estimators.cost_report import Costed
-from skpat.estimators.journaled import find_run, own_random_state, taken_back_on_error
+from skpat.estimators.journaled import find_run, left_alone_if_refused, own_random_state, taken_back_on_error
 from skpat.estimators.plan import Plan
 from skpat.estimators.recalibration import Recalibrated
 from skpat.estimators.specification import (
@@ -123,7 +123,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         return super().set_params(**params)
 
     def plan(self, X: Any, X_val: Any = None) -> Plan:
-        """What a fit on X would cost. Nothing is sent.
+        """What a fit on X would cost; with ``warm_start``, one that goes on from the last. Nothing is sent.
 
         Parameters
         ----------
@@ -146,36 +146,46 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             If ``gradient="evolution_strategy"`` finds no cma.
         """
         self._validate_params()
-        made = self._specify(np.random.RandomState(0))
         n_rows, n_features = _shape(X, self)
-        network = self._make_network(made, n_features, n_targets=1, dtype=np.dtype(float))
-        made.gradient.prepare(network)
+        goes_on = self.warm_start and hasattr(self, "loss_")
+        if goes_on:
+            refuse_changes(self, self._built_from)
+            device, gradient, network = self.device_, self._gradient, self._network
+        else:
+            made = self._specify(np.random.RandomState(0))
+            device, gradient = made.device, made.gradient
+            network = self._make_network(made, n_features, n_targets=1, dtype=np.dtype(float))
+            gradient.prepare(network)
+            prepare(made, network.bounds, self.torch_device, np.dtype(float))
         calls = network.n_calls * self.n_shots
         n_validation = int(np.ceil(self.validation_fraction * n_rows)) if self.early_stopping else 0
         n_training = n_rows - n_validation
         if X_val is not None:
-            n_training, n_validation = n_rows, _shape(X_val, self)[0]
-        self._check_budget(made.gradient, n_training, network.n_calls)
-        calibration = self._count_calibration(made.gradient, n_training, network.n_calls, self.max_shots)
+            n_training, (n_validation, n_others) = n_rows, _shape(X_val, self)
+            if n_others != n_features:
+                raise ValueError(f"'X_val' must have the {n_features} features of X. Got {n_others}.")
+        self._check_budget(gradient, n_training, network.n_calls, goes_on=goes_on)
+        count = self._count_checks if goes_on else self._count_calibration
+        calibration = count(gradient, n_training, network.n_calls, self.max_shots)
         of_epoch = (
-            n_training * calls * made.gradient.shots_per_row,
-            n_validation * calls * made.gradient.trains_on_device,
+            n_training * calls * gradient.shots_per_row,
+            n_validation * calls * gradient.trains_on_device,
         )
         training, validation = (self.max_iter * n for n in of_epoch)
-        training += n_training * calls * made.gradient.final_shots_per_row
+        training += n_training * calls * gradient.final_shots_per_row
         if self.max_shots is not None and calibration + training + validation > self.max_shots:
             left = max(self.max_shots - calibration, 0)
             n_epochs, rest = divmod(left, max(sum(of_epoch), 1)) if validation else (0, left)
             validation = n_epochs * of_epoch[1] + max(rest - of_epoch[0], 0) if validation else 0
             training = left - validation
         return Plan(
-            device=device_name(made.device),
+            device=device_name(device),
             calibration=calibration,
             training=training,
             validation=validation,
             prediction_per_row=calls,
-            seconds_per_shot=getattr(made.device, "seconds_per_shot", None),
-            joules_per_shot=getattr(made.device, "joules_per_shot", None),
+            seconds_per_shot=getattr(device, "seconds_per_shot", None),
+            joules_per_shot=getattr(device, "joules_per_shot", None),
         )
 
     def _specify(self, rng: np.random.RandomState) -> Specification:
@@ -224,31 +234,16 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         incremental: bool,
         classes: Any,
     ) -> None:
-        from skpat.training.loop import Data, History, threads_for, train
+        from skpat.training.loop import History, threads_for, train
         from skpat.training.progress import Progress
         from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
 
-        if not go_on:
-            made = self._specify(rng)
-        X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks)
-        if (X_val is None) != (y_val is None):
-            raise ValueError("'X_val' and 'y_val' must be given together. Got one of them.")
-        sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
-        targets = self._encode_targets(y, classes, first=not go_on)
-        sample_weight = self._reweight(y, sample_weight)
-        if not sample_weight.any():
-            raise ValueError("Weights of the rows, class_weight included, must have a positive entry. Got zeros only.")
-        kept = sample_weight > 0  # rows of no weight would cost shots
-        X, targets, sample_weight = _dense(X[kept]), targets[kept], sample_weight[kept]
-        data = Data(X, targets, sample_weight, hash_rows(X))
-        data, held_out = self._hold_out(data, X_val, y_val, incremental, rng)
-        if not go_on:
-            network = self._make_network(made, data.X.shape[1], self._count_scores(), data.X.dtype)
-            made.gradient.prepare(network)
-            self._check_budget(made.gradient, len(data), network.n_calls)
+        with left_alone_if_refused(self):
+            made, network, data, held_out = self._accept(
+                rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes
+            )
+        if made is not None:
             self._begin(made, network, rng, data.X, data.sample_weight)
-        else:
-            self._check_budget(self._gradient, len(data), self._network.n_calls, goes_on=True)
         data = self._ready(data, set_scale=not go_on)
         held_out = None if held_out is None else self._ready(held_out, set_scale=False)
 
@@ -299,6 +294,44 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             if watch is not None:
                 watch.end(history)
 
+    def _accept(
+        self,
+        rng: np.random.RandomState,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        X_val: Any,
+        y_val: Any,
+        go_on: bool,
+        incremental: bool,
+        classes: Any,
+    ) -> tuple[Specification | None, Network, Any, Any]:
+        """The parts of a new network (None, and the old network, for one that goes on), the data to train with and those held
+        out. Whatever is wrong with them is told here. Nothing is sent."""
+        from skpat.training.loop import Data
+
+        made = None if go_on else self._specify(rng)
+        X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks)
+        if (X_val is None) != (y_val is None):
+            raise ValueError("'X_val' and 'y_val' must be given together. Got one of them.")
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+        targets = self._encode_targets(y, classes, first=not go_on)
+        sample_weight = self._reweight(y, sample_weight)
+        if not sample_weight.any():
+            raise ValueError("Weights of the rows, class_weight included, must have a positive entry. Got zeros only.")
+        kept = sample_weight > 0  # rows of no weight would cost shots
+        X, targets, sample_weight = _dense(X[kept]), targets[kept], sample_weight[kept]
+        data = Data(X, targets, sample_weight, hash_rows(X))
+        data, held_out = self._hold_out(data, X_val, y_val, incremental, rng)
+        if made is None:
+            self._check_budget(self._gradient, len(data), self._network.n_calls, goes_on=True)
+            return None, self._network, data, held_out
+        network = self._make_network(made, data.X.shape[1], self._count_scores(), data.X.dtype)
+        made.gradient.prepare(network)
+        self._check_budget(made.gradient, len(data), network.n_calls)
+        prepare(made, network.bounds, self.torch_device, data.X.dtype)
+        return made, network, data, held_out
+
     def _make_network(self, made: Specification, n_features: int, n_targets: int, dtype: np.dtype) -> Network:
         return Network(
             split=representable(made.split, made.bounds, dtype),
@@ -323,7 +356,6 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         sample_weight: np.ndarray,
     ) -> None:
         """The first weights, and what a fit starts with. Nothing is sent."""
-        prepare(made, network.bounds, self.torch_device, X.dtype)
         self.__dict__.pop("recalibration_", None)
         self.__dict__.pop(
             "loss_", None

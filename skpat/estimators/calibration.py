@@ -21,6 +21,7 @@ class Calibrated:
     def _calibrate(self: Any, session: Session, data: Any) -> None:
         """Measure what the output statistics and the twin start from."""
         from skpat.training.calibration import calibrate_in_rounds, calibration_shots, start_statistics
+        from skpat.training.dither import slow_channels
 
         network, weights, rng = self._network, self.weights_, self._rng
         rows = (network, weights, data.X, data.sample_weight, data.row_keys)
@@ -43,13 +44,13 @@ class Calibrated:
             n_most = self._count_twin_shots(len(data), network.n_calls, self.max_shots)
 
             def more(n_shots: int) -> Any:
-                return calibration_shots(*rows, n_shots, rng, measure)
+                return calibration_shots(*rows, n_shots, rng, measure, slow_channels(self.device_))
 
             if self.n_calibration_shots == "auto" and getattr(self.twin_, "few_shots", False):
                 calibrate_in_rounds(self.twin_, more, n_most)
             else:
                 self.twin_.fit(*more(n_most))
-        self.twin_score_ = self.twin_.score_
+        self.twin_score_ = getattr(self.twin_, "score_", np.nan)  # a twin of the user's own need not know
         if self.verbose:
             print(f"Calibration: {session.ledger.total:,} shots, R² of the twin {self.twin_score_:.3f}", flush=True)
 
@@ -84,7 +85,7 @@ class Calibrated:
         def more(n_shots: int) -> tuple[np.ndarray, np.ndarray]:
             n_rows = -(-n_shots // self._network.n_calls)
             drawn = draw_rows(data.row_keys, data.sample_weight, n_rows, self._rng)
-            return on_policy_shots(self._network, self.weights_, data.X[drawn], n_shots, move, measure)
+            return on_policy_shots(self._network, self.weights_, data.X[drawn], n_shots, move, measure, dither.slow)
 
         n_left = n_most - 3 * n_dither_rows
         if self.n_calibration_shots == "auto":

@@ -309,8 +309,11 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
             of_class[kept] = compute_sample_weight(self.class_weight, y[kept])
         else:
             labels, numbers = np.unique(np.asarray(y)[kept], return_inverse=True)
+            wanted = self.class_weight
+            if isinstance(wanted, dict) and set(wanted) <= set(self.classes_.tolist()):
+                wanted = {label: wanted.get(label, 1.0) for label in labels.tolist()}  # rows of some classes may be all
             of_label = compute_class_weight(
-                self.class_weight, classes=labels, y=labels[numbers], sample_weight=sample_weight[kept]
+                wanted, classes=labels, y=labels[numbers], sample_weight=sample_weight[kept]
             )
             of_class[kept] = of_label[numbers]
         if not (np.isfinite(of_class) & (of_class >= 0)).all():

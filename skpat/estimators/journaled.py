@@ -16,7 +16,7 @@ from skpat.estimators.specification import default_device
 from skpat.lab.fingerprint import fingerprint
 from skpat.lab.journal import Journal, JournalRun
 
-__all__ = ["find_run", "own_random_state", "taken_back_on_error"]
+__all__ = ["find_run", "left_alone_if_refused", "own_random_state", "taken_back_on_error"]
 
 
 def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
@@ -40,7 +40,7 @@ def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
     asked = {k: v for k, v in estimator.get_params(deep=False).items() if k not in ("device", "journal", "verbose")}
     *arrays, go_on, _ = (X, y, *more)
     state = [estimator.weights_, estimator._rng, estimator.n_iter_] if go_on else []
-    data = [part if part is None or hasattr(part, "tocsr") else np.asarray(part) for part in arrays]
+    data = [part if part is None else part.tocsr() if hasattr(part, "tocsr") else np.asarray(part) for part in arrays]
     device = estimator.device_ if go_on else default_device() if estimator.device is None else estimator.device
     parameters = device.get_params(deep=True) if hasattr(device, "get_params") else {}
     seeds = {name: value for name, value in parameters.items() if name.endswith("random_state")}
@@ -55,6 +55,18 @@ def own_random_state(random_state: Any, record: JournalRun | None) -> np.random.
     if random_state is not None:
         return check_random_state(random_state)
     return np.random.RandomState(None if record is None else record.seed(lambda: secrets.randbits(32)))
+
+
+@contextmanager
+def left_alone_if_refused(estimator: Any) -> Iterator[None]:
+    """A call that is refused before anything was sent leaves the estimator as it was: it predicts as before."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 @contextmanager

@@ -136,7 +136,11 @@ class Recalibrated:
             trainer.twin, trainer.gradient = twin, gradient
             trainer.statistics = copy.deepcopy(self._statistics)
             found = recalibrate(
-                trainer, data, rng, strata=self._strata(data.targets), good_loss=self.loss_ - self._penalty
+                trainer,
+                data,
+                rng,
+                strata=self._strata(data.targets),
+                good_loss=np.nan_to_num(self.loss_, nan=-np.inf) - self._penalty,
             )
         self.__dict__.update(  # now, and not before: an error on the way leaves everything as it was
             weights_=trainer.weights_now(),

@@ -58,7 +58,8 @@ class TwinFidelityDisplay:
         self.output_units = output_units
         with np.errstate(all="ignore"):
             r2 = r2_score(self.measured, self.predicted, multioutput="raw_values", force_finite=False)
-        self.r2 = np.where(np.isfinite(r2), r2, np.nan)
+        changes = np.ptp(self.measured, axis=0) > 0 if len(self.measured) else False
+        self.r2 = np.where(np.isfinite(r2) & changes, r2, np.nan)
 
     @classmethod
     def from_estimator(

@@ -10,9 +10,9 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import get_tags
+from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
@@ -110,6 +110,7 @@ class UntrainedDevice(MetaEstimatorMixin, BaseEstimator):
         known = self.network.get_params(deep=False)
         network = clone(self.network).set_params(**{name: value for name, value in changes.items() if name in known})
         network.fit(X, y)
+        y = _of_weight(network, y)
         listening = network._gradient
         last = network._network.of_layer(network.weights_, network.n_layers - 1)
         answers = (np.concatenate(listening.answers) - last["mean"]) / last["scale"]
@@ -158,6 +159,12 @@ class UntrainedDevice(MetaEstimatorMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         return get_tags(self.network)
+
+
+def _of_weight(network: Any, y: Any) -> Any:
+    """The rows that were sent: those of a class without weight are not."""
+    weight = network._reweight(y, np.ones(_num_samples(y)))
+    return y if weight.all() else _safe_indexing(y, np.flatnonzero(weight))
 
 
 def _readout(network: Any, answers: np.ndarray, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from skpat.devices.specification import device_name
 from skpat.exceptions import JournalError
 from skpat.lab.address_lock import AddressLock
 from skpat.lab.fingerprint import device_description
-from skpat.lab.replay import Answers, Replay, answers_of, control_keys, sealed
+from skpat.lab.replay import Answers, Replay, answers_of, control_keys, layout, sealed
 from skpat.row_keys import splitmix64
 
 __all__ = ["Journal", "JournalRun"]
@@ -470,7 +470,7 @@ class JournalRun:
                     batch.shot,
                     batch.n_rows,
                     batch.varying.dtype.str,
-                    outputs.dtype.str,
+                    layout(outputs),
                     keys.tobytes(),
                     np.ascontiguousarray(batch.varying).tobytes(),
                     sealed(outputs),

@@ -14,10 +14,11 @@ from skpat.controls import ControlBatch
 from skpat.lab.ledger import PURPOSES
 from skpat.row_keys import splitmix64, sum_of_columns
 
-__all__ = ["Answers", "Replay", "answers_of", "control_keys", "sealed"]
+__all__ = ["Answers", "Replay", "answers_of", "control_keys", "in_layout_of", "layout", "sealed"]
 
 _PIECES_KEPT = 32
 _LONGEST_DTYPE = 4  # "<f8"
+_COLUMNS_FIRST = "F"  # stands after the dtype of answers that lie so in memory
 _SEAL = b"\x01"  # stands before the checksum
 _SEAL_LENGTH = 5
 
@@ -65,7 +66,29 @@ def answers_of(row: tuple[Any, ...]) -> Answers:
     )
     if len(controls.shared) != len(channels):
         raise ValueError(f"there must be {len(channels)} shared settings. Got {len(controls.shared)}")
-    return Answers(controls, _numbers(_unsealed(outputs, out_kind), out_kind).reshape(n_rows, -1), run, purpose, when)
+    return Answers(controls, _outputs(outputs, out_kind, n_rows), run, purpose, when)
+
+
+def _outputs(content: Any, kind: Any, n_rows: int) -> np.ndarray:
+    columns_first = isinstance(kind, str) and kind.endswith(_COLUMNS_FIRST)
+    kind = kind.removesuffix(_COLUMNS_FIRST) if columns_first else kind
+    outputs = _numbers(_unsealed(content, kind), kind).reshape(n_rows, -1)
+    return np.asfortranarray(outputs) if columns_first else outputs
+
+
+def layout(outputs: np.ndarray) -> str:
+    """How answers are kept in the file: their dtype, and whether they lie column by column, as a driver that transposes gives
+    them. What is computed from them later rounds otherwise, and a training makes the last digit large."""
+    return outputs.dtype.str + (_COLUMNS_FIRST if _lies_columns_first(outputs) else "")
+
+
+def in_layout_of(outputs: np.ndarray, *parts: np.ndarray) -> np.ndarray:
+    """Put together from parts: column by column if one of them lies so."""
+    return np.asfortranarray(outputs) if any(map(_lies_columns_first, parts)) else np.ascontiguousarray(outputs)
+
+
+def _lies_columns_first(outputs: np.ndarray) -> bool:
+    return outputs.flags.f_contiguous and not outputs.flags.c_contiguous
 
 
 def sealed(outputs: np.ndarray) -> bytes:
@@ -172,11 +195,11 @@ class Replay:
             return np.empty((0, 0)), np.arange(n_rows)
         at = self._first[place[rows]] + occurrence[rows]
         known, same = self._answers(batch, rows, at)
-        return known[same], np.setdiff1d(np.arange(n_rows), rows[same])
+        return in_layout_of(known[same], known), np.setdiff1d(np.arange(n_rows), rows[same])
 
     def _answers(self, batch: ControlBatch, rows: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The recorded outputs at some places, and whether their controls are those of the rows, not only their keys."""
-        outputs = None
+        outputs, pieces = None, []
         same = np.zeros(len(rows), dtype=bool)
         for number in np.unique(self._piece[at]):
             here = np.flatnonzero(self._piece[at] == number)
@@ -190,8 +213,9 @@ class Replay:
                 outputs = np.empty((len(rows), piece.outputs.shape[1]), dtype=piece.outputs.dtype)
             outputs = outputs.astype(np.result_type(outputs, piece.outputs), copy=False)
             outputs[here] = piece.outputs[recorded]
+            pieces.append(piece.outputs)
         assert outputs is not None
-        return outputs, same
+        return in_layout_of(outputs, *pieces), same
 
 
 def _same_rows(one: ControlBatch, rows: np.ndarray, other: ControlBatch, others: np.ndarray) -> np.ndarray:

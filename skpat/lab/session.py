@@ -21,6 +21,7 @@ from skpat.lab.connection import Connection, attach, detach
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import AddressTotals, Ledger, check_purpose
 from skpat.lab.limits import Limits
+from skpat.lab.replay import in_layout_of
 from skpat.lab.row_names import BatchNamedOnDemand
 from skpat.row_keys import combine_keys
 
@@ -290,7 +291,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         outputs = np.empty((batch.n_rows, measured.shape[1]), dtype=np.result_type(known, measured))
         outputs[np.setdiff1d(np.arange(batch.n_rows), missing)] = known
         outputs[missing] = measured
-        return outputs
+        return in_layout_of(outputs, known, measured)
 
     def _measure_rows(
         self,
@@ -313,7 +314,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             pieces.append(self._measure_piece(connection, piece, purpose, first_row))
             if self.journal is not None and keys is not None:
                 self.journal.record(piece, keys[start : start + limit], pieces[-1], purpose)
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else in_layout_of(np.concatenate(pieces), *pieces)
 
     def _attached(self) -> Connection:
         if self._connection is None:

@@ -72,8 +72,10 @@ class Anchors:
 
     def _r2(self, outputs: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
         """How well each output was predicted, 0 to 1: shape (n_outputs,)."""
+        import torch
+
         weight = outputs.new_ones(len(outputs)) if self._weight is None else self._weight.to(outputs)
         share = weight / weight.sum()
         error = share @ (outputs - predicted).square()
         variance = share @ (outputs - share @ outputs).square()
-        return (1 - error / variance.clamp_min(1e-30)).clamp(0, 1)
+        return (1 - error / variance.clamp_min(torch.finfo(variance.dtype).tiny)).clamp(0, 1)

@@ -13,7 +13,7 @@ from skpat.controls import ControlBatch
 from skpat.exceptions import DeadDeviceWarning
 from skpat.network.forward import Network, forward
 from skpat.network.layers import OutputStatistics
-from skpat.training.dither import Dither, measured_size
+from skpat.training.dither import Dither, apart, measured_size, settled_weights
 
 __all__ = [
     "DITHER_ROWS",
@@ -41,7 +41,6 @@ _FIRST_ROUND, _FITTED_ERROR = (
     300,
     0.02,
 )  # shots, and the error below which a twin that knows the equations has found them
-_UNCHANGED = 1e-6  # of an output's mean: what rounding alone may leave as its standard deviation
 _ROUNDS = 10  # as many different encoders and gains are tried during calibration
 _BROAD_FRACTION = 0.25  # share of the calibration shots whose controls are uniform within the bounds
 
@@ -49,6 +48,7 @@ Measure = Callable[[ControlBatch, int, int], np.ndarray]
 Weights = dict[str, np.ndarray]
 Shots = tuple[np.ndarray, np.ndarray]
 
+_NONE = np.zeros(0, dtype=int)
 _KEPT_ROWS = 64
 _MOST_KEPT_CHANNELS = 20_000  # beyond, copies of all channels of all rows would not fit
 
@@ -110,6 +110,7 @@ def start_statistics(
         X, row_keys, sample_weight = X[rows], row_keys[rows], np.ones(n_rows, dtype=X.dtype)
     measure = measure_for(row_keys)
     statistics = [OutputStatistics(network.n_units_of(layer) * network.n_outputs) for layer in range(network.n_layers)]
+    changes = [False] * network.n_layers
     collected: list[np.ndarray] = []
     sent: list[np.ndarray] = []
     received: list[np.ndarray] = []
@@ -117,6 +118,7 @@ def start_statistics(
 
     def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
         outputs = np.asarray(measure(batch, layer, unit), dtype=X.dtype)
+        changes[layer] |= bool((outputs != outputs[:1]).any())
         collected.append(outputs)
         if network.split.n_controls <= _MOST_KEPT_CHANNELS:
             sent.append(np.asarray(batch.rows(kept).dense()))
@@ -129,22 +131,21 @@ def start_statistics(
         return outputs
 
     forward(network, weights, X, run)
-    _warn_if_dead(statistics, network, X)
+    _warn_if_dead(changes, network, X)
     empty = np.empty((0, network.split.n_controls), X.dtype), np.empty((0, network.n_outputs), X.dtype)
     return statistics, (np.concatenate(sent), np.concatenate(received)) if sent else empty
 
 
-def _warn_if_dead(statistics: list[OutputStatistics], network: Network, X: np.ndarray) -> None:
+def _warn_if_dead(changes: list[bool], network: Network, X: np.ndarray) -> None:
     """Tell if a layer's answers are the same for all rows: of a training through them nothing will come."""
-    for layer, of_layer in enumerate(statistics):
-        if np.ptp(X, axis=0).any() and (of_layer.variance <= np.square(_UNCHANGED * of_layer.mean)).all():
-            message = (
-                f"The device must answer different rows differently. Got the same {network.n_outputs} outputs for {len(X)} "
-                f"different rows, in layer {layer + 1} of {network.n_layers}: nothing can be trained through them. Check "
-                "power, trigger, cabling and 'bounds'; characterize(device) of skpat.inspection tells which channels act."
-            )
-            warnings.warn(message, DeadDeviceWarning, stacklevel=8)
-            return
+    if all(changes) or not np.ptp(X, axis=0).any():
+        return
+    message = (
+        f"The device must answer different rows differently. Got the same {network.n_outputs} outputs for {len(X)} "
+        f"different rows, in layer {changes.index(False) + 1} of {network.n_layers}: nothing can be trained through them. "
+        "Check power, trigger, cabling and 'bounds'; characterize(device) of skpat.inspection tells which channels act."
+    )
+    warnings.warn(message, DeadDeviceWarning, stacklevel=8)
 
 
 def on_policy_shots(
@@ -154,6 +155,7 @@ def on_policy_shots(
     n_shots: int,
     move: Callable[[np.ndarray], np.ndarray],
     measure: Callable[[ControlBatch], np.ndarray],
+    slow: np.ndarray = _NONE,
 ) -> Shots:
     """Measure what the training will send at its start, displaced: real data, weights around their first values.
 
@@ -167,6 +169,8 @@ def on_policy_shots(
         Displaces controls (n_rows, n_controls).
     measure : callable
         ``measure(batch)`` -> outputs (n_rows, n_outputs).
+    slow : ndarray of int, default=()
+        Numbers of the device's slow channels.
 
     Returns
     -------
@@ -176,13 +180,14 @@ def on_policy_shots(
     controls: list[np.ndarray] = []
     outputs: list[np.ndarray] = []
     left = n_shots
+    slow = settled_weights(network, slow)
 
     def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
         nonlocal left
         dense = move(np.asarray(batch.dense()))
         left -= len(dense)
         controls.append(dense)
-        outputs.append(np.asarray(measure(ControlBatch.from_dense(dense)), dtype=dense.dtype))
+        outputs.append(np.asarray(measure(apart(dense, slow)), dtype=dense.dtype))
         if left < len(dense):
             raise _EnoughError
         return outputs[-1]
@@ -280,11 +285,12 @@ def calibration_shots(
     n_shots: int,
     rng: np.random.RandomState,
     measure: Callable[[ControlBatch], np.ndarray],
+    slow: np.ndarray = _NONE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure controls like those that the training will send, and some uniform within the bounds.
 
     Real rows go through the network with varied encoders and gains, and with device weights drawn anew for every
-    row; whatever the device then receives, in every layer, is a calibration shot.
+    row (those of slow channels for every call); whatever the device then receives, in every layer, is a calibration shot.
 
     Parameters
     ----------
@@ -292,6 +298,8 @@ def calibration_shots(
         Shots to spend, exactly.
     measure : callable
         ``measure(batch)`` -> outputs (n_rows, n_outputs).
+    slow : ndarray of int, default=()
+        Numbers of the device's slow channels.
 
     Returns
     -------
@@ -301,12 +309,14 @@ def calibration_shots(
     controls: list[np.ndarray] = []
     outputs: list[np.ndarray] = []
     left = n_shots
+    slow = settled_weights(network, slow)
 
     def spend(dense: np.ndarray) -> np.ndarray:
         nonlocal left
         left -= len(dense)
+        dense[:, slow] = dense[:1, slow]
         controls.append(dense)
-        outputs.append(np.asarray(measure(ControlBatch.from_dense(dense)), dtype=dense.dtype))
+        outputs.append(np.asarray(measure(apart(dense, slow)), dtype=dense.dtype))
         return outputs[-1]
 
     def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
@@ -321,7 +331,8 @@ def calibration_shots(
         forward(network, _varied(weights, rng), X[rows], run)
     dense = network.uniform_on_device(rng.uniform(size=(left, network.split.n_controls)).astype(X.dtype))
     dense[:, network.split.fixed_index] = network.split.fixed_values
-    spend(dense)
+    for part in np.array_split(dense, min(_ROUNDS, len(dense))) if len(slow) and len(dense) else [dense]:
+        spend(part)
     return np.concatenate(controls), np.concatenate(outputs)
 
 

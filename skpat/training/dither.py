@@ -12,13 +12,32 @@ from skpat.devices.noise import standard_normal
 from skpat.network.forward import Network, inner_bounds
 from skpat.row_keys import combine_keys
 
-__all__ = ["Dither", "TARGET_SHARE", "measured_size"]
+__all__ = ["Dither", "TARGET_SHARE", "apart", "measured_size", "settled_weights", "slow_channels"]
 
 TARGET_SHARE = 0.1
 """Share of the outputs' variance over the data that displacements add."""
 
 _FIRST_SIZE = 0.02  # tried first, in parts of a channel's range
 _SIZES = (0.002, 0.1)  # smallest and largest that a measurement may ask for
+
+
+def slow_channels(device: Any) -> np.ndarray:
+    """Numbers of the channels that a device names as slow."""
+    slow = getattr(device, "slow_controls", None)
+    return np.zeros(0, dtype=int) if slow is None else np.asarray(slow, dtype=int)
+
+
+def settled_weights(network: Network, slow: np.ndarray) -> np.ndarray:
+    """Those of the slow channels that carry no data: they can be the same in all rows of a call, and are to be."""
+    return np.setdiff1d(slow, network.split.input_index)
+
+
+def apart(controls: np.ndarray, slow: np.ndarray) -> ControlBatch:
+    """Settings (n_rows, n_controls) as a batch, channels that are the same in all rows, ``slow`` among them, shared."""
+    if not len(slow):
+        return ControlBatch.from_dense(controls)
+    varying = np.setdiff1d(np.arange(controls.shape[1]), slow)
+    return ControlBatch(controls[:, varying], varying, controls[0, slow], slow)
 
 
 class Dither:
@@ -44,8 +63,7 @@ class Dither:
             free[np.broadcast_to(np.asarray(device.max_change, dtype=float), len(free)) < width] = 0.0
         self.veto = getattr(device, "check_controls", None)
         self.width = free * width
-        slow = getattr(device, "slow_controls", None)
-        self.slow = np.zeros(0, dtype=int) if slow is None else np.asarray(slow, dtype=int)
+        self.slow = slow_channels(device)
 
     def displaced(self, controls: Any, row_keys: np.ndarray, number: int, size: float) -> Any:
         """The controls, displaced and still legal; a tensor keeps its graph.
@@ -121,14 +139,17 @@ def measured_size(
     """
     if not dither.width.any():
         return 0.0
-    moved = dither.displaced(controls, row_keys, 0, _FIRST_SIZE)
-    first, again, displaced = (
-        np.asarray(measure(ControlBatch.from_dense(c)), dtype=float) for c in (controls, controls, moved)
-    )
+    size = _FIRST_SIZE
+    while (moved := dither.displaced(controls, row_keys, 0, size)) is controls:  # vetoed
+        size /= 2
+        if size < _SIZES[0]:
+            return _SIZES[0]
+    slow = settled_weights(dither.network, dither.slow)
+    first, again, displaced = (np.asarray(measure(apart(c, slow)), dtype=float) for c in (controls, controls, moved))
     noise = np.square(again - first).mean(axis=0).sum()  # twice the variance of the noise
     added = max(np.square(displaced - first).mean(axis=0).sum() - noise, 0.0)
     of_data = max(first.var(axis=0).sum() - noise / 2, 0.0)
     if of_data <= 0.0:
-        return _FIRST_SIZE
+        return size
     low, high = _SIZES
-    return float(np.clip(_FIRST_SIZE * np.sqrt(TARGET_SHARE * of_data / max(added, 1e-12 * of_data)), low, high))
+    return float(np.clip(size * np.sqrt(TARGET_SHARE * of_data / max(added, 1e-12 * of_data)), low, high))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -357,15 +358,21 @@ def train(
     watched = history.validation_scores if settings.early_stopping and validate else history.loss_curve
     sign = 1.0 if watched is history.validation_scores else -1.0
     best_watched, since = -np.inf, 0
-    best_score, best_weights = -np.inf, None
+    best_score, best_weights, best_statistics = -np.inf, None, None
     horizon = float(settings.max_iter)  # epochs
     if shots_per_epoch:
-        horizon = min(horizon, trainer.session.shots_left / shots_per_epoch)
+        horizon = min(horizon, trainer.session.shots_left / shots_per_epoch) or 1.0  # repeats may have left nothing
     checks_left = sorted(check_at) if check is not None else []
     n_watched = 0
 
     def weights_so_far() -> dict[str, np.ndarray]:
         return trainer.weights_now() if best_weights is None else best_weights
+
+    def weights_to_keep() -> dict[str, np.ndarray]:
+        """And the statistics that belong to them, from which whatever goes on with them goes on."""
+        if best_statistics is not None:
+            trainer.statistics[:] = best_statistics
+        return weights_so_far()
 
     try:
         for epoch in range(settings.max_iter):
@@ -383,6 +390,7 @@ def train(
                 history.validation_scores.append(score)
                 if score > best_score:
                     best_score, best_weights = score, trainer.weights_now()
+                    best_statistics = copy.deepcopy(trainer.statistics)
             history.shots_curve.append(trainer.session.ledger.answered)
             trainer.loss_so_far = np.nan  # it is on record
             if note is not None:
@@ -408,7 +416,14 @@ def train(
         if len(history.loss_curve) > n_done:
             history.shots_curve.append(trainer.session.ledger.answered)
         if isinstance(reason, ShotBudgetError):
-            return weights_so_far(), history
+            if not n_done and np.isnan(trainer.loss_so_far):
+                warnings.warn(
+                    "The training must have shots for at least one step. Got none: repeats after faults have taken what "
+                    "'max_shots' allows for. The weights are those it began with.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            return weights_to_keep(), history
         history.interrupted = True
         warnings.warn(
             f"The training was interrupted in epoch {n_done + 1} of {settings.max_iter}. The estimator keeps the best weights "
@@ -416,8 +431,8 @@ def train(
             UserWarning,
             stacklevel=2,
         )
-        return weights_so_far(), history
-    return _finished(trainer, data, weights_so_far()), history
+        return weights_to_keep(), history
+    return _finished(trainer, data, weights_to_keep()), history
 
 
 def _finished(trainer: Trainer, data: Data, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

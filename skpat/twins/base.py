@@ -15,25 +15,35 @@ from skpat.controls import ControlBatch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LEAST_TRUST", "TRUST_MOMENTUM", "Twin", "check_channels", "check_shots", "of_weight", "respond"]
+__all__ = [
+    "LEAST_TRUST",
+    "TRUST_MOMENTUM",
+    "Twin",
+    "check_channels",
+    "check_shots",
+    "of_weight",
+    "respond",
+    "spread_of",
+]
 
 LEAST_TRUST = 0.02  # an output that is not predicted at all may come to be
 TRUST_MOMENTUM = 0.1  # of the running mean that ``trust_`` is
 
 
 def respond(module: Any, controls: ControlBatch | torch.Tensor) -> torch.Tensor:
-    """What a twin's module answers, there where the controls are: they travel to the module's tensors, the answer back.
+    """What a twin's module answers, there where the controls are and in their precision: they travel to the module's tensors,
+    the answer back.
 
     A batch (of tensors) is taken in parts where the module can (``forward_batch``), so that nothing shared is copied: the
     shared channels may be too many.
     """
     batch = controls if isinstance(controls, ControlBatch) else ControlBatch.from_dense(controls)
-    place, like = batch.varying.device, _any_tensor(module)
-    if like is not None and like.device != place:
-        batch = batch.changed(varying=batch.varying.to(like.device), shared=batch.shared.to(like.device))
+    asked, like = batch.varying, _any_tensor(module)
+    if like is not None and like.is_floating_point() and (like.device, like.dtype) != (asked.device, asked.dtype):
+        batch = batch.changed(varying=asked.to(like), shared=batch.shared.to(like))
     in_parts = isinstance(controls, ControlBatch) and hasattr(module, "forward_batch")
     answer: torch.Tensor = module.forward_batch(batch) if in_parts else module(batch.dense())
-    return answer.to(place)
+    return answer.to(asked)
 
 
 def _any_tensor(module: Any) -> torch.Tensor | None:
@@ -174,6 +184,11 @@ def of_weight(
     if not kept.any():
         raise ValueError("'sample_weight' of a twin must have a positive entry. Got zeros only.")
     return (controls, outputs, sample_weight) if kept.all() else (controls[kept], outputs[kept], sample_weight[kept])
+
+
+def spread_of(outputs: np.ndarray) -> np.ndarray:
+    """Standard deviation of each output, (n_outputs,); exactly 0 where it never changes, whatever rounding makes of it."""
+    return np.where(np.ptp(outputs, axis=0) > 0, outputs.std(axis=0), 0.0)
 
 
 def check_channels(twin: Any, controls: Any, outputs: Any = None, n_outputs: int | None = None) -> None:

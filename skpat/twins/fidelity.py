@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ControlBatch, as_numpy
-from skpat.twins.base import Twin
+from skpat.twins.base import Twin, spread_of
 
 __all__ = ["gradient_cosine"]
 
@@ -78,8 +78,8 @@ def gradient_cosine(
     both = np.clip(np.concatenate([middle + shift, middle - shift]), bounds[:, 0], bounds[:, 1])
     measured = as_numpy(measure(ControlBatch.from_dense(both)))
     expected = twin.predict(both)
-    scale = measured.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = spread_of(measured)
+    scale = np.where(scale > 0, scale, np.inf)
     real, modelled = (np.subtract(*np.split(outputs / scale, 2)).ravel() for outputs in (measured, expected))
     norms = np.linalg.norm(real) * np.linalg.norm(modelled)
     return float(real @ modelled / norms) if norms > 0 else 0.0

@@ -121,7 +121,7 @@ def build_module(
 
 def _no_zeros(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """The scales, with a number in place of those of constants: 1, or less where all others are smaller."""
-    varies = scale > 1e-9 * np.abs(mean)
+    varies = scale > max(1e-9, 4 * np.finfo(scale.dtype).eps) * np.abs(mean)
     return np.where(varies, scale, min(1.0, scale[varies].max()) if varies.any() else 1.0)
 
 

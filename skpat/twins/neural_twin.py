@@ -237,8 +237,8 @@ class NeuralTwin(Twin):
         if n_held_out and np.ptp(outputs[held_out], axis=0).max() > 0:
             self.score_ = self.score(controls[held_out], outputs[held_out], sample_weight[held_out])
             residual = np.square(outputs[held_out] - self.predict(controls[held_out])).mean(axis=0)
-            variance = outputs[held_out].var(axis=0)
-            self.output_scores_ = 1 - residual / np.where(variance > 0, variance, np.inf)
+            variance = np.where(np.ptp(outputs[held_out], axis=0) > 0, outputs[held_out].var(axis=0), np.inf)
+            self.output_scores_ = 1 - residual / variance
         self.trust_ = np.clip(np.where(np.isnan(self.output_scores_), 1.0, self.output_scores_), LEAST_TRUST, 1.0)
         self._rng = np.random.RandomState(rng.randint(2**31))
         self._remember(controls, outputs, sample_weight)

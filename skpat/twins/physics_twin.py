@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import Twin, check_channels, check_shots, of_weight
+from skpat.twins.base import Twin, check_channels, check_shots, of_weight, spread_of
 
 if TYPE_CHECKING:
     import torch
@@ -189,8 +189,10 @@ class PhysicsTwin(Twin):
         order = rng.permutation(len(controls))
         n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
         held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-        spread = outputs[kept].std(axis=0) if len(kept) else np.zeros(outputs.shape[1])
-        self._scale = np.where(spread > 0, spread, 1.0)
+        spread = spread_of(outputs[kept]) if len(kept) else np.zeros(outputs.shape[1])
+        self._scale = np.where(
+            spread > 0, spread, np.inf if spread.any() else 1.0
+        )  # what is stuck tells of no constant
         self.n_iter_ = 0
         if len(self.constants) and self.max_iter and len(kept):
             kept_shots = controls[kept], outputs[kept], sample_weight[kept]

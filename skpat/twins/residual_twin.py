@@ -14,7 +14,7 @@ from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
 from skpat.nested_parameters import refuse_nested_of_plain
 from skpat.seeding import seeded_copy
-from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, of_weight
+from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, of_weight, spread_of
 
 if TYPE_CHECKING:
     import torch
@@ -193,8 +193,8 @@ class ResidualTwin(Twin):
         physics.fit(controls[kept], outputs[kept], sample_weight[kept])
         expected = physics.predict(controls[kept])
         self._tell(correction, expected)
-        spread = outputs[kept].std(axis=0)  # what remains may be nothing: it has no scale of its own
-        self._unit = np.where(spread > 0, spread, np.ones_like(spread))
+        spread = spread_of(outputs[kept])  # what remains may be nothing: it has no scale of its own
+        self._unit = np.where(spread > 0, spread, spread[spread > 0].mean() if spread.any() else 1.0)
         correction.fit(
             self._seen(controls[kept], expected), (outputs[kept] - expected) / self._unit, sample_weight[kept]
         )

@@ -31,7 +31,7 @@ from skpat.exceptions import (
     TwinError,
 )
 from skpat.training import PhysicsAware, SharpnessAware
-from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
+from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, Twin
 from tests.estimators.noisy_bank import NoisyBank
 
 IRIS = load_iris(return_X_y=True)
@@ -228,15 +228,128 @@ def test_r2_of_a_single_held_out_row_is_refused(watched: Watched) -> None:
     assert np.isfinite(network.fit(X[:11], y[:11]).validation_scores_).all()
 
 
-@pytest.mark.parametrize("X", [np.zeros(4), np.zeros((0, 4)), [[0.0, np.nan]], [["a", "b"]], np.zeros((2, 0))], ids=str)
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.zeros(4), "Expected 2D array"),
+        (np.zeros((0, 4)), r"Found array with 0 sample"),
+        (np.zeros((2, 0)), r"0 feature\(s\)"),
+        ([[0.0, np.nan, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]], "contains NaN"),
+        ([["a"] * 4, ["b"] * 4], "could not convert string"),
+    ],
+    ids=["1-D", "no rows", "no features", "NaN", "words"],
+)
 @pytest.mark.parametrize("given", ["X", "X_val"])
-def test_the_plan_refuses_what_a_fit_refuses(X: Any, given: str) -> None:
-    network = small()
-    with pytest.raises(ValueError, match=r"."):
-        network.fit(X, [0, 1])
-    with pytest.raises(ValueError, match=r"."):
+def test_the_plan_refuses_what_a_fit_refuses(X: Any, message: str, given: str, watched: Watched) -> None:
+    network = small(device=watched)
+    with pytest.raises(ValueError, match=message):
+        network.fit(X, np.arange(len(X)) % 2)
+    with pytest.raises(ValueError, match=message):
         network.plan(**{"X": IRIS[0]} | {given: X})
     assert not hasattr(network, "n_features_in_")
+    assert not watched.sent
+
+
+@pytest.mark.parametrize(
+    ("twin", "message"),
+    [
+        (NeuralTwin((0,)), "hidden_layer_sizes"),
+        (NeuralTwin(max_iter=-1), "max_iter"),
+        (PhysicsTwin(SecondHarmonicLaser(16, 12), ["charm"]), "charm"),
+    ],
+    ids=["no width", "no steps", "no such constant"],
+)
+def test_the_plan_refuses_a_twin_that_a_fit_refuses(twin: Any, message: str) -> None:
+    network = small(device=SecondHarmonicLaser(16, 12), twin=twin)
+    for attempt in (network.plan, lambda X: network.fit(X, IRIS[1])):
+        with pytest.raises(ValueError, match=message):
+            attempt(IRIS[0])
+
+
+@pytest.mark.parametrize("max_shots", [None, 100])
+def test_the_plan_of_a_fit_that_goes_on_counts_no_calibration(max_shots: int | None) -> None:
+    X, y = IRIS
+    network = small(warm_start=True, max_iter=1).fit(X, y)
+    before = dict(network.shots_)
+    plan = network.set_params(max_shots=max_shots).plan(X)
+    network.fit(X, y)
+    assert network.shots_["training"] - before["training"] == plan.training == (max_shots or len(X))
+    assert network.shots_["calibration"] - before["calibration"] == plan.calibration == 0
+    with pytest.raises(ValueError, match=r"'X_val' must have the 4 features of X\. Got 3"):
+        network.plan(X, X[:, :3])
+
+
+@pytest.mark.parametrize("kind", [PhysicalNetworkClassifier, PhysicalNetworkRegressor])
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_refused_fit_leaves_the_estimator_as_it_was(kind: type, journal: bool, tmp_path: Any) -> None:
+    X, y = IRIS
+    network = small(kind, max_iter=1, journal=tmp_path / "run.db" if journal else None).fit(X, y)
+    before, state = network.predict(X), dict(vars(network))
+    other = np.array(["dog", "cat", "cow"])[y] if kind is PhysicalNetworkClassifier else np.column_stack([y, y])
+    for new_X, new_y, held_out, params in (
+        (X, other, {"X_val": X[:5], "y_val": other[:4]}, {}),
+        (X, other, {}, {"max_shots": 1}),
+        (X[:, :3], y, {}, {"max_shots": 1}),
+        (X, other, {}, {"encoder": "direct", "control_split": ControlSplit(n_inputs=1)}),
+    ):
+        with pytest.raises(ValueError, match=r"inconsistent|'max_shots'|input channel"):
+            network.set_params(**params).fit(new_X, new_y, **held_out)
+        network.set_params(**{name: state[name] for name in params})
+        assert vars(network).keys() == state.keys()
+        assert all(vars(network)[name] is value for name, value in state.items())
+        np.testing.assert_array_equal(network.predict(X), before)
+
+
+@pytest.mark.parametrize("ended_by", ["max_iter", "max_shots"])
+@pytest.mark.parametrize("given", [False, True])
+def test_what_goes_on_begins_with_the_statistics_of_the_kept_weights(ended_by: str, given: bool) -> None:
+    X, y = IRIS
+    network = small(
+        learning_rate_init=0.3,
+        max_iter=12,
+        n_iter_no_change=99,
+        early_stopping=not given,
+        max_shots=1200 if ended_by == "max_shots" else None,
+    )
+    network.fit(X, y, **({"X_val": X[::3], "y_val": y[::3]} if given else {}))
+    scores = network.validation_scores_
+    assert np.argmax(scores) < len(scores) - 1  # an earlier epoch is kept
+    for layer, statistics in enumerate(network._statistics):
+        np.testing.assert_array_equal(network.weights_[f"layers.{layer}.mean"], statistics.mean)
+        np.testing.assert_array_equal(network.weights_[f"layers.{layer}.scale"], statistics.scale)
+
+
+def test_rows_of_some_classes_go_on_with_the_class_weights() -> None:
+    X, y = IRIS
+    network = small(class_weight={0: 2.0, 1: 3.0}).fit(X, y)
+    for rows in (y != 1, y == 2):
+        network.partial_fit(X[rows], y[rows])
+    with pytest.raises(ValueError, match=r"not in class_weight"):
+        small(class_weight={0: 2.0, 7: 3.0}).fit(X, y)
+
+
+class OwnTwin(Twin):
+    """As little as a twin must have: a linear model in double precision, which does not know how good it is."""
+
+    def fit(self, controls: Any, outputs: Any, sample_weight: Any = None) -> OwnTwin:
+        self.n_features_in_ = np.shape(controls)[1]
+        coef = np.linalg.lstsq(np.asarray(controls, dtype=float), np.asarray(outputs, dtype=float), rcond=None)[0]
+        self.module = torch.nn.Linear(*coef.shape, bias=False, dtype=torch.float64)
+        self.module.weight.data = torch.from_numpy(coef.T.copy())
+        return self
+
+    @property
+    def module_(self) -> torch.nn.Module:
+        return self.module
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gradient", ["physics_aware", "in_silico"])
+def test_a_twin_with_no_more_than_its_contract_trains(dtype: type, gradient: str) -> None:
+    X, y = IRIS[0].astype(dtype), IRIS[1]
+    network = small(twin=OwnTwin(), gradient=gradient, max_iter=2, verbose=1).fit(X, y)
+    assert np.isnan(network.twin_score_)
+    assert network.weights_["layers.0.theta"].dtype == dtype
 
 
 @pytest.mark.parametrize("unit", [1e-200, 1e200])
@@ -264,6 +377,9 @@ def test_a_device_that_answers_the_same_to_everything_is_told(dtype: type, kind:
         small(kind, device(0.0), n_layers=n_layers).fit(X, y)
     assert [warning.filename for warning in caught] == [__file__]
     small(kind, device(1.0), n_layers=n_layers).fit(X, y)  # one output moves, a little: no warning
+    if dtype is np.float64:  # a clear response on a large offset, in hertz, say
+        far = as_device(lambda c: 1e10 + 50 * c[:, :4], n_controls=12, n_outputs=4, bounds=(0, 1))
+        small(kind, far, n_layers=n_layers).fit(X, y)
     small(kind, device(0.0), n_layers=n_layers).fit(np.ones_like(X), y)  # nor where all rows are the same
 
 

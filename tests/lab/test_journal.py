@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 import skpat
 from skpat import ControlBatch, Device, PhysicalNetworkClassifier, as_device
@@ -350,6 +351,52 @@ def test_the_same_fit_again_costs_no_shot_and_gives_the_same_weights(tmp_path: P
     assert again.shots_curve_ == bare.shots_curve_
     np.testing.assert_array_equal(again.predict(data()[0]), bare.predict(data()[0]))
     assert again.shots_["prediction"] == 80  # predictions are measured, always
+
+
+def columns_first(controls: np.ndarray) -> np.ndarray:
+    """As a driver that reads (n_outputs, n_rows) and transposes."""
+    return np.ascontiguousarray(np.tanh(controls @ WEIGHTS).T).T
+
+
+WEIGHTS = np.random.default_rng(0).normal(size=(8, 5))
+
+
+@pytest.mark.parametrize("gradient", ["physics_aware", "spsa"])
+@pytest.mark.parametrize("max_batch", [None, 1, 7])
+@pytest.mark.parametrize("n_shots", [1, 2])
+def test_answers_that_lie_column_by_column_are_replayed_to_the_same_weights(
+    tmp_path: Path, gradient: str, max_batch: int | None, n_shots: int
+) -> None:
+    path, left = tmp_path / "run.db", [np.inf]
+
+    def measure(controls: np.ndarray) -> np.ndarray:
+        left[0] -= len(controls)
+        if left[0] < 0:
+            raise OSError("The cable is out.")
+        return columns_first(controls)
+
+    device = as_device(measure, n_controls=8, n_outputs=5, bounds=(-1, 1), name="bank", max_batch=max_batch)
+    params = {"device": device, "gradient": gradient, "n_shots": n_shots, "max_iter": 2}
+    whole = fitted(None, **params)
+    left[0] = 0.7 * sum(whole.shots_.values())
+    with pytest.raises(OSError, match=r"The cable is out"):
+        fitted(path, **params)
+    left[0] = np.inf
+    resumed, again = fitted(path, **params), fitted(path, **params)
+    assert same_weights(whole, resumed)
+    assert same_weights(whole, again)
+    assert again.ledger_.total == 0 < resumed.ledger_.total < sum(whole.shots_.values())
+
+
+def test_sparse_data_have_one_name_in_every_format(tmp_path: Path) -> None:
+    X, y = data()
+    path, first = tmp_path / "run.db", None
+    for kind in ("csr", "csc", "coo", "dok", "lil"):
+        network = PhysicalNetworkClassifier(LASER, max_iter=1, n_calibration_shots=60, random_state=0, journal=path)
+        network.fit(sparse.coo_matrix(X).asformat(kind), y)
+        first = first or network
+        assert same_weights(first, network)
+        assert (network.ledger_.total == 0) == (network is not first)
 
 
 def test_other_parameters_data_and_seeds_are_other_runs(tmp_path: Path) -> None:

@@ -60,6 +60,17 @@ def test_a_twin_that_does_not_judge_itself_is_trusted_by_r2_on_the_batch() -> No
     torch.testing.assert_close(anchors.run()(ControlBatch.from_dense(moved), 0, 0), wanted)
 
 
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e20])
+def test_r2_of_a_batch_has_no_unit(unit: float) -> None:
+    rng = np.random.default_rng(0)
+    answered, predicted = (torch.from_numpy(rng.normal(size=(20, 3))) for _ in range(2))
+    predicted[:, 0] = answered[:, 0] + 0.1 * predicted[:, 0]
+    anchors = Anchors(SimpleNamespace(module_=None))
+    np.testing.assert_allclose(
+        anchors._r2(unit * answered, unit * predicted), anchors._r2(answered, predicted), rtol=1e-9, atol=1e-12
+    )
+
+
 def test_a_model_that_takes_a_batch_in_parts_gets_it_in_parts() -> None:
     mesh = MachZehnderMesh(4)
     rng = np.random.default_rng(0)

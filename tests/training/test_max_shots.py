@@ -122,6 +122,24 @@ def test_a_fit_that_goes_on_needs_a_budget_for_one_batch(incremental: bool) -> N
             assert (network.loss_, counter.rows) == (loss, spent)
 
 
+def test_a_budget_that_repeats_have_used_up_before_the_first_step_is_told() -> None:
+    X, y = load_iris(return_X_y=True)
+    calls = [0]
+
+    def faulty(controls: np.ndarray) -> np.ndarray:
+        calls[0] += 1
+        return np.full((len(controls), 3), np.nan if calls[0] == 1 else 1.0) * controls[:, :3]
+
+    device = as_device(faulty, n_controls=8, n_outputs=3, bounds=(0, 1), name="faulty")
+    network = PhysicalNetworkClassifier(
+        device, gradient="spsa", max_shots=32, batch_size=16, max_iter=2, random_state=0
+    )
+    with pytest.warns(UserWarning, match=r"at least one step\. Got none: repeats after faults"):
+        network.fit(X, y)
+    assert network.ledger_.total <= 32
+    assert network.predict(X).shape == y.shape
+
+
 def test_the_best_weights_so_far_are_kept() -> None:
     _, network = counted(
         max_shots=2500, max_iter=100, early_stopping=True, n_iter_no_change=100, learning_rate_init=1.0

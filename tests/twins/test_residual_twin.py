@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 
 from skpat import ControlBatch, PhysicalNetworkClassifier
@@ -157,17 +158,22 @@ def test_the_specification_is_handed_on(feed_physics: bool) -> None:
     assert np.abs(forgotten.predict(turned) - forgotten.predict(controls)).max() > 1e-3
 
 
-def test_an_output_that_never_changes_does_no_harm() -> None:
+@pytest.mark.parametrize("level", [0.0, 0.1, 1.0, 1e6])
+def test_an_output_that_never_changes_does_no_harm(level: float) -> None:
     class Dead(SecondHarmonicLaser):
         def forward(self, controls: Any, constants: Any = None) -> Any:
             return super().forward(controls, constants) * controls.new_tensor([1.0] * (M - 1) + [0.0])
 
     controls, outputs = shots()
-    twin = ResidualTwin(PhysicsTwin(Dead(N, M)), NeuralTwin(**SMALL), random_state=0)
-    twin.learn_specification(believed().bounds, np.zeros(N))
-    outputs[:, 0] = 1.0
-    assert np.isfinite(twin.fit(controls, outputs).predict(controls)).all()
-    assert np.isfinite(twin.trust_).all()
+    outputs[:, -1] = level  # where the model has nothing
+    outputs[:, 0] = level  # and where it has a response
+    twin, without = (
+        ResidualTwin(PhysicsTwin(device), NeuralTwin(**SMALL), random_state=0).fit(controls, answers)
+        for device, answers in ((Dead(N, M), outputs), (believed(), shots()[1]))
+    )
+    assert np.isfinite(twin.predict(controls)).all()
+    np.testing.assert_allclose(twin.trust_[1:-1], without.trust_[1:-1], atol=0.1)
+    assert r2_score(outputs[:, 1:-1], twin.predict(controls)[:, 1:-1]) > 0.9
 
 
 # ---- a twin like any other ----

@@ -60,10 +60,12 @@ def test_units_do_not_matter(unit: float) -> None:
     np.testing.assert_allclose(scaled.trust_[:3], plain.trust_[:3], rtol=1e-2)
 
 
-def test_an_output_that_never_changes_is_trusted_if_it_is_predicted() -> None:
+@pytest.mark.parametrize("level", [0.1, 3.0])
+def test_an_output_that_never_changes_is_trusted_if_it_is_predicted(level: float) -> None:
     controls, outputs = shots()
-    outputs = np.column_stack([outputs, np.full(len(outputs), 3.0)])
+    outputs = np.column_stack([outputs, np.full(len(outputs), level)])
     twin = NeuralTwin((16,), max_iter=5, random_state=0).fit(controls, outputs)
+    assert twin.trust_[3] == 1.0
     twin.partial_fit(controls, outputs)
     assert twin.trust_[3] > 0.98
     outputs[:, 3] += 100
@@ -175,6 +177,19 @@ def test_gradient_cosine_tells_a_good_twin_from_a_useless_one(twin: NeuralTwin) 
     shuffled = NeuralTwin((64,), random_state=0).fit(shots()[0], np.random.RandomState(0).permutation(shots()[1]))
     assert gradient_cosine(twin, device, controls, BOUNDS) > 0.95
     assert abs(gradient_cosine(shuffled, device, controls, BOUNDS)) < 0.5
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 1e6])
+def test_a_stuck_output_does_not_count_in_the_cosine(twin: NeuralTwin, level: float) -> None:
+    controls = shots(100)[0]
+
+    def stuck(batch: ControlBatch) -> np.ndarray:
+        outputs = device(np.asarray(batch))
+        outputs[:, 0] = level
+        return outputs
+
+    alone = gradient_cosine(twin, stuck, controls, [[-1, 1]] * 4)
+    assert alone > 0.8
 
 
 def test_gradient_cosine_measures_within_the_bounds_and_counts_as_it_says(twin: NeuralTwin) -> None:
