@@ -131,9 +131,7 @@ def test_a_budget_that_repeats_have_used_up_before_the_first_step_is_told() -> N
         return np.full((len(controls), 3), np.nan if calls[0] == 1 else 1.0) * controls[:, :3]
 
     device = as_device(faulty, n_controls=8, n_outputs=3, bounds=(0, 1), name="faulty")
-    network = PhysicalNetworkClassifier(
-        device, gradient="spsa", max_shots=32, batch_size=16, max_iter=2, random_state=0
-    )
+    network = PhysicalNetworkClassifier(device, gradient="spsa", max_shots=32, batch_size=8, max_iter=2, random_state=0)
     with pytest.warns(UserWarning, match=r"at least one step\. Got none: repeats after faults"):
         network.fit(X, y)
     assert network.ledger_.total <= 32
