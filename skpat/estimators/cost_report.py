@@ -6,14 +6,16 @@ import time
 import warnings
 from dataclasses import dataclass
 from html import escape
+from numbers import Real
 from textwrap import wrap
 from typing import Any
 
 import numpy as np
 from sklearn.base import is_classifier
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpat.devices.specification import device_name
+from skpat.network.operations import count_operations
 
 __all__ = ["CostReport", "CostRow", "Costed"]
 
@@ -175,14 +177,15 @@ class Costed:
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Rows as they will be predicted.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+        y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_targets), default=None
             Their labels or targets, for the search of a digital equivalent. None: there is none in the report.
         score : float, default=None
-            What the device reaches on rows that it was not trained on (accuracy or R²). None: measured on X and y, if
+            What the device reaches on rows that it was not trained on, as ``score`` of the estimator tells it: accuracy, 0 to 1
+            (with several labels the share of rows with every label right), or R², at most 1. None: measured on X and y, if
             ``measure`` allows it.
         measure : bool, default=False
-            Whether to predict X on the device, to take the time and, with ``y``, the score: ``n_layers * n_units * n_shots``
-            shots per row, counted as predictions.
+            Whether to predict X on the device, to take the time and, with ``y``, the score: as many shots per row
+            as ``report["device"].count`` says, counted as predictions.
         joules_per_operation : float, default=4.6e-12
             Of a digital multiply-add beside the device, in joules: 32-bit floats in 45 nm, without memory [1]_.
         seconds_per_operation : float, default=1e-9
@@ -206,7 +209,8 @@ class Costed:
         NotFittedError
             Before ``fit``.
         ValueError
-            If a constant is negative or not finite.
+            If a constant is negative or not finite, ``score`` is no accuracy or R², X or y is not like those of ``fit``, or y
+            has too few rows for a search. Nothing was sent.
 
         Notes
         -----
@@ -216,7 +220,8 @@ class Costed:
         and its refinement; the passes through it that the gradients need are not counted.
 
         The digital equivalent is the narrowest perceptron of one hidden layer (or a linear model) whose mean score in five
-        folds of X and y reaches the device's. Its own training counts nothing.
+        folds of X and y reaches the device's; with few rows there are fewer folds. It learns standardised targets. Its own
+        training counts nothing.
 
         References
         ----------
@@ -245,16 +250,19 @@ class Costed:
         for name, value in constants.items():
             if not 0 <= value < np.inf:
                 raise ValueError(f"'{name}' must be a finite number of at least 0. Got {value!r}. Nothing was sent.")
+        score = _check_score(self, score)
+        rows, targets = _check_data(self, X, y)
+        folds = None if targets is None or (score is None and not measure) else _make_folds(self, targets)
         prediction = _of_prediction(self, constants)
         if measure:
             begun = time.perf_counter()
             scores = self.score(X, y) if y is not None else self.predict(X)
-            seconds = (time.perf_counter() - begun) / max(_num_samples(X), 1)
+            seconds = (time.perf_counter() - begun) / rows.shape[0]
             score = float(scores) if y is not None and score is None else score
             whole = CostRow("whole prediction, by the clock", None, "", None, seconds, f"{MEASURED} (seconds)")
             prediction = (*prediction, whole)
         training = _of_training(self, constants)
-        digital, width, sentences = _equivalent(self, X, y, score, accelerator_joules_per_operation)
+        digital, width, sentences = _equivalent(self, rows, targets, folds, score, accelerator_joules_per_operation)
         n_break_even, said = _break_even(prediction, training, digital)
         notes = (
             "Assumed: " + ", ".join(f"{name} {value:g}" for name, value in constants.items()) + ".",
@@ -266,20 +274,12 @@ class Costed:
 
 
 def _of_prediction(network: Any, constants: dict[str, float]) -> tuple[CostRow, ...]:
-    wiring, device, weights = network._network, network.device_, network.weights_
     n_shots = network._network.n_calls * network.n_shots
-    coef, readout = weights.get("encoder.coef"), weights.get("readout.coef")
-    n_outputs = wiring.n_units * wiring.n_outputs
-    encoder = network.n_features_in_ + (0 if coef is None else coef.size)
-    between = network.n_layers * (wiring.n_slots + n_outputs) + (network.n_layers - 1) * wiring.n_slots * bool(
-        wiring.skip
-    )
+    digital = count_operations(network._network, network.weights_)
     rows = (
-        _of_shots("device", n_shots, device),
+        _of_shots("device", n_shots, network.device_),
         _of_conversions("conversion", n_shots, network, constants),
-        _of_operations("encoder", encoder, constants),
-        _of_operations("gains and normalisation", between, constants),
-        _of_operations("readout", n_outputs if readout is None else readout.size, constants),
+        *(_of_operations(name, count, constants) for name, count in digital.items()),
     )
     return (*rows, _sum_of("prediction", rows))
 
@@ -345,43 +345,107 @@ def _count_twin(network: Any) -> float | None:
     return float(round(_BACKWARD_TOO * n_weights * seen))
 
 
+def _check_score(network: Any, score: Any) -> float | None:
+    if score is None:
+        return None
+    of_classes = is_classifier(network)
+    known = isinstance(score, Real) and not isinstance(score, bool) and np.isfinite(float(score))
+    if not known or score > 1 or (of_classes and score < 0):
+        wanted = "an accuracy between 0 and 1" if of_classes else "a finite R² of at most 1"
+        raise ValueError(
+            f"'score' must be {wanted}. Got {score!r:.80}. Nothing was sent. Use score=None and measure=True to measure it."
+        )
+    return float(score)
+
+
+def _check_data(network: Any, X: Any, y: Any) -> tuple[Any, np.ndarray | None]:
+    """Rows (n_samples, n_features), dense where there is y, and targets as the network's loss knows them."""
+    checks = {"reset": False, "accept_sparse": "csr", "dtype": network.weights_["layers.0.gain"].dtype}
+    if y is None:
+        return validate_data(network, X, **checks), None
+    X, y = validate_data(network, X, y, **checks, **network._y_checks)
+    targets = network._encode_targets(y, None, first=False)
+    targets = targets.ravel() if targets.ndim == 2 and targets.shape[1] == 1 else targets
+    return (X.toarray() if hasattr(X, "toarray") else X), targets
+
+
+def _make_folds(network: Any, targets: np.ndarray) -> Any:
+    """Five folds, or as many as leave something to learn and something to score in each of them."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    strata = network._strata(targets)
+    if strata is None:
+        least = network._fewest_validated
+        n_folds, wanted = len(targets) // least, f"at least {2 * least} rows"
+        got = f"{len(targets)}"
+    else:
+        counts = np.unique(strata, return_counts=True)[1]
+        n_folds, wanted = int(np.sort(np.append(counts, 0))[-2]), "at least two classes of two rows or more"
+        got = f"classes of {', '.join(map(str, counts))} rows"
+    if n_folds < 2:
+        raise ValueError(
+            f"'y' must have {wanted}: a digital equivalent is scored in folds. Got {got}. Nothing was sent. Give more rows, or "
+            "y=None for a report without it."
+        )
+    return (KFold if strata is None else StratifiedKFold)(min(n_folds, _FOLDS), shuffle=True, random_state=0)
+
+
+def _digital_model(network: Any, targets: np.ndarray, width: int) -> Any:
+    """A perceptron with so many hidden units, or a linear model, for the kind of targets."""
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    size = {"hidden_layer_sizes": (width,), "max_iter": 500, "random_state": 0}
+    if is_classifier(network):
+        linear = LogisticRegression(max_iter=1000)
+        linear = OneVsRestClassifier(linear) if targets.ndim == 2 else linear
+        model = MLPClassifier(**size) if width else linear
+    else:
+        model = TransformedTargetRegressor(MLPRegressor(**size) if width else Ridge(), transformer=StandardScaler())
+    return make_pipeline(StandardScaler(), model)
+
+
 def _equivalent(
-    network: Any, X: Any, y: Any, score: float | None, joules_per_operation: float
+    network: Any,
+    X: np.ndarray,
+    targets: np.ndarray | None,
+    folds: Any,
+    score: float | None,
+    joules_per_operation: float,
 ) -> tuple[CostRow | None, int | None, tuple[str, ...]]:
     """The smallest perceptron that reaches the score."""
-    if y is None:
+    if targets is None:
         return None, None, ("No digital equivalent: it needs y. Use cost_report(X, y, score=...).",)
     if score is None:
         why = "No digital equivalent: it needs the device's score. Give score=..., or measure=True to measure it."
         return None, None, (why,)
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
-    from sklearn.neural_network import MLPClassifier, MLPRegressor
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.model_selection import cross_val_score
 
-    X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
-    classes = is_classifier(network)
-    perceptron = MLPClassifier if classes else MLPRegressor
-    folds = (StratifiedKFold if classes else KFold)(_FOLDS, shuffle=True, random_state=0)
+    scoring = "accuracy" if is_classifier(network) else "r2"  # those of the network's own score
+    n_scores = network._count_scores()
+    n_scores = 1 if network._strata(targets) is not None and n_scores == 2 else n_scores
     for width in _WIDTHS:
-        if not width:
-            model = LogisticRegression(max_iter=1000) if classes else Ridge()
-        else:
-            model = perceptron((width,), max_iter=500, random_state=0)
+        model = _digital_model(network, targets, width)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a model as it comes
-            reached = float(cross_val_score(make_pipeline(StandardScaler(), model), X, y, cv=folds).mean())
+            warnings.filterwarnings("ignore", "The least populated class in y has only")  # it is rare in the data, too
+            warnings.filterwarnings("ignore", "Label .* is present in all training examples")
+            scores = cross_val_score(model, X, targets, cv=folds, scoring=scoring, error_score="raise")
+        reached = float(scores.mean())
         if reached < score:
             continue
-        n_scores = network._count_scores()
-        n_scores = 1 if classes and n_scores == 2 else n_scores
         count = X.shape[1] + (width * (X.shape[1] + n_scores) if width else X.shape[1] * n_scores)
         name = f"digital equivalent ({f'{width} hidden units' if width else 'linear'})"
         row = CostRow(name, count, "multiply-adds", count * joules_per_operation, None, f"{ASSUMED}; size {MEASURED}")
-        return row, width, (f"The digital equivalent scores {reached:.3f} in five folds; the device {score:.3f}.",)
-    why = f"No digital equivalent: no perceptron of up to {_WIDTHS[-1]} hidden units reaches {score:.3f} in five folds."
+        said = f"The digital equivalent scores {reached:.3f} in {folds.n_splits} folds; the device {score:.3f}."
+        return row, width, (said,)
+    reaches = f"reaches {score:.3f} in {folds.n_splits} folds"
+    why = f"No digital equivalent: no perceptron of up to {_WIDTHS[-1]} hidden units {reaches}."
     return None, None, (why,)
 
 

@@ -13,6 +13,7 @@ from skpat.devices.identity import IdentityDevice
 from skpat.estimators.base import PhysicalNetwork
 from skpat.inspection.untrained_device import UntrainedDevice
 from skpat.network.forward import is_trainable
+from skpat.network.operations import count_operations
 
 __all__ = ["DigitalCost", "count_trained", "digital_cost", "network_in"]
 
@@ -65,10 +66,10 @@ def digital_cost(model: Any) -> DigitalCost:
 
     Notes
     -----
-    Of a physical network: the encoder's map, one multiply-add for each number that is scaled on its way into the device or
-    out of it, and the readout. What the device does counts nothing; :class:`skpat.devices.IdentityDevice` is no device,
-    so its averages count. Of trees: one comparison for each level of the deepest path and one addition for each tree.
-    Of an SVM: distances to the support vectors and the weighted sums. Exponentials and the like are left out.
+    Of a physical network: the encoder's map, one multiply-add for each number that is scaled or averaged on its way into the
+    device or out of it, and the readout. What the device does counts nothing; :class:`skpat.devices.IdentityDevice` is no
+    device, so its averages count. Of trees: one comparison for each level of the deepest path and one addition for each
+    tree. Of an SVM: distances to the support vectors and the weighted sums. Exponentials and the like are left out.
 
     Examples
     --------
@@ -106,19 +107,10 @@ def digital_cost(model: Any) -> DigitalCost:
 
 
 def _operations_of(network: PhysicalNetwork) -> int:
-    wiring = network._network
-    encoder = network.weights_.get("encoder.coef")
-    count = network.n_features_in_ + (0 if encoder is None else encoder.size)
-    if wiring.n_patches > 1 and not wiring.pools and network.n_layers > 1:  # the mean of each group of outputs
-        count += wiring.n_sources(0)
-    if wiring.pools:
-        count += wiring.n_units_of(0) * wiring.n_outputs
-    count += wiring.n_calls * (wiring.split.n_inputs + wiring.n_outputs)
-    count += (network.n_layers - 1) * wiring.n_slots * bool(wiring.skip)
+    count = sum(count_operations(network._network, network.weights_).values())
     if isinstance(network.device_, IdentityDevice):
-        count += wiring.n_calls * network.device_.n_controls
-    readout = network.weights_.get("readout.coef")
-    return int(count + (wiring.n_sources(network.n_layers - 1) if readout is None else readout.size))
+        count += network._network.n_calls * network.device_.n_controls
+    return int(count)
 
 
 def _of_classical(model: Any) -> DigitalCost:

@@ -6,38 +6,73 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
+from skpat.estimators import cost_report
 from skpat.inspection.digital_cost import digital_cost
+from skpat.network import PatchEncoder
 from skpat.training import PhysicsAware
 from skpat.twins import NeuralTwin
 
 X, Y = load_iris(return_X_y=True)
+LABELS = np.stack([Y > 0, Y > 1, X[:, 0] > 5.8], axis=1).astype(int)
 MIXING = np.random.default_rng(0).standard_normal((12, 6)) / 3
 PARTS = ("device", "conversion", "encoder", "gains and normalisation", "readout")
 
 
-def fitted(joules: float | None = 1e-12, seconds: float | None = 1e-6, **params: Any) -> PhysicalNetworkClassifier:
-    device = as_device(
-        lambda controls: np.tanh(controls @ MIXING), n_controls=12, n_outputs=6, bounds=(-1, 1), name="bench",
-        joules_per_shot=joules, seconds_per_shot=seconds,
+def bench(**states: Any) -> Any:
+    return as_device(
+        lambda controls: np.tanh(controls @ MIXING), n_controls=12, n_outputs=6, bounds=(-1, 1), name="bench", **states
     )  # fmt: skip
+
+
+def fitted(
+    joules: float | None = 1e-12, seconds: float | None = 1e-6, data: Any = (X, Y), **params: Any
+) -> PhysicalNetworkClassifier:
     defaults: dict[str, Any] = {
         "twin": NeuralTwin((8,), max_iter=3, n_refine_steps=1),
         "max_iter": 3,
         "random_state": 0,
     }
-    return PhysicalNetworkClassifier(device, **(defaults | params)).fit(X, Y)
+    device = bench(joules_per_shot=joules, seconds_per_shot=seconds)
+    return PhysicalNetworkClassifier(device, **(defaults | params)).fit(*data)
 
 
-@pytest.mark.parametrize("params", [{}, {"n_layers": 2, "skip": "input"}, {"n_units": 2, "readout": "bins"}])
-def test_the_digital_parts_are_those_of_digital_cost(params: dict[str, Any]) -> None:
-    network = fitted(max_iter=1, **params)
+def quick(data: Any = (X, Y), **params: Any) -> PhysicalNetworkClassifier:
+    """Without a twin: trained for one epoch, for what does not depend on the training."""
+    return fitted(data=data, **({"twin": None, "gradient": "spsa", "max_iter": 1} | params))
+
+
+def regressor(data: Any, **params: Any) -> PhysicalNetworkRegressor:
+    return PhysicalNetworkRegressor(bench(), max_iter=1, gradient="spsa", random_state=0, **params).fit(*data)
+
+
+POOLED = PatchEncoder((2, 2), 1, pooling="mean")  # four patches of one pixel
+CASES: list[tuple[dict[str, Any], tuple[int, int, int]]] = [  # encoder, gains and normalisation, readout; by hand
+    ({}, (4 + 4 * 6, 6 + 6, 6 * 3)),
+    ({"n_layers": 2, "skip": "input"}, (4 + 4 * 6, 2 * (6 + 6) + 6, 6 * 3)),
+    ({"n_units": 2, "readout": "bins"}, (4 + 4 * 12, 2 * (6 + 6), 12)),
+    ({"encoder": PatchEncoder((2, 2), 1)}, (4, 4 * (6 + 6), 24 * 3)),
+    ({"encoder": PatchEncoder((2, 2), 1), "n_units": 2, "readout": "bins"}, (4, 8 * (6 + 6), 48)),
+    ({"encoder": PatchEncoder((2, 2), 1), "n_layers": 2}, (4, 5 * (6 + 6) + 24, 6 * 3)),  # 24 outputs on 6 slots
+    ({"encoder": PatchEncoder((2, 2), 1), "n_layers": 2, "n_units": 4}, (4, 20 * (6 + 6) + 96, 24 * 3)),
+    ({"encoder": POOLED}, (4, 4 * (6 + 6) + 24, 6 * 3)),
+    ({"encoder": POOLED, "readout": "bins"}, (4, 4 * (6 + 6) + 24, 6)),
+    ({"encoder": POOLED, "n_layers": 3, "skip": "input"}, (4, 6 * (6 + 6) + 24 + 2 * (6 + 24), 6 * 3)),
+    ({"encoder": POOLED, "n_layers": 3, "skip": "previous"}, (4, 6 * (6 + 6) + 24 + 2 * 6 + 24, 6 * 3)),
+    ({"encoder": PatchEncoder((2, 2), downsample=2)}, (4 + 4, 6 + 6, 6 * 3)),
+]
+
+
+@pytest.mark.parametrize(("params", "counts"), CASES)
+def test_the_digital_parts_are_those_of_digital_cost(params: dict[str, Any], counts: tuple[int, int, int]) -> None:
+    network = quick(**params)
     report = network.cost_report(X)
-    operations = sum(row.count or 0 for row in report.prediction if row.unit == "multiply-adds")
-    assert operations == digital_cost(network).operations
+    assert [report[name].count for name in ("encoder", "gains and normalisation", "readout")] == list(counts)
+    assert digital_cost(network).operations == sum(counts)
 
 
 def test_the_figures_are_what_they_say() -> None:
@@ -106,8 +141,8 @@ def test_without_y_the_report_says_why() -> None:
     assert "it needs y" in str(report)
 
 
-def test_the_smallest_equivalent_and_the_break_even() -> None:
-    network = fitted()
+def test_the_smallest_equivalent_and_the_break_even(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = quick()
     free = {"joules_per_operation": 0.0, "joules_per_conversion": 0.0}
     report = network.cost_report(X, Y, score=0.8, accelerator_joules_per_operation=1e-10, **free)
     assert report.digital is not None
@@ -119,14 +154,73 @@ def test_the_smallest_equivalent_and_the_break_even() -> None:
     never = network.cost_report(X, Y, score=0.8)
     assert never.n_break_even == np.inf
     assert "never pays" in str(never)
-    impossible = network.cost_report(X[:30], Y[::-1][:30] * 0 + np.arange(30) % 3, score=1.1)
+    monkeypatch.setattr(cost_report, "_WIDTHS", (0, 1))
+    impossible = network.cost_report(X[:30], np.arange(30) % 3, score=1)
     assert impossible.digital is None
-    assert "no perceptron" in str(impossible)
+    assert "no perceptron of up to 1 hidden units reaches 1.000 in 5 folds" in str(impossible)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_target_that_is_not_linear_has_an_equivalent_whatever_its_unit(
+    unit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_report, "_WIDTHS", (0, 32))
+    rows = np.random.default_rng(0).uniform(-1, 1, (80, 2))
+    curved = unit * np.abs(rows).sum(axis=1)
+    reports = [
+        regressor((rows, y)).cost_report(rows, y, score=0.5) for y in (curved, np.stack([curved, curved], axis=1))
+    ]
+    for n_targets, report in enumerate(reports, 1):
+        assert report.digital_width == 32
+        assert report.digital is not None
+        assert report.digital.count == 2 + 32 * (2 + n_targets)
+
+
+@pytest.mark.parametrize("make", [np.asarray, csr_matrix])
+@pytest.mark.parametrize("n_labels", [2, 3])
+def test_several_labels_have_an_equivalent_that_gets_all_of_them_right(make: Any, n_labels: int) -> None:
+    labels = LABELS[:, :n_labels]
+    network = quick((X, make(labels)))
+    linear = network.cost_report(X, make(labels), score=0.8)
+    assert linear.digital is not None
+    assert linear.digital_width == 0
+    assert linear.digital.count == 4 + 4 * n_labels
+    measured = network.cost_report(csr_matrix(X), make(labels), measure=True)
+    assert measured.digital is not None
+    assert f"the device {network.score(X, labels):.3f}" in str(measured)
+    assert network.shots_["prediction"] == 2 * len(X)
+
+
+def test_several_labels_that_no_plane_divides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_report, "_WIDTHS", (0, 64))
+    rows = np.random.default_rng(0).uniform(-1, 1, (80, 2))
+    labels = np.stack([np.abs(rows).sum(axis=1) > 1, rows[:, 0] > 0, rows[:, 0] > 3], axis=1).astype(
+        int
+    )  # the last: none
+    report = quick((rows, labels)).cost_report(rows, labels, score=0.8)
+    assert report.digital_width == 64
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_folds"),
+    [
+        ([0, 1, 50, 51], 2),
+        ([0, 1, 50, 51, 100], 2),
+        ([*range(10), *range(50, 53)], 3),
+        ([*range(5), *range(50, 57)], 5),
+    ],
+)
+def test_few_rows_make_fewer_folds(rows: list[int], n_folds: int) -> None:
+    report = quick().cost_report(X[rows], Y[rows], score=0.0)
+    assert f"in {n_folds} folds" in str(report)
+    of_targets = regressor((X[:, :3], X[:, 3])).cost_report(X[rows, :3], X[rows, 3], score=-1e9)
+    assert f"in {min(len(rows) // 2, 5)} folds" in str(of_targets)
+    of_labels = quick((X, LABELS)).cost_report(X[rows], LABELS[rows], score=0.0)
+    assert f"in {min(len(rows), 5)} folds" in str(of_labels)
 
 
 def test_a_regressor_and_other_methods() -> None:
-    regressor = PhysicalNetworkRegressor(fitted(max_iter=1).device, max_iter=1, gradient="spsa").fit(X[:, :3], X[:, 3])
-    report = regressor.cost_report(X[:, :3], X[:, 3], score=0.5)
+    report = regressor((X[:, :3], X[:, 3])).cost_report(X[:, :3], X[:, 3], score=0.5)
     assert report.digital_width == 0
     assert "twin" not in str(report)
     in_silico = fitted(gradient="in_silico", max_iter=1).cost_report(X)
@@ -150,4 +244,54 @@ def test_what_it_refuses() -> None:
     with pytest.raises(NotFittedError):
         PhysicalNetworkClassifier().cost_report(X)
     with pytest.raises(ValueError, match=r"'joules_per_operation' must be a finite number of at least 0\. Got -1"):
-        fitted(max_iter=1).cost_report(X, joules_per_operation=-1)
+        quick().cost_report(X, joules_per_operation=-1)
+
+
+@pytest.mark.parametrize("measure", [False, True])
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf, 95, "high", True])
+def test_a_score_that_is_none_is_refused_before_a_shot(score: Any, measure: bool) -> None:
+    for network, y, wanted in (
+        (quick(), Y, "an accuracy between 0 and 1"),
+        (regressor((X, X[:, 3])), X[:, 3], "a finite R² of at most 1"),
+    ):
+        with pytest.raises(ValueError, match=rf"'score' must be {wanted}\. Got {score!r}\. Nothing was sent\."):
+            network.cost_report(X, y, score=score, measure=measure)
+        assert network.shots_["prediction"] == 0
+    with pytest.raises(ValueError, match=r"'score' must be an accuracy between 0 and 1\. Got -0\.1\."):
+        quick().cost_report(X, Y, score=-0.1)
+
+
+@pytest.mark.parametrize("asked", [{"score": 0.5}, {"measure": True}, {"score": 0.5, "measure": True}])
+def test_data_that_the_network_does_not_know_are_refused_before_a_shot(asked: dict[str, Any]) -> None:
+    network, of_labels, of_targets = quick(), quick((X, LABELS)), regressor((X, X[:, 3]))
+    holes = np.where(X > 7, np.nan, X)
+    refused: list[tuple[Any, Any, Any, str]] = [
+        (network, X[:, :3], Y, "X has 3 features, but PhysicalNetworkClassifier is expecting 4"),
+        (network, X[:, :3], None, "X has 3 features"),
+        (network, holes, Y, "Input X contains NaN"),
+        (network, X, Y[:50], "inconsistent numbers of samples"),
+        (network, X, Y + 1, r"'y' must have the labels \[0, 1, 2\] only\. Got also \[3\]"),
+        (network, X, LABELS, "'y' must hold one class for each row"),
+        (of_labels, X, LABELS[:, :2], r"'y' must be zeros and ones of shape \(n_samples, 3\)"),
+        (of_targets, X, X[:, :2], "'y' must have 1 columns"),
+        (
+            network,
+            X[:9],
+            Y[:9],
+            r"'y' must have at least two classes of two rows or more: .* Got classes of 9 rows\. Nothing",
+        ),
+        (
+            network,
+            X[[0, 1, 60, 120]],
+            Y[[0, 1, 60, 120]],
+            r"Got classes of 2, 1, 1 rows\. Nothing was sent\. Give more rows",
+        ),
+        (of_labels, X[:1], LABELS[:1], r"'y' must have at least 2 rows: .* Got 1\. Nothing was sent"),
+        (of_targets, X[:3], X[:3, 3], r"'y' must have at least 4 rows: .* Got 3\. Nothing was sent"),
+    ]
+    for est, rows, y, message in refused:
+        with pytest.raises(ValueError, match=message):
+            est.cost_report(rows, y, **asked)
+        assert est.shots_["prediction"] == 0
+    assert network.cost_report(X[:3], measure=True)["device"].count == 1  # rows without y need no folds
+    assert network.cost_report(X[:3], Y[:3]).digital is None
