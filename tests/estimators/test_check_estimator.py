@@ -11,9 +11,10 @@ from skpat.devices import SecondHarmonicLaser
 from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
-# the same path with a smaller twin that learns in fewer steps; the defaults take minutes
-QUICK = {"twin": NeuralTwin(hidden_layer_sizes=(64,), max_iter=20, n_refine_steps=2)}
-SMALL_LASER = SecondHarmonicLaser(32, 16, n_steps=4)
+# the same path with a smaller twin and fewer, larger steps; the defaults take minutes
+SMALL_TWIN = NeuralTwin(hidden_layer_sizes=(16,), max_iter=20, n_refine_steps=1)
+QUICK = {"twin": SMALL_TWIN, "max_iter": 6, "learning_rate_init": 0.05}
+SMALL_LASER = SecondHarmonicLaser(16, 8, n_steps=2)
 DEFAULTS = [PhysicalNetworkClassifier(), PhysicalNetworkRegressor()]
 ESTIMATORS = [PhysicalNetworkClassifier(SMALL_LASER, **QUICK), PhysicalNetworkRegressor(NoisyBank(), **QUICK)]
 OTHERS = [PhysicalNetworkClassifier(NoisyBank(), **QUICK), PhysicalNetworkRegressor(SMALL_LASER, **QUICK)]
