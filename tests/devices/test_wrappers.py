@@ -23,6 +23,7 @@ from skpat.devices.wrapper import DeviceWrapper
 from skpat.exceptions import ControlBoundsError, DeviceContractError, DeviceOutputError, JournalError
 from skpat.lab import Session
 from skpat.lab.fingerprint import device_fingerprint
+from skpat.twins import NeuralTwin
 
 BOUNDS = np.array([[0.0, 0.3], [-1.0, 1.0], [5.0, 5.7], [-3.1, -0.1]])
 LOW, HIGH = BOUNDS.T
@@ -642,7 +643,8 @@ def data(n_rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fitted(device: Any, **params: Any) -> PhysicalNetworkClassifier:
-    defaults = {"max_iter": 2, "n_calibration_shots": 40, "random_state": 0, "batch_size": 16}
+    twin = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
+    defaults = {"twin": twin, "max_iter": 2, "n_calibration_shots": 40, "random_state": 0, "batch_size": 16}
     return PhysicalNetworkClassifier(device, **(defaults | params)).fit(*data())
 
 
@@ -665,7 +667,7 @@ def test_an_estimator_seeds_every_wrapper_and_predicts_the_same_in_any_company()
 @pytest.mark.parametrize("gradient", ["physics_aware", "exact"])
 def test_a_network_learns_through_all_of_them(gradient: str) -> None:
     device = Quantized(Drifting(Noisy(LASER, noise=0.02)), control_bits=8, output_bits=12, adc_range=(0, 20))
-    network = fitted(device, gradient=gradient, max_iter=40, n_calibration_shots=200)
+    network = fitted(device, gradient=gradient, max_iter=16, learning_rate_init=0.03, n_calibration_shots=100)
     assert network.score(*data()) > 0.8
 
 

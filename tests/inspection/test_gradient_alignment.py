@@ -21,9 +21,10 @@ from skpat.row_keys import hash_rows
 from skpat.training import ExactGradient
 from skpat.training.loop import Data
 from skpat.training.loss_probe import LossProbe
-from skpat.twins import PhysicsTwin
+from skpat.twins import NeuralTwin, PhysicsTwin
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
+SMALL_TWIN = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
 
 
 def data(n: int = 60, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
@@ -55,11 +56,12 @@ def test_a_pipeline_is_taken_too() -> None:
     ],
 )
 def test_shots_are_those_that_the_documentation_says(encoder: str, gradient: str) -> None:
-    X, y = np.random.default_rng(0).normal(size=(40, 24)), np.arange(40) % 2
+    X, y = np.random.default_rng(0).normal(size=(40, 12)), np.arange(40) % 2
     X = X[:, :3] if encoder == "direct" else X
     network = PhysicalNetworkClassifier(
-        LASER, encoder=encoder, gradient=gradient, n_units=2, max_iter=1, n_calibration_shots=50, random_state=0
-    )
+        SecondHarmonicLaser(8, 6, n_steps=2), SMALL_TWIN, encoder=encoder, gradient=gradient, n_units=2, max_iter=1,
+        n_calibration_shots=50, random_state=0,
+    )  # fmt: skip
     network.fit(X, y)
     found = gradient_alignment(network, X, y, n_rows=20, n_directions=3)
     of_step = 0 if gradient == "physics_aware" else network._gradient.shots_per_row
@@ -108,7 +110,7 @@ def test_the_exact_gradient_is_aligned_and_a_twin_without_shots_is_not() -> None
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_shots_are_counted_and_the_network_stays(dtype: Any) -> None:
     X, y = data(dtype=dtype)
-    network = fitted(dtype=dtype, n_units=2, n_shots=2)
+    network = fitted(dtype=dtype, twin=SMALL_TWIN, n_units=2, n_shots=2)
     before = pickle.dumps((network.weights_, network.twin_.predict(np.full((2, 16), 0.5))))
     counted = network.shots_
     found = gradient_alignment(network, X.tolist(), y, n_rows=10, n_directions=3)
@@ -119,7 +121,7 @@ def test_shots_are_counted_and_the_network_stays(dtype: Any) -> None:
 
 def test_it_repeats_bit_for_bit_and_works_on_an_unpickled_network() -> None:
     X, y = data()
-    network = fitted()
+    network = fitted(twin=SMALL_TWIN)
     found = [gradient_alignment(pickle.loads(pickle.dumps(network)), X, y, random_state=1) for _ in range(2)]
     assert found[0] == found[1]
     assert gradient_alignment(network, X, y, random_state=None).n_shots == found[0].n_shots
@@ -127,7 +129,7 @@ def test_it_repeats_bit_for_bit_and_works_on_an_unpickled_network() -> None:
 
 def test_the_global_random_state_is_left_alone() -> None:
     X, y = data()
-    network = fitted()
+    network = fitted(twin=SMALL_TWIN)
     np.random.seed(3)
     before = np.random.get_state()[1].copy()
     gradient_alignment(network, X, y, random_state=None)
@@ -140,7 +142,7 @@ def test_the_global_random_state_is_left_alone() -> None:
 )
 def test_parameters_are_checked_before_anything_is_sent(parameters: dict[str, Any], message: str) -> None:
     X, y = data()
-    network = fitted()
+    network = fitted(twin=SMALL_TWIN)
     counted = network.shots_
     with pytest.raises(ValueError, match=message):
         gradient_alignment(network, X, y, **parameters)

@@ -153,11 +153,11 @@ def test_sharpness_asks_the_other_method_whether_the_device_will_do() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_each_trains_and_costs_what_the_plan_says(gradient: Any, factor: int, dtype: type) -> None:
     network = PhysicalNetworkClassifier(
-        SecondHarmonicLaser(24, 16), NeuralTwin((32,), n_refine_steps=2), n_layers=2, gradient=gradient, max_iter=8,
-        learning_rate_init=0.02, n_calibration_shots=400, n_iter_no_change=99, random_state=0,
+        SecondHarmonicLaser(16, 8, n_steps=2), NeuralTwin((16,), n_refine_steps=1), n_layers=2, gradient=gradient,
+        max_iter=5, learning_rate_init=0.04, n_calibration_shots=200, n_iter_no_change=99, random_state=0,
     )  # fmt: skip
     network.fit(X.astype(dtype), Y)
-    assert network.shots_["training"] == network.plan(X).training == 8 * 2 * factor * len(X)
+    assert network.shots_["training"] == network.plan(X).training == 5 * 2 * factor * len(X)
     assert network.score(X.astype(dtype), Y) > 0.7
     again = clone(network).fit(X.astype(dtype), Y)
     for name, weight in network.weights_.items():
@@ -167,8 +167,8 @@ def test_each_trains_and_costs_what_the_plan_says(gradient: Any, factor: int, dt
 @pytest.mark.parametrize("gradient", ["physics_aware", "sharpness_aware"])
 def test_the_plan_counts_what_the_checks_of_the_gradient_take(gradient: str) -> None:
     network = PhysicalNetworkClassifier(
-        SecondHarmonicLaser(24, 16), NeuralTwin((8,), n_refine_steps=1), n_layers=2, gradient=gradient, max_iter=40,
-        n_calibration_shots=40, n_iter_no_change=99, random_state=0,
+        SecondHarmonicLaser(16, 8, n_steps=2), NeuralTwin((8,), n_refine_steps=1), n_layers=2, gradient=gradient,
+        max_iter=40, batch_size=75, n_calibration_shots=40, n_iter_no_change=99, random_state=0,
     )  # fmt: skip
     network.fit(X, Y)
     assert len(network.alignments_) == 3
