@@ -266,7 +266,10 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
             self.classes_ = unique_labels(y) if classes is None else unique_labels(classes)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(f"'y' must have the labels {self.classes_.tolist()} only. Got also {unknown.tolist()}.")
+            raise ValueError(
+                f"'y' must have the labels {self.classes_.tolist()} only. Got also {unknown.tolist()}. Nothing was sent. Name all "
+                "labels in the first partial_fit, classes=[...], or fit anew."
+            )
         return np.searchsorted(self.classes_, y).astype(np.int64)
 
     def _check_same(self, classes: Any) -> None:

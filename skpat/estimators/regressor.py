@@ -186,7 +186,9 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         if first:
             self._target_ndim, self.n_targets_ = np.ndim(y), columns.shape[1]
         elif columns.shape[1] != self.n_targets_:
-            raise ValueError(f"'y' must have {self.n_targets_} columns, like the first y. Got {columns.shape[1]}.")
+            raise ValueError(
+                f"'y' must have {self.n_targets_} columns, like the first y. Got {columns.shape[1]}. Nothing was sent."
+            )
         return columns
 
     def _prepare_targets(self, targets: np.ndarray, sample_weight: np.ndarray | None, dtype: Any) -> np.ndarray:

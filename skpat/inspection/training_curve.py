@@ -82,7 +82,7 @@ class TrainingCurveDisplay:
         network = fitted_network(est)
         shots: Any = np.asarray(network.shots_curve_)
         if len(shots) != len(network.loss_curve_) or (len(shots) > 1 and shots[-1] == shots[0]):
-            shots = None  # partial_fit, of which only the last call's are kept; or training on the twin
+            shots = None  # training on the twin
         score_name = "validation accuracy" if hasattr(network, "classes_") else "validation R²"
         return cls(network.loss_curve_, network.validation_scores_, shots, score_name).plot(ax, **line)
 

@@ -19,6 +19,7 @@ from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 
 __all__ = ["UntrainedDevice"]
 
+_NEVER = -100.0  # score of a class that was not to be learned
 _ROWS = 1024  # of one device call
 
 
@@ -180,6 +181,11 @@ def _readout(network: Any, answers: np.ndarray, y: Any) -> tuple[np.ndarray, np.
         coef, intercept = model[-1].coef_, model[-1].intercept_
         if len(coef) == 1:  # of the second class against the first
             coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
+        if len(coef) < len(network.classes_):  # a class without weight has no rows
+            there = np.searchsorted(network.classes_, model[-1].classes_)
+            whole, of_all = np.zeros((len(network.classes_), coef.shape[1])), np.full(len(network.classes_), _NEVER)
+            whole[there], of_all[there] = coef, intercept
+            coef, intercept = whole, of_all
     else:
         targets = np.asarray(y, dtype=np.float64).reshape(len(answers), -1)
         model = make_pipeline(StandardScaler(), Ridge()).fit(

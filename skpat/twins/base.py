@@ -160,10 +160,14 @@ def check_shots(
     if controls.ndim != 2 or outputs.ndim != 2 or len(controls) != len(outputs):
         raise ValueError(
             "A twin needs controls of shape (n_shots, n_controls) and outputs of shape (n_shots, n_outputs). "
-            f"Got {controls.shape} and {outputs.shape}."
+            f"Got {controls.shape} and {outputs.shape}. A single output is a column: outputs.reshape(-1, 1)."
         )
-    if not (np.isfinite(controls).all() and np.isfinite(outputs).all()):
-        raise ValueError("A twin needs finite controls and outputs. Got NaN or infinity.")
+    bad = ~(np.isfinite(controls).all(axis=1) & np.isfinite(outputs).all(axis=1))
+    if bad.any():
+        raise ValueError(
+            f"A twin needs finite controls and outputs. Got NaN or infinity in {bad.sum():,} of {len(bad):,} shots, the first in "
+            f"row {np.argmax(bad)}. Leave those shots out."
+        )
     if sample_weight is None:
         return controls, outputs, np.ones(len(controls), dtype=controls.dtype)
     sample_weight = np.asarray(sample_weight, dtype=controls.dtype)

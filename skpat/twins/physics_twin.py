@@ -123,6 +123,10 @@ class PhysicsTwin(Twin):
                 "'device' of PhysicsTwin must be a simulated device with forward(controls, constants=None). Got "
                 f"{self.device!r}. Use NeuralTwin() where there are no equations."
             )
+        if isinstance(self.constants, str):
+            raise TwinError(
+                f"'constants' of PhysicsTwin must be a list of names. Got {self.constants!r}. Use [{self.constants!r}]."
+            )
         missing = [name for name in self.constants if not hasattr(self.device, name)]
         if missing:
             raise TwinError(

@@ -104,6 +104,16 @@ def test_one_random_state_repeats_everything_and_another_one_changes_the_folds()
     assert any((first[name].scores != other[name].scores).any() for name in ("estimator", "mlp", "untrained"))
 
 
+def test_a_class_without_weight_is_left_out_of_the_untrained_readout() -> None:
+    X, y = products(90)
+    y = y + 2 * (X[:, 0] > 0.3)  # four classes
+    untrained = UntrainedDevice(network(class_weight={0: 1.0, 1: 0.0, 2: 1.0, 3: 1.0})).fit(X, y)
+    assert untrained.network_.shots_["training"] == (y != 1).sum()
+    predicted = untrained.predict(X)
+    assert not (predicted == 1).any()
+    assert (predicted == y)[y != 1].mean() > 0.6
+
+
 def test_the_users_estimator_is_not_touched() -> None:
     X, y = products(60)
     est = network(random_state=None)

@@ -295,6 +295,17 @@ def test_a_line_that_stays_dead_is_given_up_in_the_safe_state(tmp_path: Path) ->
     assert [event[3] for event in events(log)][-2:] == ["safe", "close"]
 
 
+def test_readings_that_a_driver_masks_are_not_finite() -> None:
+    def measure(controls: np.ndarray) -> np.ma.MaskedArray:
+        return np.ma.array(np.full((len(controls), 2), -999), mask=controls[:, :2] > 0.5)
+
+    device = as_device(measure, n_controls=2, n_outputs=2, bounds=(0, 1))
+    session = Session(device)
+    np.testing.assert_array_equal(session.measure(np.zeros((3, 2))), -999)
+    with pytest.raises(DeviceOutputError, match=r"Got nan in output 1, row 0"):
+        session.measure(np.array([[0.0, 1.0], [0.0, 0.0]]))
+
+
 def test_bad_readings_can_be_masked_or_raised() -> None:
     with Session(BenchDevice(faults={1: "nan"}, on_bad_output="mask")) as session:
         masked = session.measure(CONTROLS)
