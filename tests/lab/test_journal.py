@@ -28,6 +28,7 @@ from skpat.exceptions import JournalError
 from skpat.lab import Journal, Session
 from skpat.lab.fingerprint import device_fingerprint, fingerprint
 from skpat.lab.replay import control_keys
+from skpat.twins import NeuralTwin
 
 from .bench_device import BenchDevice
 
@@ -330,10 +331,12 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
+SMALL_TWIN = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
 
 
 def fitted(journal: Any, **params: Any) -> PhysicalNetworkClassifier:
-    defaults = {"device": LASER, "max_iter": 3, "n_calibration_shots": 60, "random_state": 0, "batch_size": 16}
+    defaults = {"device": LASER, "twin": SMALL_TWIN, "max_iter": 3, "n_calibration_shots": 60, "batch_size": 16}
+    defaults |= {"random_state": 0}
     return PhysicalNetworkClassifier(journal=journal, **(defaults | params)).fit(*data())
 
 
@@ -416,7 +419,9 @@ def test_without_a_seed_the_run_keeps_the_one_it_was_begun_with(tmp_path: Path) 
 
 def test_partial_fits_and_warm_starts_are_replayed_in_their_turn(tmp_path: Path) -> None:
     def go(journal: Any) -> PhysicalNetworkClassifier:
-        network = PhysicalNetworkClassifier(LASER, journal=journal, n_calibration_shots=60, random_state=0, max_iter=2)
+        network = PhysicalNetworkClassifier(
+            LASER, SMALL_TWIN, journal=journal, n_calibration_shots=60, random_state=0, max_iter=2
+        )
         for _ in range(3):
             network.partial_fit(*data(), classes=[False, True])
         return network.set_params(warm_start=True).fit(*data())
@@ -528,7 +533,7 @@ def test_two_fits_of_one_run_take_turns_and_the_second_replays(
     def one(_: int) -> PhysicalNetworkClassifier:
         device = BenchDevice(address, pause=2e-3, max_batch=8)
         network = PhysicalNetworkClassifier(
-            device, max_iter=2, n_calibration_shots=40, random_state=0, journal=tmp_path / "run.db", batch_size=16
+            device, SMALL_TWIN, max_iter=2, n_calibration_shots=40, random_state=0, journal=tmp_path / "run.db", batch_size=16
         )
         return network.fit(*data())
 
@@ -560,6 +565,7 @@ def test_a_fit_that_fails_can_be_called_again_in_the_same_process(
         seed = np.random.RandomState(3) if way == "generator" else 0
         network = PhysicalNetworkClassifier(
             Once(16, 12, n_steps=3),
+            SMALL_TWIN,
             journal=journal,
             n_calibration_shots=60,
             random_state=seed,
@@ -592,7 +598,9 @@ def test_sparse_data_and_the_seed_of_a_device_and_classes_are_part_of_a_run(tmp_
 
     def fit(seed: int, X: Any = X) -> PhysicalNetworkClassifier:
         laser = SecondHarmonicLaser(16, 12, n_steps=3, random_state=seed)
-        network = PhysicalNetworkClassifier(laser, max_iter=1, n_calibration_shots=60, random_state=0, journal=path)
+        network = PhysicalNetworkClassifier(
+            laser, SMALL_TWIN, max_iter=1, n_calibration_shots=60, random_state=0, journal=path
+        )
         return network.fit(X, y)
 
     assert fit(1).ledger_.total == fit(2).ledger_.total > 0
@@ -602,7 +610,7 @@ def test_sparse_data_and_the_seed_of_a_device_and_classes_are_part_of_a_run(tmp_
 
     def partial_fit(classes: list[int]) -> PhysicalNetworkClassifier:
         network = PhysicalNetworkClassifier(
-            LASER, n_calibration_shots=60, random_state=0, journal=tmp_path / "other.db"
+            LASER, SMALL_TWIN, n_calibration_shots=60, random_state=0, journal=tmp_path / "other.db"
         )
         return network.partial_fit(X, y.astype(int), classes=classes)
 

@@ -24,10 +24,11 @@ from skpat.network import PatchEncoder
 from skpat.network.description import network_from_dict, network_to_dict
 from skpat.network.forward import Network, forward, is_trainable
 from skpat.training import DirectFeedbackAlignment, ExactGradient
+from skpat.twins import NeuralTwin
 
 X, y = load_digits(return_X_y=True)
-X = X[:200].astype(np.float32)
-y = y[:200]
+X = X[:100].astype(np.float32)
+y = y[:100]
 
 
 def wiring(encoder: Any, n_features: int = 16, **shape: Any) -> Network:
@@ -60,7 +61,8 @@ def tensors(weights: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 def small(**params: Any) -> PhysicalNetworkClassifier:
     params = {"encoder": "patch", "gradient": "exact", "max_iter": 2, "random_state": 0} | params
-    return PhysicalNetworkClassifier(SecondHarmonicLaser(20, 6), **params)
+    twin = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
+    return PhysicalNetworkClassifier(SecondHarmonicLaser(20, 6, n_steps=2), twin, **params)
 
 
 # ---- what goes where ----
@@ -222,10 +224,10 @@ def test_one_patch_is_the_direct_encoder() -> None:
 @pytest.mark.parametrize("gradient", ["physics_aware", "exact"])
 def test_the_plan_counts_the_shots_of_the_patches(encoder: Any, n_layers: int, n_units: int, gradient: str) -> None:
     network = small(encoder=encoder, n_layers=n_layers, n_units=n_units, gradient=gradient, n_calibration_shots=50)
-    plan = network.plan(X[:100])
+    plan = network.plan(X[:50])
     n_patches = 8 if encoder == "patch" else 16  # 8 x 1 pixels on ten channels
     assert plan.prediction_per_row == n_units * (n_patches + n_layers - 1)
-    network.fit(X[:100], y[:100])
+    network.fit(X[:50], y[:50])
     assert (plan.calibration, plan.training) == (network.shots_["calibration"], network.shots_["training"])
     network.predict(X[:3])
     assert network.shots_["prediction"] == 3 * plan.prediction_per_row
@@ -241,7 +243,8 @@ def test_every_method_trains_patches(gradient: Any) -> None:
 @pytest.mark.slow  # 15 s
 def test_patches_read_digits_that_one_call_has_no_room_for() -> None:
     X, y = load_digits(return_X_y=True)
-    network = small(max_iter=6, learning_rate_init=0.03).fit(X[:400], y[:400])
+    network = small(max_iter=6, learning_rate_init=0.03).set_params(device=SecondHarmonicLaser(20, 6))
+    network.fit(X[:400], y[:400])
     assert network.score(X[400:800], y[400:800]) > 0.75
 
 
@@ -296,7 +299,7 @@ def test_weights_of_patches_are_drawn() -> None:
 def test_gradients_of_an_estimator_are_exact_through_patches() -> None:
     """The step of a fit is that of autograd through a device without noise."""
     device = SecondHarmonicLaser(20, 6, noise=0, noise_floor=0, energy_jitter=0)
-    first = small(max_iter=1, batch_size=200, shuffle=False, learning_rate_init=1e-3)
+    first = small(max_iter=1, batch_size=100, shuffle=False, learning_rate_init=1e-3)
     first.set_params(device=device, gradient=ExactGradient()).fit(X.astype(np.float64), y)
     aware = clone(first).set_params(gradient="exact", encoder=PatchEncoder()).fit(X.astype(np.float64), y)
     np.testing.assert_array_equal(first.weights_["layers.0.theta"], aware.weights_["layers.0.theta"])
