@@ -12,7 +12,7 @@ from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
 # the same path with a smaller twin and fewer, larger steps; the defaults take minutes
-SMALL_TWIN = NeuralTwin(hidden_layer_sizes=(16,), max_iter=20, n_refine_steps=1)
+SMALL_TWIN = NeuralTwin(hidden_layer_sizes=(8,), max_iter=5, n_refine_steps=1)
 QUICK = {"twin": SMALL_TWIN, "max_iter": 6, "learning_rate_init": 0.05}
 SMALL_LASER = SecondHarmonicLaser(16, 8, n_steps=2)
 DEFAULTS = [PhysicalNetworkClassifier(), PhysicalNetworkRegressor()]

@@ -533,7 +533,13 @@ def test_two_fits_of_one_run_take_turns_and_the_second_replays(
     def one(_: int) -> PhysicalNetworkClassifier:
         device = BenchDevice(address, pause=2e-3, max_batch=8)
         network = PhysicalNetworkClassifier(
-            device, SMALL_TWIN, max_iter=2, n_calibration_shots=40, random_state=0, journal=tmp_path / "run.db", batch_size=16
+            device,
+            SMALL_TWIN,
+            max_iter=2,
+            n_calibration_shots=40,
+            random_state=0,
+            journal=tmp_path / "run.db",
+            batch_size=16,
         )
         return network.fit(*data())
 
