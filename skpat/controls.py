@@ -179,6 +179,13 @@ def as_numpy(array: Any) -> np.ndarray:
     return np.asarray(array)  # masks and other subclasses are dropped: what is sent is what is checked
 
 
+def readings_of(answer: Any) -> np.ndarray:
+    """What a driver answered, as a numpy array: NaN where it masks a reading, as a sign that there is none."""
+    if isinstance(answer, np.ma.MaskedArray):
+        answer = np.ma.filled(answer.astype(np.result_type(answer, np.float32)), np.nan)
+    return as_numpy(answer)
+
+
 def _is_identity(index: np.ndarray) -> bool:
     return bool((index == np.arange(len(index))).all())
 

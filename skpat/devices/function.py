@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skpat.controls import ControlBatch, as_numpy
+from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification
 
@@ -81,7 +81,7 @@ class FunctionDevice(Device):
 
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
         """Call the function with the plain array of shape (n_rows, n_controls)."""
-        return as_numpy(self.function(np.asarray(batch)))
+        return readings_of(self.function(np.asarray(batch)))
 
 
 def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outputs: int, bounds: Any, **about: Any):

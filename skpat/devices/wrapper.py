@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.metaestimators import available_if
 
-from skpat.controls import ControlBatch, as_numpy
+from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
 from skpat.devices.specification import channel_periods, check_device_specification, device_name
 
@@ -259,7 +259,7 @@ control_steps, max_change, periodic, output_range, on_bad_output, max_retries, s
                 device.check_controls(sent)
             if self._last_shared is not None:
                 self._send_shared(sent)
-        outputs = as_numpy(device.measure(sent))
+        outputs = readings_of(device.measure(sent))
         if outputs.shape != (batch.n_rows, device.n_outputs) or outputs.dtype.kind not in "fiub":
             return outputs  # the session says what is wrong with them
         if outputs.dtype not in (np.float32, np.float64):

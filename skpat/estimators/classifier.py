@@ -267,8 +267,8 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(
-                f"'y' must have the labels {self.classes_.tolist()} only. Got also {unknown.tolist()}. Nothing was sent. Name all "
-                "labels in the first partial_fit, classes=[...], or fit anew."
+                f"'y' must have the labels {self.classes_.tolist()} only. Got also {unknown.tolist()}. Nothing was sent. Name "
+                "all labels in the first partial_fit, classes=[...], or fit anew."
             )
         return np.searchsorted(self.classes_, y).astype(np.int64)
 

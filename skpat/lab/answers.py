@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from skpat.controls import as_numpy
+from skpat.controls import readings_of
 from skpat.devices.specification import device_name
 
 __all__ = ["inspect", "mask"]
@@ -33,9 +33,7 @@ def inspect(device: Any, answer: Any, n_rows: int, first_row: int) -> tuple[np.n
     message : str
         What is wrong, and what to do.
     """
-    if isinstance(answer, np.ma.MaskedArray):  # a driver says so of readings that are none
-        answer = np.ma.filled(answer.astype(np.result_type(answer, np.float32)), np.nan)
-    outputs = np.array(as_numpy(answer))
+    outputs = np.array(readings_of(answer))
     name, expected = device_name(device), (n_rows, device.n_outputs)
     if outputs.shape != expected:
         return (

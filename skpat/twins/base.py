@@ -165,8 +165,8 @@ def check_shots(
     bad = ~(np.isfinite(controls).all(axis=1) & np.isfinite(outputs).all(axis=1))
     if bad.any():
         raise ValueError(
-            f"A twin needs finite controls and outputs. Got NaN or infinity in {bad.sum():,} of {len(bad):,} shots, the first in "
-            f"row {np.argmax(bad)}. Leave those shots out."
+            f"A twin needs finite controls and outputs. Got NaN or infinity in {bad.sum():,} of {len(bad):,} shots, the first "
+            f"in row {np.argmax(bad)}. Leave those shots out."
         )
     if sample_weight is None:
         return controls, outputs, np.ones(len(controls), dtype=controls.dtype)

@@ -27,7 +27,9 @@ X, Y = load_iris(return_X_y=True)
 
 def small(kind: type = PhysicalNetworkClassifier, device: Any = None, **params: Any) -> Any:
     defaults: dict[str, Any] = {"max_iter": 3, "n_calibration_shots": 60, "random_state": 0}
-    return kind(NoisyBank() if device is None else device, NeuralTwin((16,), max_iter=5), **(defaults | params))
+    return kind(
+        NoisyBank() if device is None else device, NeuralTwin((8,), max_iter=5, n_refine_steps=1), **(defaults | params)
+    )
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -26,10 +27,19 @@ from skpat import Device, PhysicalNetworkClassifier, as_device
 from skpat.devices import Quantized
 from skpat.exceptions import DeviceBusyError, DeviceConnectionError, DeviceIdentityError, DeviceOutputError
 from skpat.lab import Ledger, Session
+from skpat.twins import NeuralTwin
 
 from .bench_device import BenchDevice, events, forget_everybody, largest_overlap
 
+SMALL_TWIN = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
 CONTROLS = np.linspace(0, 1, 24).reshape(6, 4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> Iterator[None]:
+    """The collections around every test look at what this test has made: all older objects are frozen."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +47,7 @@ def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "locks"))
     monkeypatch.setattr(BenchDevice, "_calls", 0)
     forget_everybody()
+    gc.freeze()
     yield
     forget_everybody()
 
@@ -254,7 +265,7 @@ def test_a_grid_search_over_two_workers_shares_an_address(tmp_path: Path, backen
 
     log = tmp_path / "log"
     network = PhysicalNetworkClassifier(
-        BenchDevice("bench", log), max_iter=2, n_calibration_shots=30, random_state=0, batch_size=16
+        BenchDevice("bench", log), SMALL_TWIN, max_iter=2, n_calibration_shots=30, random_state=0, batch_size=16
     )
     X, y = data()
     with joblib.parallel_backend(backend, n_jobs=2):
@@ -403,7 +414,7 @@ def test_ctrl_c_ends_a_fit_with_the_best_weights_so_far(tmp_path: Path) -> None:
     log = tmp_path / "log"
     X, y = data(100)
     device = BenchDevice("bench", log, faults={30: KeyboardInterrupt()})
-    network = PhysicalNetworkClassifier(device, max_iter=20, n_calibration_shots=20, random_state=0)
+    network = PhysicalNetworkClassifier(device, SMALL_TWIN, max_iter=20, n_calibration_shots=20, random_state=0)
     with pytest.warns(UserWarning, match=r"The training was interrupted in epoch \d+ of 20\. The estimator keeps"):
         network.fit(X, y, X_val=X, y_val=y)
     assert 1 < network.n_iter_ < 20

@@ -17,8 +17,10 @@ from sklearn.model_selection import GridSearchCV
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import SecondHarmonicLaser
 from skpat.lab import Journal, Ledger, SimulatedInstrument, VisaDevice
+from skpat.twins import NeuralTwin
 
 KINDS = ("late", "mute", "truncated", "nan", "saturated", "closed")
+SMALL_TWIN = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +54,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 def fit(device: Any, journal: Any = None, **more: Any) -> PhysicalNetworkClassifier:
     defaults = {"max_iter": 28, "n_calibration_shots": 60, "batch_size": 16, "random_state": 0, "tol": 0}
-    network = PhysicalNetworkClassifier(device, journal=journal, **(defaults | more))
+    network = PhysicalNetworkClassifier(device, SMALL_TWIN, journal=journal, **(defaults | more))
     return network.fit(*data())
 
 
@@ -105,7 +107,9 @@ def test_a_grid_search_and_threads_share_one_instrument() -> None:
     get_reusable_executor().shutdown(wait=True)  # workers of other tests have other folders of locks
     with SimulatedInstrument(laser(), record=True) as instrument:
         device = visa(instrument.address, control_units="V")
-        network = PhysicalNetworkClassifier(device, max_iter=1, n_calibration_shots=20, random_state=0, batch_size=32)
+        network = PhysicalNetworkClassifier(
+            device, SMALL_TWIN, max_iter=1, n_calibration_shots=20, random_state=0, batch_size=32
+        )
         searches = [
             GridSearchCV(network, {"n_layers": [1, 2]}, cv=2, n_jobs=n_jobs, refit=False, error_score="raise")
             for n_jobs in (2, None)

@@ -41,7 +41,11 @@ METHODS = {
 
 
 def classifier(**params: Any) -> PhysicalNetworkClassifier:
-    how: dict[str, Any] = {"device": SecondHarmonicLaser(12, 8), "encoder": "direct", "learning_rate_init": 0.03}
+    how: dict[str, Any] = {
+        "device": SecondHarmonicLaser(12, 8, n_steps=2),
+        "encoder": "direct",
+        "learning_rate_init": 0.03,
+    }
     return PhysicalNetworkClassifier(**(how | {"n_iter_no_change": 99, "random_state": 0} | params))
 
 
@@ -243,7 +247,7 @@ def test_a_trained_network_can_be_pickled_and_goes_on(gradient: str) -> None:
 
 @pytest.mark.parametrize("gradient", METHODS)
 def test_each_trains_a_regression_on_a_device_with_steps(gradient: str) -> None:
-    device = Quantized(SecondHarmonicLaser(8, 6), control_bits=6)
+    device = Quantized(SecondHarmonicLaser(8, 6, n_steps=2), control_bits=6)
     n_epochs = 20 if gradient == "forward_forward" else 2
     network = PhysicalNetworkRegressor(
         device,
