@@ -20,6 +20,7 @@ from skpat.network.operations import count_operations
 __all__ = ["CostReport", "CostRow", "Costed"]
 
 MEASURED, SPECIFIED, ASSUMED, UNKNOWN = "measured", "device's specification", "assumed", "unknown"
+_FEW_ROWS = 1000
 _WIDTHS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)  # of the hidden layer; 0: a linear model
 _FOLDS = 5
 _BACKWARD_TOO = 3  # operations of a training step for each of a forward pass
@@ -220,8 +221,8 @@ class Costed:
         and its refinement; the passes through it that the gradients need are not counted.
 
         The digital equivalent is the narrowest perceptron of one hidden layer (or a linear model) whose mean score in five
-        folds of X and y reaches the device's; with few rows there are fewer folds. It learns standardised targets. Its own
-        training counts nothing.
+        folds of X and y reaches the device's; with few rows there are fewer folds. It learns standardised targets, up to 1,000
+        rows by L-BFGS, else by Adam. Its own training counts nothing.
 
         References
         ----------
@@ -399,7 +400,8 @@ def _digital_model(network: Any, targets: np.ndarray, width: int) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    size = {"hidden_layer_sizes": (width,), "max_iter": 500, "random_state": 0}
+    solver = "lbfgs" if len(targets) <= _FEW_ROWS else "adam"  # with few rows Adam's 500 passes end far too early
+    size = {"hidden_layer_sizes": (width,), "solver": solver, "max_iter": 500, "random_state": 0}
     if is_classifier(network):
         linear = LogisticRegression(max_iter=1000)
         linear = OneVsRestClassifier(linear) if targets.ndim == 2 else linear

@@ -164,16 +164,16 @@ def test_the_smallest_equivalent_and_the_break_even(monkeypatch: pytest.MonkeyPa
 def test_a_target_that_is_not_linear_has_an_equivalent_whatever_its_unit(
     unit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost_report, "_WIDTHS", (0, 32))
+    monkeypatch.setattr(cost_report, "_WIDTHS", (0, 8))
     rows = np.random.default_rng(0).uniform(-1, 1, (80, 2))
     curved = unit * np.abs(rows).sum(axis=1)
     reports = [
         regressor((rows, y)).cost_report(rows, y, score=0.5) for y in (curved, np.stack([curved, curved], axis=1))
     ]
     for n_targets, report in enumerate(reports, 1):
-        assert report.digital_width == 32
+        assert report.digital_width == 8
         assert report.digital is not None
-        assert report.digital.count == 2 + 32 * (2 + n_targets)
+        assert report.digital.count == 2 + 8 * (2 + n_targets)
 
 
 @pytest.mark.parametrize("make", [np.asarray, csr_matrix])
@@ -192,13 +192,13 @@ def test_several_labels_have_an_equivalent_that_gets_all_of_them_right(make: Any
 
 
 def test_several_labels_that_no_plane_divides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_report, "_WIDTHS", (0, 64))
+    monkeypatch.setattr(cost_report, "_WIDTHS", (0, 16))
     rows = np.random.default_rng(0).uniform(-1, 1, (80, 2))
     labels = np.stack([np.abs(rows).sum(axis=1) > 1, rows[:, 0] > 0, rows[:, 0] > 3], axis=1).astype(
         int
     )  # the last: none
     report = quick((rows, labels)).cost_report(rows, labels, score=0.8)
-    assert report.digital_width == 64
+    assert report.digital_width == 16
 
 
 @pytest.mark.parametrize(

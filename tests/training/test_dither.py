@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from skpat.lab import EpicsDevice, QcodesDevice, VisaDevice, adopt
 from skpat.network.forward import Network
 from skpat.training import PhysicsAware
 from skpat.training.dither import TARGET_SHARE, Dither, measured_size
+from skpat.training.gradient import half_cosine
+from skpat.training.physics_aware import trusted
+from skpat.twins import NeuralTwin
 
 N = 6
 
@@ -209,3 +213,68 @@ def test_the_measured_size_adds_its_share_of_variance(gain: float) -> None:
     added = answer(dither.displaced(controls, keys, 7, size)) - answer(controls)
     share = np.square(added).mean(0).sum() / answer(controls).var(0).sum()
     assert size == pytest.approx(0.1) or share == pytest.approx(TARGET_SHARE, rel=0.35)
+
+
+# ---- what the training makes of it ----
+
+
+def test_the_gradient_through_an_output_is_shrunk_by_its_trust() -> None:
+    controls = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
+    outputs = trusted(lambda c: 2 * c, np.array([1.0, 0.25]))(controls)
+    outputs.sum().backward()
+    np.testing.assert_array_equal(controls.grad, [[2.0, 0.5]] * 3)
+
+
+def test_steps_shrink_while_the_twin_predicts_worse_than_it_did() -> None:
+    method, factors = PhysicsAware(), []
+    for r2 in (0.5, 0.9, 0.5, 0.95):
+        method._watch(SimpleNamespace(trust_=np.array([r2, r2])))
+        factors.append(method.step_factor)
+    np.testing.assert_allclose(factors, [1.0, 1.0, 0.2 / 0.6, 1.0])
+
+
+def test_a_step_is_as_long_as_its_factor_says() -> None:
+    class Cautious(PhysicsAware):
+        step_factor = 1e-6
+
+    X = np.random.default_rng(0).uniform(size=(60, 3))
+    device = as_device(lambda c: c[:, :3] * c[:, 3:], n_controls=N, n_outputs=3, bounds=(0, 1))
+    moved = []
+    for method in (PhysicsAware(), Cautious()):
+        first, last = (
+            PhysicalNetworkClassifier(device, gradient=method, max_iter=n, random_state=0).fit(X, X[:, 0] > 0.5)
+            for n in (1, 5)
+        )
+        moved.append(np.abs(first.weights_["layers.0.theta"] - last.weights_["layers.0.theta"]).max())
+    assert moved[1] < 1e-4 < 1e-2 < moved[0]
+
+
+def test_displacements_and_the_twins_steps_fade_and_the_calibration_goes_twice_as_far() -> None:
+    calls, paces = [], []
+
+    class Paced(NeuralTwin):
+        def partial_fit(self, *shots: Any, pace: float = 1.0) -> NeuralTwin:
+            paces.append(pace)
+            return super().partial_fit(*shots, pace=pace)
+
+    def measure(controls: np.ndarray) -> np.ndarray:
+        calls.append(controls[:, 3:].std(axis=0).mean())  # of the weights, which have one value but for displacements
+        return controls[:, :3] * controls[:, 3:]
+
+    X = np.random.default_rng(0).uniform(size=(300, 3))
+    device = as_device(measure, n_controls=N, n_outputs=3, bounds=(0, 1))
+    PhysicalNetworkClassifier(
+        device,
+        Paced((8,)),
+        control_split=ControlSplit([0, 1, 2]),
+        gradient=PhysicsAware(dither=0.02, n_anchored_steps=0),
+        n_calibration_shots=200,
+        batch_size=300,
+        max_iter=10,
+        random_state=0,
+    ).fit(X, X[:, 0] > 0.5)
+    calibration, training = calls[1], calls[-10:]
+    expected = [half_cosine(epoch / 10) for epoch in range(10)]
+    np.testing.assert_allclose(paces, expected)
+    np.testing.assert_allclose(np.divide(training, 0.02), expected, rtol=0.15, atol=0.01)
+    assert calibration == pytest.approx(0.04, rel=0.15)
