@@ -35,10 +35,11 @@ from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, Twin
 from tests.estimators.noisy_bank import NoisyBank
 
 IRIS = load_iris(return_X_y=True)
+QUICK = NeuralTwin((8,), n_refine_steps=1)  # the same path as the default's, with a smaller twin
 
 
 def small(kind: type = PhysicalNetworkClassifier, device: Any = None, **params: Any) -> Any:
-    defaults: dict[str, Any] = {"max_iter": 3, "n_calibration_shots": 60, "random_state": 0}
+    defaults: dict[str, Any] = {"max_iter": 3, "n_calibration_shots": 60, "random_state": 0, "twin": QUICK}
     return kind(NoisyBank() if device is None else device, **(defaults | params))
 
 
@@ -403,7 +404,7 @@ def test_multi_output_regression_and_single_output_shapes() -> None:
 
 def test_regression_learns_diabetes() -> None:
     X, y = load_diabetes(return_X_y=True)
-    assert PhysicalNetworkRegressor(NoisyBank(), random_state=0).fit(X, y).score(X, y) > 0.4
+    assert PhysicalNetworkRegressor(NoisyBank(), QUICK, max_iter=15, random_state=0).fit(X, y).score(X, y) > 0.4
 
 
 def test_warm_start_goes_on() -> None:
