@@ -150,6 +150,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         goes_on = self.warm_start and hasattr(self, "loss_")
         if goes_on:
             refuse_changes(self, self._built_from)
+            validate_data(self, X, reset=False, skip_check_array=True)
             device, gradient, network = self.device_, self._gradient, self._network
         else:
             made = self._specify(np.random.RandomState(0))
@@ -214,7 +215,9 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         rng = self._rng if go_on else own_random_state(self.random_state, record)
         try:
             with taken_back_on_error(self, record, rng, go_on):
-                self._fit_from(rng, record, watch, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
+                with left_alone_if_refused(self):
+                    accepted = self._accept(rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
+                self._fit_from(rng, record, watch, accepted, incremental)
         finally:
             if watch is not None:
                 watch.close()
@@ -225,23 +228,15 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         rng: np.random.RandomState,
         record: JournalRun | None,
         watch: FitWatch | None,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        X_val: Any,
-        y_val: Any,
-        go_on: bool,
+        accepted: tuple[Specification | None, Network, Any, Any],
         incremental: bool,
-        classes: Any,
     ) -> None:
         from skpat.training.loop import History, threads_for, train
         from skpat.training.progress import Progress
         from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
 
-        with left_alone_if_refused(self):
-            made, network, data, held_out = self._accept(
-                rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes
-            )
+        made, network, data, held_out = accepted
+        go_on = made is None
         if made is not None:
             self._begin(made, network, rng, data.X, data.sample_weight)
         data = self._ready(data, set_scale=not go_on)

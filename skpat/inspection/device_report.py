@@ -120,7 +120,7 @@ class DeviceReport:
     def hidden_outputs(self) -> np.ndarray:
         """Outputs that answer clearly, but change so little beside the others that a network takes them for noise."""
         spread = np.hypot(self.signal, self.noise)
-        common = np.sqrt(np.square(spread / max(float(spread.max()), np.finfo(float).tiny)).mean()) * spread.max()
+        common = np.sqrt(np.square(spread).mean())
         return np.flatnonzero((self.snr > CLEAR_SNR) & (spread < LEAST_SPREAD * common))
 
     @property
@@ -175,8 +175,7 @@ class DeviceReport:
         if len(hidden := self.hidden_outputs):
             remarks.append(
                 f"A network hardly sees {len(hidden)} of {self.n_outputs} outputs, whose changes are clear but far smaller "
-                f"than the others': {_first(hidden)}. If they are in other units, let measure divide each by "
-                "its usual size."
+                f"than the others': {_first(hidden)}. If they are in other units, let measure divide each by its usual size."
             )
         if self.grouped:
             remarks.append("Channels were moved in groups; single dead channels are not told apart.")

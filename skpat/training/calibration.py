@@ -314,9 +314,9 @@ def calibration_shots(
     def spend(dense: np.ndarray) -> np.ndarray:
         nonlocal left
         left -= len(dense)
-        dense[:, slow] = dense[:1, slow]
-        controls.append(dense)
-        outputs.append(np.asarray(measure(apart(dense, slow)), dtype=dense.dtype))
+        batch = apart(dense, slow)
+        controls.append(batch.dense())
+        outputs.append(np.asarray(measure(batch), dtype=dense.dtype))
         return outputs[-1]
 
     def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:

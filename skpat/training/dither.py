@@ -32,8 +32,8 @@ def settled_weights(network: Network, slow: np.ndarray) -> np.ndarray:
     return np.setdiff1d(slow, network.split.input_index)
 
 
-def apart(controls: np.ndarray, slow: np.ndarray) -> ControlBatch:
-    """Settings (n_rows, n_controls) as a batch, channels that are the same in all rows, ``slow`` among them, shared."""
+def apart(controls: Any, slow: np.ndarray) -> ControlBatch:
+    """Settings (n_rows, n_controls), an array or tensor, as a batch; slow channels are shared, as in the first row."""
     if not len(slow):
         return ControlBatch.from_dense(controls)
     varying = np.setdiff1d(np.arange(controls.shape[1]), slow)
@@ -100,11 +100,7 @@ class Dither:
 
     def in_parts(self, moved: Any, asked: ControlBatch) -> ControlBatch:
         """Displaced controls (n_rows, n_controls) of a batch as a batch; slow channels that it shared are shared still."""
-        shared = np.intersect1d(self.slow, asked.shared_index)
-        if not len(shared):
-            return ControlBatch.from_dense(moved)
-        varying = np.setdiff1d(np.arange(moved.shape[1]), shared)
-        return ControlBatch(moved[:, varying], varying, moved[0, shared], shared)
+        return apart(moved, np.intersect1d(self.slow, asked.shared_index))
 
     def _refused(self, controls: np.ndarray) -> bool:
         if self.veto is None:

@@ -194,9 +194,8 @@ class PhysicsTwin(Twin):
         n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
         held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
         spread = spread_of(outputs[kept]) if len(kept) else np.zeros(outputs.shape[1])
-        self._scale = np.where(
-            spread > 0, spread, np.inf if spread.any() else 1.0
-        )  # what is stuck tells of no constant
+        of_stuck = np.inf if spread.any() else 1.0  # they tell of no constant
+        self._scale = np.where(spread > 0, spread, of_stuck)
         self.n_iter_ = 0
         if len(self.constants) and self.max_iter and len(kept):
             kept_shots = controls[kept], outputs[kept], sample_weight[kept]

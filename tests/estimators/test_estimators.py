@@ -13,62 +13,18 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_iris, load_linnerud
-from sklearn.exceptions import NotFittedError
+from sklearn.datasets import load_diabetes, load_linnerud
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skpat import ControlSplit, Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
+from skpat import ControlSplit, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import SecondHarmonicLaser
-from skpat.exceptions import (
-    ControlBoundsError,
-    ControlSplitError,
-    DeadDeviceWarning,
-    DeviceContractError,
-    NestedParameterError,
-    TwinError,
-)
-from skpat.training import PhysicsAware, SharpnessAware
-from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, Twin
+from skpat.training import PhysicsAware
+from skpat.twins import NeuralTwin, Twin
 from tests.estimators.noisy_bank import NoisyBank
-
-IRIS = load_iris(return_X_y=True)
-QUICK = NeuralTwin((8,), n_refine_steps=1)  # the same path as the default's, with a smaller twin
-
-
-def small(kind: type = PhysicalNetworkClassifier, device: Any = None, **params: Any) -> Any:
-    defaults: dict[str, Any] = {"max_iter": 3, "n_calibration_shots": 60, "random_state": 0, "twin": QUICK}
-    return kind(NoisyBank() if device is None else device, **(defaults | params))
-
-
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return all(np.array_equal(a[name], b[name]) for name in a)
-
-
-class Watched(NoisyBank):
-    """Counts what reaches it; the count survives clones."""
-
-    sent: list[int] = []
-    opened: list[str] = []
-
-    def open(self) -> None:
-        self.opened.append("open")
-
-    def close(self) -> None:
-        self.opened.append("close")
-
-    def measure(self, batch: Any) -> np.ndarray:
-        self.sent.append(len(batch))
-        return super().measure(batch)
-
-
-@pytest.fixture
-def watched() -> Watched:
-    Watched.sent.clear()
-    Watched.opened.clear()
-    return Watched()
+from tests.estimators.small_network import IRIS, QUICK, Watched, same, small
 
 
 def test_learns_iris_with_its_defaults() -> None:
@@ -206,103 +162,6 @@ def test_balanced_classes_count_the_weights_of_the_rows(labels: list) -> None:
     np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "rows", [slice(49, None), slice(0, 150, 8)], ids=["a class of one row", "two rows for three classes"]
-)
-def test_too_few_rows_to_hold_out_are_refused(rows: slice, watched: Watched) -> None:
-    network = small(device=watched, early_stopping=True)
-    with pytest.raises(
-        ValueError, match=r"'early_stopping' holds out validation_fraction=0\.1 of .*Nothing was sent\. Give"
-    ):
-        network.fit(IRIS[0][rows], IRIS[1][rows])
-    assert not watched.sent
-
-
-def test_r2_of_a_single_held_out_row_is_refused(watched: Watched) -> None:
-    X, y = load_diabetes(return_X_y=True)
-    network = small(PhysicalNetworkRegressor, device=watched, early_stopping=True)
-    with pytest.raises(ValueError, match=r"at least 2 of the 10 rows: R² is of several\. Got 0\.1, which holds out 1"):
-        network.fit(X[:10], y[:10])
-    with pytest.raises(ValueError, match=r"'X_val' must have at least 2 rows: R² is of several\. Got 1"):
-        network.fit(X[:10], y[:10], X_val=X[10:11], y_val=y[10:11])
-    assert not watched.sent
-    assert np.isfinite(network.fit(X[:11], y[:11]).validation_scores_).all()
-
-
-@pytest.mark.parametrize(
-    ("X", "message"),
-    [
-        (np.zeros(4), "Expected 2D array"),
-        (np.zeros((0, 4)), r"Found array with 0 sample"),
-        (np.zeros((2, 0)), r"0 feature\(s\)"),
-        ([[0.0, np.nan, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]], "contains NaN"),
-        ([["a"] * 4, ["b"] * 4], "could not convert string"),
-    ],
-    ids=["1-D", "no rows", "no features", "NaN", "words"],
-)
-@pytest.mark.parametrize("given", ["X", "X_val"])
-def test_the_plan_refuses_what_a_fit_refuses(X: Any, message: str, given: str, watched: Watched) -> None:
-    network = small(device=watched)
-    with pytest.raises(ValueError, match=message):
-        network.fit(X, np.arange(len(X)) % 2)
-    with pytest.raises(ValueError, match=message):
-        network.plan(**{"X": IRIS[0]} | {given: X})
-    assert not hasattr(network, "n_features_in_")
-    assert not watched.sent
-
-
-@pytest.mark.parametrize(
-    ("twin", "message"),
-    [
-        (NeuralTwin((0,)), "hidden_layer_sizes"),
-        (NeuralTwin(max_iter=-1), "max_iter"),
-        (PhysicsTwin(SecondHarmonicLaser(16, 12), ["charm"]), "charm"),
-    ],
-    ids=["no width", "no steps", "no such constant"],
-)
-def test_the_plan_refuses_a_twin_that_a_fit_refuses(twin: Any, message: str) -> None:
-    network = small(device=SecondHarmonicLaser(16, 12), twin=twin)
-    for attempt in (network.plan, lambda X: network.fit(X, IRIS[1])):
-        with pytest.raises(ValueError, match=message):
-            attempt(IRIS[0])
-
-
-@pytest.mark.parametrize("max_shots", [None, 100])
-def test_the_plan_of_a_fit_that_goes_on_counts_no_calibration(max_shots: int | None) -> None:
-    X, y = IRIS
-    network = small(warm_start=True, max_iter=1).fit(X, y)
-    before = dict(network.shots_)
-    plan = network.set_params(max_shots=max_shots).plan(X)
-    network.fit(X, y)
-    spent = network.shots_["training"] - before["training"]
-    assert plan.training == (max_shots or len(X))
-    assert spent == plan.training if max_shots is None else plan.training - 32 < spent <= plan.training  # whole batches
-    assert network.shots_["calibration"] - before["calibration"] == plan.calibration == 0
-    with pytest.raises(ValueError, match=r"'X_val' must have the 4 features of X\. Got 3"):
-        network.plan(X, X[:, :3])
-
-
-@pytest.mark.parametrize("kind", [PhysicalNetworkClassifier, PhysicalNetworkRegressor])
-@pytest.mark.parametrize("journal", [False, True])
-def test_a_refused_fit_leaves_the_estimator_as_it_was(kind: type, journal: bool, tmp_path: Any) -> None:
-    X, y = IRIS
-    network = small(kind, max_iter=1, journal=tmp_path / "run.db" if journal else None).fit(X, y)
-    before, state = network.predict(X), dict(vars(network))
-    other = np.array(["dog", "cat", "cow"])[y] if kind is PhysicalNetworkClassifier else np.column_stack([y, y])
-    for new_X, new_y, held_out, params in (
-        (X, other, {"X_val": X[:5], "y_val": other[:4]}, {}),
-        (X, other, {}, {"max_shots": 1}),
-        (X[:, :3], y, {}, {"max_shots": 1}),
-        (X, other, {}, {"encoder": "direct", "control_split": ControlSplit(n_inputs=1)}),
-    ):
-        with pytest.raises(ValueError, match=r"inconsistent|'max_shots'|input channel"):
-            network.set_params(**params).fit(new_X, new_y, **held_out)
-        network.set_params(**{name: state[name] for name in params})
-        assert vars(network).keys() == state.keys()
-        assert all(vars(network)[name] is value for name, value in state.items())
-        np.testing.assert_array_equal(network.predict(X), before)
-
-
 @pytest.mark.parametrize("ended_by", ["max_iter", "max_shots"])
 @pytest.mark.parametrize("given", [False, True])
 def test_what_goes_on_begins_with_the_statistics_of_the_kept_weights(ended_by: str, given: bool) -> None:
@@ -362,30 +221,6 @@ def test_data_and_targets_may_have_any_unit(unit: float) -> None:
     assert r2_score(y, network.predict(X * unit) / unit) > 0.2
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", [PhysicalNetworkClassifier, PhysicalNetworkRegressor])
-@pytest.mark.parametrize("n_layers", [1, 2])
-def test_a_device_that_answers_the_same_to_everything_is_told(dtype: type, kind: type, n_layers: int) -> None:
-    X, y = IRIS[0].astype(dtype), IRIS[1]
-    offsets = np.array([0.1, -1e4, 0.2, 0.0])
-
-    def device(of_controls: float) -> Device:
-        def measure(controls: np.ndarray) -> np.ndarray:
-            return offsets + of_controls * controls.mean(axis=1, keepdims=True) * [0, 0, 0.1, 0]
-
-        return as_device(measure, n_controls=12, n_outputs=4, bounds=(0, 1))
-
-    told = f"same 4 outputs for 150 different rows, in layer 1 of {n_layers}: "
-    with pytest.warns(DeadDeviceWarning, match=told) as caught:
-        small(kind, device(0.0), n_layers=n_layers).fit(X, y)
-    assert [warning.filename for warning in caught] == [__file__]
-    small(kind, device(1.0), n_layers=n_layers).fit(X, y)  # one output moves, a little: no warning
-    if dtype is np.float64:  # a clear response on a large offset, in hertz, say
-        far = as_device(lambda c: 1e10 + 50 * c[:, :4], n_controls=12, n_outputs=4, bounds=(0, 1))
-        small(kind, far, n_layers=n_layers).fit(X, y)
-    small(kind, device(0.0), n_layers=n_layers).fit(np.ones_like(X), y)  # nor where all rows are the same
-
-
 def test_rows_without_weight_are_never_sent(watched: Watched) -> None:
     X, y = IRIS
     weight = np.zeros(len(X))
@@ -417,70 +252,6 @@ def test_warm_start_goes_on() -> None:
     assert network.shots_["training"] == 2 * first["training"]
     fresh = small().fit(X, y).fit(X, y)
     assert fresh.shots_ == first
-
-
-@pytest.mark.parametrize("incremental", [False, True])
-@pytest.mark.parametrize(
-    ("params", "named"),
-    [
-        ({"device": Watched()}, "'device'"),
-        ({"device__noise": 0.5}, "'device__noise'"),
-        ({"gradient": "spsa"}, "'gradient'"),
-        ({"gradient": "magic"}, "'gradient'"),
-        ({"n_layers": 2, "n_units": 3}, "'n_layers', 'n_units'"),
-        ({"twin": None}, "'twin'"),
-        ({"twin__hidden_layer_sizes": (7,)}, "'twin__hidden_layer_sizes'"),
-        ({"control_split": ControlSplit("contiguous")}, "'control_split'"),
-        ({"encoder": "direct"}, "'encoder'"),
-        ({"readout": "bins"}, "'readout'"),
-        ({"skip": "input"}, "'skip'"),
-    ],
-    ids=lambda value: None if isinstance(value, str) else "-".join(value),
-)
-def test_a_fit_that_goes_on_refuses_parameters_that_it_would_ignore(
-    params: dict[str, Any], named: str, incremental: bool, watched: Watched
-) -> None:
-    X, y = IRIS
-    network = small(device=NoisyBank(), twin=NeuralTwin((8,)), warm_start=True, max_iter=1).fit(X, y)
-    before, spent = network.weights_, network.shots_
-    earlier = {name: value for name, value in network.get_params().items() if name in params}
-    network.set_params(**params)
-    goes_on = [network.partial_fit if incremental else network.fit, lambda X, y: network.recalibrate(X, y, 100)]
-    for go_on in goes_on:
-        with pytest.raises(ValueError, match=r"that it was built from. Got others since: " + named):
-            go_on(X, y)
-    assert not watched.sent
-    assert network.shots_ == spent
-    assert same(network.weights_, before)
-    network.set_params(**earlier)  # the same again, by value
-    twice = pickle.loads(pickle.dumps(network.set_params(twin=NeuralTwin((8,)), max_iter=2, alpha=0.5, n_shots=2)))
-    for one in (network, twice):
-        one.partial_fit(X, y) if incremental else one.fit(X, y)
-    assert network.shots_["training"] > spent["training"]
-
-
-def test_partial_fit_refuses_other_classes_than_those_of_the_first_call(watched: Watched) -> None:
-    X, y = IRIS
-    network = small(device=watched).partial_fit(X[:20], y[:20], classes=[0, 1, 2])
-    watched.sent.clear()
-    with pytest.raises(ValueError, match=r"'classes' must be those of the first call, \[0, 1, 2\]. Got \[0, 1, 2, 3\]"):
-        network.partial_fit(X, y, classes=[0, 1, 2, 3])
-    assert not watched.sent
-    network.partial_fit(X, y, classes=[2, 1, 0])
-
-
-@pytest.mark.parametrize("gradient", ["in_silico", "in_silico_refitted", "asymmetric", PhysicsAware(refine=False)])
-@pytest.mark.parametrize("twin", [NeuralTwin(), ResidualTwin(NeuralTwin())])
-def test_a_twin_that_has_nothing_to_learn_from_is_refused_before_a_shot(
-    gradient: Any, twin: Any, watched: Watched
-) -> None:
-    network = small(device=watched, gradient=gradient, twin=twin, n_calibration_shots=0)
-    for call in (lambda: network.plan(IRIS[0]), lambda: network.fit(*IRIS)):
-        with pytest.raises(
-            ValueError, match=r"'n_calibration_shots' must be at least 1 for .*Twin with .*Got 0. Nothing"
-        ):
-            call()
-    assert not watched.sent
 
 
 def test_partial_fit_learns_and_survives_pickling() -> None:
@@ -537,127 +308,6 @@ def test_searches_over_splits_devices_and_depth() -> None:
     assert len(search.cv_results_["params"]) == 16
 
 
-@pytest.mark.parametrize(
-    ("name", "fix"),
-    [
-        ("control_split__layout", r"control_split=ControlSplit\(\)"),
-        ("device__noise", "device=SecondHarmonicLaser"),
-        ("twin__max_iter", r"twin=NeuralTwin\(\)"),
-        ("gradient__refine", r"gradient=PhysicsAware\(\)"),
-    ],
-)
-def test_nested_parameters_of_plain_values_tell_the_fix(name: str, fix: str) -> None:
-    with pytest.raises(NestedParameterError, match=f"{name!r} cannot be set.*{fix}"):
-        PhysicalNetworkClassifier().set_params(**{name: 1})
-
-
-def test_nested_parameters_of_parts_that_are_none_tell_the_fix() -> None:
-    network = PhysicalNetworkClassifier(
-        twin=ResidualTwin(PhysicsTwin(SecondHarmonicLaser())), gradient=SharpnessAware(), control_split=ControlSplit()
-    )
-    for name, fix in (
-        ("twin__correction__alpha", r"NeuralTwin\(\)"),
-        ("gradient__gradient__refine", r"PhysicsAware\(\)"),
-    ):
-        with pytest.raises(NestedParameterError, match=f"cannot be set.*{fix}"):
-            network.set_params(**{name: 1})
-    network.set_params(twin__physics__max_iter=3, gradient__rho=0.1)
-    assert (network.twin.physics.max_iter, network.gradient.rho) == (3, 0.1)
-
-
-class Unattached(Device):
-    """A device whose line is dead."""
-
-    n_controls, n_outputs, bounds = 4, 4, [[0, 1]] * 4
-    max_retries = 1
-
-    def open(self) -> None:
-        raise OSError("no instrument answers at GPIB0::7")
-
-    def measure(self, batch: Any) -> np.ndarray:
-        raise AssertionError("nothing may be sent")
-
-
-@pytest.mark.parametrize(
-    ("params", "error", "message"),
-    [
-        ({"device": "cuda"}, DeviceContractError, r"Got 'cuda'.*use torch_device='cuda'"),
-        ({"device": NoisyBank}, DeviceContractError, r"not a class. .*Use NoisyBank\(\)"),
-        ({"device": np.tanh}, DeviceContractError, r"Wrap a plain function with skpat.as_device"),
-        ({"device": Unattached()}, OSError, r"no instrument answers"),
-        ({"twin": 3}, ValueError, r"'twin' must be a twin such as skpat.twins.NeuralTwin\(\)"),
-        ({"gradient": "magic"}, ValueError, r"'gradient' must be one of 'physics_aware', 'in_silico', 'exact'"),
-        (
-            {"torch_device": "moon"},
-            ValueError,
-            r"'torch_device' must be a place where .* of float64. Got 'moon': .*'cpu'",
-        ),
-        ({"twin": NeuralTwin(torch_device="moon")}, ValueError, r"'twin__torch_device' must be a place where torch"),
-        ({"twin": NeuralTwin(alpha=-1)}, ValueError, r"'alpha' parameter of NeuralTwin"),
-        ({"twin": NeuralTwin((8, 0))}, ValueError, r"'hidden_layer_sizes' of NeuralTwin .* Got \(8, 0\). Use"),
-        ({"twin": NeuralTwin((10**8,))}, TwinError, r"would need 3,\d+,\d+,\d+ weights for 24 channels.*PhysicsTwin"),
-        ({"twin": PhysicsTwin()}, TwinError, r"'device' of PhysicsTwin must be a simulated device"),
-        ({"twin": PhysicsTwin(SecondHarmonicLaser(24, 8))}, TwinError, r"of the device, \(24, 12\). Got \(24, 8\)"),
-        ({"twin": PhysicsTwin(SecondHarmonicLaser(24, 12), ["charm"])}, TwinError, r"Got charm"),
-        (
-            {"twin": PhysicsTwin(SecondHarmonicLaser(24, 12), ["noise"])},
-            ValueError,
-            r"be among length.*Got \['noise'\]",
-        ),
-        ({"twin": ResidualTwin()}, TwinError, r"'physics' of ResidualTwin must be an unfitted twin"),
-        ({"twin": ResidualTwin(NeuralTwin(), NeuralTwin(alpha=-1))}, ValueError, r"'alpha' parameter of NeuralTwin"),
-        ({"control_split": 0.5}, ControlSplitError, r"'control_split' must be a ControlSplit or the name"),
-        ({"control_split": "diagonal"}, ControlSplitError, r"'layout' must be one of"),
-        ({"control_split": ControlSplit(fixed={0: 3.0})}, ControlBoundsError, r"'fixed' must lie within the bounds"),
-        ({"max_iter": 0}, ValueError, r"'max_iter' parameter of PhysicalNetworkClassifier"),
-        ({"n_layers": 1.5}, ValueError, r"'n_layers' parameter"),
-        ({"encoder": "quadratic"}, ValueError, r"'encoder' parameter"),
-        ({"readout": "none"}, ValueError, r"'readout' parameter"),
-        ({"skip": "all"}, ValueError, r"'skip' parameter"),
-        ({"n_calibration_shots": -1}, ValueError, r"'n_calibration_shots' parameter"),
-        ({"class_weight": "even"}, ValueError, r"'class_weight' parameter of PhysicalNetworkClassifier"),
-        ({"class_weight": {0: 1, 1: 1, 2: -1}}, ValueError, r"'class_weight' must be finite and not negative"),
-        ({"class_weight": {0: np.nan, 1: 1, 2: 1}}, ValueError, r"'class_weight' must be finite and not negative"),
-        (
-            {"class_weight": [1, 2, 3]},
-            ValueError,
-            r"'class_weight' must be a dict, 'balanced' or None .*Use \{label: weight",
-        ),
-        ({"class_weight": {0: 0, 1: 0, 2: 0}}, ValueError, r"Weights of the rows, .* must have a positive entry"),
-        ({"encoder": "direct", "control_split": ControlSplit(n_inputs=2)}, ValueError, r"encoder='direct' needs"),
-        ({"readout": "bins", "device": SecondHarmonicLaser(8, 2)}, ValueError, r"readout='bins' needs"),
-    ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else None,
-)
-def test_bad_parameters_give_one_clear_error_in_fit_and_nothing_is_sent(
-    params: dict[str, Any], error: type, message: str, watched: Watched
-) -> None:
-    network = small(**({"device": watched} | params))
-    with pytest.raises(error, match=message):
-        network.fit(*IRIS)
-    assert not watched.sent
-
-
-@pytest.mark.parametrize(
-    ("X", "y", "kwargs", "message"),
-    [
-        (np.full((10, 3), np.nan), np.arange(10) % 2, {}, "contains NaN"),
-        (np.zeros((10, 3)), np.arange(9) % 2, {}, "inconsistent numbers of samples"),
-        (np.zeros(10), np.arange(10) % 2, {}, "Expected 2D array"),
-        (np.zeros((10, 3)), np.linspace(0, 1, 10), {}, "Unknown label type"),
-        (np.zeros((10, 3)), np.arange(10) % 2, {"sample_weight": -np.ones(10)}, "[Nn]egative values"),
-        (np.zeros((10, 3)), np.arange(10) % 2, {"sample_weight": np.zeros(10)}, "at least one non-zero number"),
-        (np.zeros((10, 3)), np.arange(10) % 2, {"X_val": np.zeros((2, 3))}, "must be given together"),
-    ],
-)
-def test_bad_data_give_one_clear_error_and_nothing_is_sent(
-    X: np.ndarray, y: np.ndarray, kwargs: dict[str, Any], message: str, watched: Watched
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        small(device=watched).fit(X, y, **kwargs)
-    assert not watched.sent
-
-
 def test_nothing_but_fit_and_predict_opens_the_device(watched: Watched) -> None:
     network = small(device=watched)
     clone(network)
@@ -695,15 +345,6 @@ def test_the_html_representation_names_the_device_and_the_twin() -> None:
     html = small(twin=NeuralTwin()).fit(*IRIS)._repr_html_()
     assert "device: NoisyBank" in html
     assert "twin: NeuralTwin" in html
-
-
-def test_the_plan_tells_shots_seconds_and_joules() -> None:
-    device = as_device(np.tanh, n_controls=8, n_outputs=8, bounds=(0, 1), seconds_per_shot=0.5, joules_per_shot=2.0)
-    text = str(small(device=device).plan(np.zeros((100, 4))))
-    assert "460 shots" in text
-    assert "230 s" in text
-    assert "920 J" in text
-    assert "unknown" in str(small().plan([[0.0], [1.0]]))
 
 
 def test_large_predictions_go_out_in_pieces(watched: Watched) -> None:
@@ -765,24 +406,3 @@ def _training_rows(network: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray:
         patch.setattr(loop.Trainer, "epoch", watching)
         clone(network).fit(X, y)
     return np.flatnonzero(np.isin(hash_rows(X), seen[0]))
-
-
-def test_a_failed_fit_leaves_nothing_to_predict_with_or_to_go_on_from() -> None:
-    class Flaky(NoisyBank):
-        """Fails while it is being trained on."""
-
-        broken = False
-
-        def measure(self, batch: Any) -> np.ndarray:
-            if Flaky.broken:
-                raise RuntimeError("a bug in the driver")
-            return super().measure(batch)
-
-    network = small(device=Flaky()).fit(*IRIS)
-    Flaky.broken = True
-    with pytest.raises(RuntimeError, match="a bug in the driver"):
-        network.fit(*IRIS)
-    Flaky.broken = False
-    with pytest.raises(NotFittedError):
-        network.predict(IRIS[0])
-    network.set_params(warm_start=True).fit(*IRIS).predict(IRIS[0])
