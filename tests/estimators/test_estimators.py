@@ -27,11 +27,6 @@ from tests.estimators.noisy_bank import NoisyBank
 from tests.estimators.small_network import IRIS, QUICK, Watched, same, small
 
 
-def test_learns_iris_with_its_defaults() -> None:
-    X, y = IRIS
-    assert cross_val_score(PhysicalNetworkClassifier(random_state=0), X, y, cv=2).min() > 0.85
-
-
 def test_same_random_state_same_result_and_global_states_untouched() -> None:
     X, y = IRIS
     numpy_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import load_diabetes
 from sklearn.exceptions import NotFittedError
 
@@ -140,13 +141,13 @@ def test_a_device_that_answers_the_same_to_everything_is_told(dtype: type, kind:
 
     told = f"same 4 outputs for 150 different rows, in layer 1 of {n_layers}: "
     with pytest.warns(DeadDeviceWarning, match=told) as caught:
-        small(kind, device(0.0), n_layers=n_layers).fit(X, y)
+        small(kind, device(0.0), n_layers=n_layers, max_iter=1).fit(X, y)
     assert [warning.filename for warning in caught] == [__file__]
-    small(kind, device(1.0), n_layers=n_layers).fit(X, y)  # one output moves, a little: no warning
+    small(kind, device(1.0), n_layers=n_layers, max_iter=1).fit(X, y)  # one output moves, a little: no warning
     if dtype is np.float64:  # a clear response on a large offset, in hertz, say
         far = as_device(lambda c: 1e10 + 50 * c[:, :4], n_controls=12, n_outputs=4, bounds=(0, 1))
-        small(kind, far, n_layers=n_layers).fit(X, y)
-    small(kind, device(0.0), n_layers=n_layers).fit(np.ones_like(X), y)  # nor where all rows are the same
+        small(kind, far, n_layers=n_layers, max_iter=1).fit(X, y)
+    small(kind, device(0.0), n_layers=n_layers, max_iter=1).fit(np.ones_like(X), y)  # nor where all rows are the same
 
 
 @pytest.mark.parametrize("incremental", [False, True])
@@ -171,7 +172,8 @@ def test_a_fit_that_goes_on_refuses_parameters_that_it_would_ignore(
     params: dict[str, Any], named: str, incremental: bool, watched: Watched
 ) -> None:
     X, y = IRIS
-    network = small(device=NoisyBank(), twin=NeuralTwin((8,)), warm_start=True, max_iter=1).fit(X, y)
+    twin = NeuralTwin((8,), n_refine_steps=1)
+    network = small(device=NoisyBank(), twin=twin, warm_start=True, max_iter=1).fit(X, y)
     before, spent = network.weights_, network.shots_
     earlier = {name: value for name, value in network.get_params().items() if name in params}
     network.set_params(**params)
@@ -183,7 +185,7 @@ def test_a_fit_that_goes_on_refuses_parameters_that_it_would_ignore(
     assert network.shots_ == spent
     assert same(network.weights_, before)
     network.set_params(**earlier)  # the same again, by value
-    twice = pickle.loads(pickle.dumps(network.set_params(twin=NeuralTwin((8,)), max_iter=2, alpha=0.5, n_shots=2)))
+    twice = pickle.loads(pickle.dumps(network.set_params(twin=clone(twin), max_iter=2, alpha=0.5, n_shots=2)))
     for one in (network, twice):
         one.partial_fit(X, y) if incremental else one.fit(X, y)
     assert network.shots_["training"] > spent["training"]

@@ -24,8 +24,9 @@ SMALL_TWIN = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
 
 
 @pytest.fixture(autouse=True)
-def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_locks_and_short_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "locks"))
+    monkeypatch.setattr("skpat.lab.session._FIRST_PAUSE", 0.001)
 
 
 def laser(noise: float = 0.0) -> SecondHarmonicLaser:

@@ -368,7 +368,7 @@ WEIGHTS = np.random.default_rng(0).normal(size=(8, 5))
 @pytest.mark.parametrize("max_batch", [None, 1, 7])
 @pytest.mark.parametrize("n_shots", [1, 2])
 def test_answers_that_lie_column_by_column_are_replayed_to_the_same_weights(
-    tmp_path: Path, gradient: str, max_batch: int | None, n_shots: int
+    tmp_path: Path, gradient: str, max_batch: int | None, n_shots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, left = tmp_path / "run.db", [np.inf]
 
@@ -379,6 +379,7 @@ def test_answers_that_lie_column_by_column_are_replayed_to_the_same_weights(
         return columns_first(controls)
 
     device = as_device(measure, n_controls=8, n_outputs=5, bounds=(-1, 1), name="bank", max_batch=max_batch)
+    monkeypatch.setattr("skpat.lab.session._FIRST_PAUSE", 0.001)
     params = {"device": device, "gradient": gradient, "n_shots": n_shots, "max_iter": 2}
     whole = fitted(None, **params)
     left[0] = 0.7 * sum(whole.shots_.values())
