@@ -11,7 +11,7 @@ from skpat import PhysicalNetworkClassifier
 from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
-IRIS = load_iris(return_X_y=True)
+IRIS = tuple(part[::2] for part in load_iris(return_X_y=True))  # 25 of each kind
 QUICK = NeuralTwin((8,), n_refine_steps=1)  # the same path as the default's, with a smaller twin
 
 

@@ -98,8 +98,8 @@ def test_probabilities_are_consistent() -> None:
     np.testing.assert_allclose(network.predict_proba(X).sum(axis=1), 1)
     np.testing.assert_allclose(np.exp(network.predict_log_proba(X)), network.predict_proba(X))
     np.testing.assert_array_equal(network.classes_[network.predict_proba(X).argmax(axis=1)], network.predict(X))
-    binary = small().fit(X[:100], np.array(["b", "a"])[y[:100]])
-    assert binary.decision_function(X).shape == (150,)
+    binary = small().fit(X[y < 2], np.array(["b", "a"])[y[y < 2]])
+    assert binary.decision_function(X).shape == (len(X),)
     np.testing.assert_array_equal(binary.predict(X), np.where(binary.decision_function(X) > 0, "b", "a"))
 
 
@@ -148,7 +148,7 @@ def test_balanced_classes_count_the_weights_of_the_rows(labels: list) -> None:
     X, y = IRIS
     y = np.array(labels)[y]
     often = np.ones(len(X))
-    often[:30], often[60:70] = 0, 2
+    often[:15], often[30:35] = 0, 2
     wanted = {"class_weight": "balanced", "gradient": "exact", "device": SecondHarmonicLaser(12, 8)}
     weighted = small(**wanted, batch_size=500).fit(X, y, sample_weight=often)
     repeated = small(**wanted, batch_size=500).fit(
@@ -221,7 +221,7 @@ def test_rows_without_weight_are_never_sent(watched: Watched) -> None:
     weight = np.zeros(len(X))
     weight[::3] = 1
     network = small(device=watched).fit(X, y, sample_weight=weight)
-    assert network.shots_["training"] == 3 * 50
+    assert network.shots_["training"] == 3 * 25
 
 
 def test_multi_output_regression_and_single_output_shapes() -> None:
@@ -234,7 +234,7 @@ def test_multi_output_regression_and_single_output_shapes() -> None:
 
 def test_regression_learns_diabetes() -> None:
     X, y = load_diabetes(return_X_y=True)
-    assert PhysicalNetworkRegressor(NoisyBank(), QUICK, max_iter=15, random_state=0).fit(X, y).score(X, y) > 0.4
+    assert PhysicalNetworkRegressor(NoisyBank(), QUICK, max_iter=6, random_state=0).fit(X, y).score(X, y) > 0.4
 
 
 def test_warm_start_goes_on() -> None:
@@ -275,7 +275,7 @@ def test_pickles_predict_the_same() -> None:
         network = small(device=device).fit(X, y)
         copy = pickle.loads(pickle.dumps(network))
         np.testing.assert_array_equal(network.decision_function(X), copy.decision_function(X))
-        assert copy.shots_["prediction"] == 2 * 150 - 150
+        assert copy.shots_["prediction"] == len(X)
 
 
 def test_fit_changes_nothing_that_the_user_passed() -> None:
@@ -346,9 +346,9 @@ def test_large_predictions_go_out_in_pieces(watched: Watched) -> None:
     X, y = IRIS
     network = small(device=watched).fit(X, y)
     watched.sent.clear()
-    assert len(network.predict(np.tile(X, (20, 1)))) == 3000
+    assert len(network.predict(np.tile(X, (20, 1)))) == 1500
     assert max(watched.sent) <= 1024
-    assert sum(watched.sent) == 3000
+    assert sum(watched.sent) == 1500
 
 
 def test_a_live_instruments_method_is_shared_and_never_copied() -> None:

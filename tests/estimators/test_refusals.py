@@ -28,7 +28,7 @@ from tests.estimators.small_network import IRIS, Watched, same, small
 
 
 @pytest.mark.parametrize(
-    "rows", [slice(49, None), slice(0, 150, 8)], ids=["a class of one row", "two rows for three classes"]
+    "rows", [slice(24, None), slice(0, 75, 8)], ids=["a class of one row", "two rows for three classes"]
 )
 def test_too_few_rows_to_hold_out_are_refused(rows: slice, watched: Watched) -> None:
     network = small(device=watched, early_stopping=True)
@@ -88,7 +88,7 @@ def test_the_plan_refuses_a_twin_that_a_fit_refuses(twin: Any, message: str) -> 
             attempt(IRIS[0])
 
 
-@pytest.mark.parametrize("max_shots", [None, 100])
+@pytest.mark.parametrize("max_shots", [None, 50])
 def test_the_plan_of_a_fit_that_goes_on_counts_no_calibration(max_shots: int | None) -> None:
     X, y = IRIS
     network = small(warm_start=True, max_iter=1).fit(X, y)
@@ -139,7 +139,7 @@ def test_a_device_that_answers_the_same_to_everything_is_told(dtype: type, kind:
 
         return as_device(measure, n_controls=12, n_outputs=4, bounds=(0, 1))
 
-    told = f"same 4 outputs for 150 different rows, in layer 1 of {n_layers}: "
+    told = f"same 4 outputs for 75 different rows, in layer 1 of {n_layers}: "
     with pytest.warns(DeadDeviceWarning, match=told) as caught:
         small(kind, device(0.0), n_layers=n_layers, max_iter=1).fit(X, y)
     assert [warning.filename for warning in caught] == [__file__]

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
 from skpat.devices import SecondHarmonicLaser
 
-X, Y = load_iris(return_X_y=True)
+X, Y = (part[::2] for part in load_iris(return_X_y=True))
 NAMES = ["sepal length", "sepal width", "petal length", "petal width"]
 
 
@@ -62,7 +62,7 @@ def test_a_scaler_with_set_output_hands_its_names_on(library: str) -> None:
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_a_table_of_labels(library: str) -> None:
     targets = table(library, {str(label): (label == Y).astype(int) for label in range(3)})
-    assert small(max_iter=10).fit(X, targets).predict(X).shape == (150, 3)
+    assert small(max_iter=10).fit(X, targets).predict(X).shape == (75, 3)
 
 
 def test_nothing_is_routed_that_was_not_asked_for(routing: None) -> None:
@@ -75,8 +75,8 @@ def test_weights_reach_fit_and_score_through_a_search_of_a_pipeline(routing: Non
     pipeline = Pipeline([("scale", StandardScaler().set_fit_request(sample_weight=False)), ("network", network)])
     only_two = (Y < 2).astype(float)  # the third class weighs nothing
     search = GridSearchCV(pipeline, {"network__max_iter": [10]}, cv=3).fit(X, Y, sample_weight=only_two)
-    assert search.best_estimator_["network"].shots_["training"] == 10 * 100  # a row of no weight is never sent
-    assert search.best_score_ > 0.95
+    assert search.best_estimator_["network"].shots_["training"] == 10 * 50  # a row of no weight is never sent
+    assert search.best_score_ > 0.9
     assert search.score(X, Y) < 0.7
 
 
@@ -85,7 +85,7 @@ def test_validation_data_go_through_the_steps_before_the_network(routing: None) 
     pipeline = Pipeline([("scale", StandardScaler()), ("network", network)], transform_input=["X_val"])
     pipeline.fit(X[::2], Y[::2], X_val=X[1::2], y_val=Y[1::2])
     fitted = pipeline["network"]
-    assert fitted.shots_["validation"] == 5 * 75
+    assert fitted.shots_["validation"] == 5 * 37
     assert fitted.best_validation_score_ == pipeline.score(X[1::2], Y[1::2])  # scaled in both, on a laser without noise
 
 
