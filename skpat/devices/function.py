@@ -35,8 +35,21 @@ class FunctionDevice(Device):
     address : str, default=None
         Where the instrument behind the function is: only one session at a time, of all threads and processes of this
         computer, holds it. None: private to this object.
+    control_steps : float or array-like of shape (n_controls,), default=None
+        Step of each channel (of a converter, say), counted from its lower bound; 0 for those without steps. None: no channel
+        has any. The function is called with whole steps.
+    max_change : float or array-like of shape (n_controls,), default=None
+        Largest legal change of a channel from one row to the next. A batch that asks for more is refused. None: any.
     periodic : float or array-like of shape (n_controls,), default=None
         Period of each channel, in the device's units; 0 for those that are not periodic. None: no channel is.
+    output_range : (low, high), default=None
+        Readings at or beyond are saturated. None: not checked.
+    on_bad_output : {"retry", "mask", "raise"}, default="retry"
+        What happens to NaN, infinite and saturated readings: see :class:`skpat.Device`.
+    max_retries : int, default=5
+        How often a call is repeated after a fault.
+    slow_controls : sequence of int, default=None
+        Channels that need time to settle: the same in all rows of a call during a training. None: none.
     equations : (Device, sequence of str), default=None
         A simulated device that is believed to answer like the function, and the names of its constants that are to be found.
         None: nothing is known.
@@ -57,7 +70,13 @@ class FunctionDevice(Device):
         seconds_per_shot=None,
         joules_per_shot=None,
         address=None,
+        control_steps=None,
+        max_change=None,
         periodic=None,
+        output_range=None,
+        on_bad_output="retry",
+        max_retries=5,
+        slow_controls=None,
         equations=None,
         name=None,
     ):
@@ -71,7 +90,13 @@ class FunctionDevice(Device):
         self.seconds_per_shot = seconds_per_shot
         self.joules_per_shot = joules_per_shot
         self.address = address
+        self.control_steps = control_steps
+        self.max_change = max_change
         self.periodic = periodic
+        self.output_range = output_range
+        self.on_bad_output = on_bad_output
+        self.max_retries = max_retries
+        self.slow_controls = slow_controls
         self.equations = equations
         self.name = name
 
@@ -99,7 +124,8 @@ def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outpu
         Legal values of all channels alike, or of each.
     **about
         ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``address``,
-        ``periodic``, ``equations``, ``name``: see :class:`skpat.devices.FunctionDevice`.
+        ``control_steps``, ``max_change``, ``periodic``, ``output_range``, ``on_bad_output``, ``max_retries``,
+        ``slow_controls``, ``equations``, ``name``: see :class:`skpat.devices.FunctionDevice`.
 
     Returns
     -------

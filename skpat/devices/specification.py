@@ -94,6 +94,7 @@ def check_device_specification(device: Any) -> np.ndarray:
             f"'bounds' of {name} must be finite, the lower below the upper. Got {bounds[channel].tolist()} in channel "
             f"{channel}. Hold a channel that must not move with ControlSplit(fixed={{{channel}: value}})."
         )
+    _check_steps(device, name, bounds)
     return bounds
 
 
@@ -122,6 +123,19 @@ def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:
         raise DeviceContractError(
             f"'{attribute}' of {name} must be a number of at least 0, or one for each of its {device.n_controls} channels, "
             f"or None. Got {value!r}.{_WHAT_TO_DO[attribute]}"
+        )
+
+
+def _check_steps(device: Any, name: str, bounds: np.ndarray) -> None:
+    stated = getattr(device, "control_steps", None)
+    steps = np.broadcast_to(np.asarray(0.0 if stated is None else stated, dtype=np.float64), len(bounds))
+    alone = steps > np.ptp(bounds, axis=1) * (1 + 1e-9)
+    if alone.any():
+        channel = int(np.argmax(alone))
+        low, high = bounds[channel].tolist()
+        raise DeviceContractError(
+            f"'control_steps' of {name} must leave every channel two legal values. Got a step of {steps[channel]:g} in channel "
+            f"{channel}, from {low:g} to {high:g}. Hold that channel with ControlSplit(fixed={{{channel}: {low:g}}})."
         )
 
 

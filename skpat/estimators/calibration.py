@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
+from skpat.devices.specification import channel_periods
+from skpat.exceptions import TwinError
 from skpat.lab.session import Session
+from skpat.seeding import seeded_copy
 
 __all__ = ["Calibrated"]
 
@@ -47,33 +52,43 @@ class Calibrated:
                 return calibration_shots(*rows, n_shots, rng, measure, slow_channels(self.device_))
 
             if self.n_calibration_shots == "auto" and getattr(self.twin_, "few_shots", False):
-                calibrate_in_rounds(self.twin_, more, n_most)
+                shots = calibrate_in_rounds(self.twin_, more, n_most)
             else:
-                self.twin_.fit(*more(n_most))
+                shots = more(n_most)
+                self.twin_.fit(*shots)
+            if self.twin is None and len(shots[0]):
+                self._correct_equations(data, shots, measure, n_most - len(shots[0]))
         self.twin_score_ = getattr(self.twin_, "score_", np.nan)  # a twin of the user's own need not know
         if self.verbose:
             print(f"Calibration: {session.ledger.total:,} shots, R² of the twin {self.twin_score_:.3f}", flush=True)
 
+    def _correct_equations(
+        self: Any, data: Any, shots: tuple[np.ndarray, np.ndarray], measure: Any, n_left: int
+    ) -> None:
+        """Where the device's equations leave out what the shots of the calibration tell of, the twin learns that, too."""
+        from skpat.training.calibration import DITHER_ROWS, leaves_something_out
+        from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
+
+        if not isinstance(self.twin_, PhysicsTwin) or not leaves_something_out(self.twin_):
+            return
+        twin = seeded_copy(ResidualTwin(clone(self.twin_), NeuralTwin(torch_device=self.torch_device)), self._rng)
+        if not self._gradient.explores(twin):
+            return
+        twin.learn_specification(self._network.bounds, channel_periods(self.device_))
+        with suppress(TwinError):  # more channels than it can hold
+            if twin.fit(*shots).score_ > twin.physics_score_:  # else it is noise that they leave
+                self.twin_ = twin
+                self._measure_displacements(data, measure, min(DITHER_ROWS, n_left // 3))
+
     def _calibrate_on_policy(self: Any, data: Any, first: tuple[np.ndarray, np.ndarray], measure: Any) -> None:
         """A short calibration where the training begins; the twin goes on learning there."""
-        from skpat.training.calibration import (
-            DITHER_ROWS,
-            calibrate_on_policy,
-            draw_rows,
-            on_policy_shots,
-            size_of_dither,
-        )
-        from skpat.training.dither import Dither
+        from skpat.training.calibration import DITHER_ROWS, calibrate_on_policy, draw_rows, on_policy_shots
 
         n_most = self._count_twin_shots(len(data), self._network.n_calls, self.max_shots)
         if not n_most:
             self.twin_.fit(*first)
             return
-        dither = Dither(self._network, self.device_, self._gradient.explorer.seed)
-        n_dither_rows = min(DITHER_ROWS, n_most // 6) if self._gradient.explorer.dither == "auto" else 0
-        if n_dither_rows:
-            drawn = draw_rows(data.row_keys, data.sample_weight, n_dither_rows, self._rng)
-            self._gradient.explorer.size = size_of_dither(self._network, self.weights_, data.X[drawn], dither, measure)
+        dither, n_spent = self._measure_displacements(data, measure, min(DITHER_ROWS, n_most // 6))
         n_moved = 0
 
         def move(controls: np.ndarray) -> np.ndarray:
@@ -87,11 +102,24 @@ class Calibrated:
             drawn = draw_rows(data.row_keys, data.sample_weight, n_rows, self._rng)
             return on_policy_shots(self._network, self.weights_, data.X[drawn], n_shots, move, measure, dither.slow)
 
-        n_left = n_most - 3 * n_dither_rows
+        n_left = n_most - n_spent
         if self.n_calibration_shots == "auto":
             calibrate_on_policy(self.twin_, more, n_left)
         else:
             self.twin_.fit(*more(n_left))
+
+    def _measure_displacements(self: Any, data: Any, measure: Any, n_rows: int) -> tuple[Any, int]:
+        """What displaces the settings, by as much as three shots of each of some rows tell; and how many shots that took."""
+        from skpat.training.calibration import draw_rows, size_of_dither
+        from skpat.training.dither import Dither
+
+        explorer = self._gradient.explorer
+        dither = Dither(self._network, self.device_, explorer.seed)
+        if explorer.dither != "auto" or not n_rows:
+            return dither, 0
+        drawn = draw_rows(data.row_keys, data.sample_weight, n_rows, self._rng)
+        explorer.size = size_of_dither(self._network, self.weights_, data.X[drawn], dither, measure)
+        return dither, 3 * n_rows
 
     def _check_budget(self: Any, gradient: Any, n_rows: int, n_calls: int, goes_on: bool = False) -> None:
         """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ControlBatch
-from skpat.exceptions import DeadDeviceWarning
+from skpat.exceptions import DeadDeviceWarning, DeviceOutputError
 from skpat.network.forward import Network, forward
 from skpat.network.layers import OutputStatistics
 from skpat.training.dither import Dither, apart, measured_size, settled_weights
@@ -124,7 +124,9 @@ def start_statistics(
             sent.append(np.asarray(batch.rows(kept).dense()))
             received.append(outputs[kept])
         if unit == network.n_units_of(layer) - 1:  # the layer is complete: forward normalises by what stands here
-            statistics[layer].update(np.concatenate(collected, axis=1), sample_weight, momentum=1.0)
+            with np.errstate(over="ignore", invalid="ignore"):
+                statistics[layer].update(np.concatenate(collected, axis=1), sample_weight, momentum=1.0)
+            _refuse_overflow(statistics[layer], collected)
             collected.clear()
             weights[f"layers.{layer}.mean"][:] = statistics[layer].mean
             weights[f"layers.{layer}.scale"][:] = statistics[layer].scale
@@ -134,6 +136,17 @@ def start_statistics(
     _warn_if_dead(changes, network, X)
     empty = np.empty((0, network.split.n_controls), X.dtype), np.empty((0, network.n_outputs), X.dtype)
     return statistics, (np.concatenate(sent), np.concatenate(received)) if sent else empty
+
+
+def _refuse_overflow(statistics: OutputStatistics, collected: list[np.ndarray]) -> None:
+    """The outputs are squared, for their spread; what is too large for that cannot be normalised."""
+    if np.isfinite(statistics.variance).all():
+        return
+    largest = max(float(np.abs(outputs).max()) for outputs in collected)
+    raise DeviceOutputError(
+        f"The device's outputs must have squares that {collected[0].dtype} can hold. Got {largest:g}. Let measure return them "
+        "in a larger unit."
+    )
 
 
 def _warn_if_dead(changes: list[bool], network: Network, X: np.ndarray) -> None:
@@ -251,7 +264,7 @@ def calibrate_on_policy(twin: Any, more: Callable[[int], Shots], n_most: int) ->
         before = error
 
 
-def calibrate_in_rounds(twin: Any, more: Callable[[int], Shots], n_most: int) -> None:
+def calibrate_in_rounds(twin: Any, more: Callable[[int], Shots], n_most: int) -> Shots:
     """Fit a twin to more and more shots, until it predicts those held out well or more shots no longer help.
 
     Parameters
@@ -262,6 +275,12 @@ def calibrate_in_rounds(twin: Any, more: Callable[[int], Shots], n_most: int) ->
         ``more(n)`` -> n further shots.
     n_most : int
         Most shots in all.
+
+    Returns
+    -------
+    controls : ndarray of shape (n_shots, n_controls)
+    outputs : ndarray of shape (n_shots, n_outputs)
+        What the twin was fitted to.
     """
     controls, outputs = more(min(n_most, _FIRST_ROUND))
     twin.fit(controls, outputs)
@@ -269,11 +288,17 @@ def calibrate_in_rounds(twin: Any, more: Callable[[int], Shots], n_most: int) ->
     while len(controls) < n_most:
         error = 1 - twin.score_
         if error < _FITTED_ERROR or error > _SLOW_GAIN * before:
-            return
+            break
         before = error
         new = more(min(len(controls), n_most - len(controls)))
         controls, outputs = np.concatenate([controls, new[0]]), np.concatenate([outputs, new[1]])
         twin.fit(controls, outputs)
+    return controls, outputs
+
+
+def leaves_something_out(twin: Any) -> bool:
+    """Whether the equations of a fitted :class:`skpat.twins.PhysicsTwin` miss, at the best constants, what the device does."""
+    return bool(1 - twin.score_ > _FITTED_ERROR) and not hasattr(twin.module_, "forward_batch")
 
 
 def calibration_shots(

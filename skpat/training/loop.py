@@ -423,6 +423,13 @@ def train(
                     UserWarning,
                     stacklevel=2,
                 )
+            elif validate is not None and not history.validation_scores:
+                warnings.warn(
+                    "What is held out must be scored at least once. Got no score: 'max_shots' ended within the first epoch. "
+                    "The weights are the last ones. Use a larger max_shots, or train without early_stopping and X_val.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             return weights_to_keep(), history
         history.interrupted = True
         warnings.warn(

@@ -119,7 +119,7 @@ class Twin(RegressorMixin, BaseEstimator):
         """What the twin expects the device to answer, shape (n_rows, n_outputs)."""
         import torch
 
-        dense = torch.from_numpy(np.ascontiguousarray(controls))
+        dense = torch.from_numpy(_for_torch(np.ascontiguousarray(controls)))
         check_channels(self, dense)
         like = _any_tensor(self.module_)
         with torch.no_grad():
@@ -144,6 +144,11 @@ class Twin(RegressorMixin, BaseEstimator):
         return twin
 
 
+def _for_torch(array: np.ndarray) -> np.ndarray:
+    """The array, or a copy of one that torch cannot take as it is: read-only, or of the other byte order."""
+    return np.require(array, array.dtype.newbyteorder("="), "W")
+
+
 def check_shots(
     controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -151,7 +156,7 @@ def check_shots(
     controls = np.asarray(controls)
     if controls.dtype not in (np.float32, np.float64):
         controls = controls.astype(np.float64)
-    outputs = np.asarray(outputs, dtype=controls.dtype)
+    controls, outputs = _for_torch(controls), _for_torch(np.asarray(outputs, dtype=controls.dtype))
     if controls.ndim == 2 and not len(controls):
         raise ValueError(
             "A twin that learns from measurements needs at least one shot. Got none. Use a larger n_calibration_shots, or "
@@ -170,7 +175,7 @@ def check_shots(
         )
     if sample_weight is None:
         return controls, outputs, np.ones(len(controls), dtype=controls.dtype)
-    sample_weight = np.asarray(sample_weight, dtype=controls.dtype)
+    sample_weight = _for_torch(np.asarray(sample_weight, dtype=controls.dtype))
     if sample_weight.shape != (len(controls),) or not (np.isfinite(sample_weight) & (sample_weight >= 0)).all():
         least = f", the least {sample_weight.min():g}" if sample_weight.size else ""
         raise ValueError(

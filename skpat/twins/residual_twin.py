@@ -57,6 +57,8 @@ class ResidualTwin(Twin):
         Controls (n_rows, n_controls) to outputs (n_rows, n_outputs), in the device's units.
     score_ : float
         R² on the held-out shots.
+    physics_score_ : float
+        R² of the model alone on the same shots.
     trust_ : ndarray of shape (n_outputs,)
         R² of each output between 0 and 1: of the held-out shots at first, then a running mean over the calls of
         :meth:`partial_fit` of how well new shots were predicted before they were learned.
@@ -89,7 +91,7 @@ class ResidualTwin(Twin):
     >>> outputs = 20 * np.tanh(real.measure(controls) / 20)
     >>> believed = PhysicsTwin(SecondHarmonicLaser(8, 4), ["coupling"])
     >>> twin = ResidualTwin(believed, random_state=0).fit(controls, outputs)
-    >>> bool(twin.score_ > twin.physics_.score_)
+    >>> bool(twin.score_ > twin.physics_score_)
     True
     """
 
@@ -200,10 +202,10 @@ class ResidualTwin(Twin):
         )
         self.physics_, self.correction_ = physics, correction
         self.n_features_in_ = controls.shape[1]
-        self.score_, self.trust_ = np.nan, np.ones(outputs.shape[1])
+        self.score_, self.physics_score_, self.trust_ = np.nan, np.nan, np.ones(outputs.shape[1])
         shots = controls[held_out], outputs[held_out], sample_weight[held_out]
         if shots[2].any() and np.ptp(shots[1], axis=0).max() > 0:
-            self.score_ = self.score(*shots)
+            self.score_, self.physics_score_ = self.score(*shots), self.physics_.score(*shots)
             self.trust_ = _trust(self.predict(shots[0]), *shots[1:])
         return self
 
