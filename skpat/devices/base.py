@@ -49,7 +49,8 @@ class Device(BaseEstimator):
         may rely on it.
     equations : (Device, sequence of str) or None
         What is known of the device: a simulated device with ``forward`` and nominal constants, and the names of the
-        constants to be found. ``twin=None`` is then a :class:`skpat.twins.PhysicsTwin` of it. None: nothing.
+        constants to be found. ``twin=None`` is then a :class:`skpat.twins.PhysicsTwin` of it, with a learned correction if the
+        model leaves out what can be learned. None: nothing.
     output_range : (low, high) or None
         Readings at or beyond are saturated. None: not checked.
     on_bad_output : {"retry", "mask", "raise"}

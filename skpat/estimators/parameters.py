@@ -15,7 +15,8 @@ device : Device, default=None
     None: a simulated :class:`skpat.devices.SecondHarmonicLaser`. (Where tensors live is ``torch_device``.)
 twin : Twin, default=None
     The unfitted digital twin for the backward pass. None: a :class:`skpat.twins.PhysicsTwin` of the device's ``equations``
-    where it states them, else a :class:`skpat.twins.NeuralTwin`.
+    where it states them (:class:`skpat.twins.ResidualTwin`, if they leave out what the shots of the calibration tell), else a
+    :class:`skpat.twins.NeuralTwin`.
 control_split : ControlSplit or {"interleaved", "contiguous", "random"}, default="interleaved"
     Which control channels carry data and which are weights.
 n_layers : int, default=1

@@ -70,7 +70,7 @@ def default_device() -> Any:
 
 def default_twin(device: Any, torch_device: str = "cpu") -> Any:
     """The twin of ``twin=None``: the device's equations where it states them, else one learned from measurements. Its tensors
-    live with those of the training, ``torch_device``.
+    live with those of the training, ``torch_device``. Whether equations get a correction is decided by the calibration.
 
     Raises
     ------

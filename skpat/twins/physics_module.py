@@ -74,7 +74,7 @@ def answer(module: PhysicsModule, controls: ControlBatch | np.ndarray) -> torch.
     """What the model answers; a batch is taken in parts where the model can, so that nothing shared is copied."""
 
     def tensor(array: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(array)).to(module.like)
+        return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="))).to(module.like)
 
     if isinstance(controls, ControlBatch) and hasattr(module, "forward_batch"):
         controls = controls.numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.utils import estimator_html_repr
 
-from skpat import ControlBatch, Device, PhysicalNetworkClassifier, as_device
+from skpat import ControlBatch, ControlSplit, Device, PhysicalNetworkClassifier, as_device
 from skpat.devices import IdentityDevice, SecondHarmonicLaser
 from skpat.devices.specification import check_device_specification, device_name
 from skpat.exceptions import DeviceContractError
 from skpat.lab import Session
+from skpat.twins import NeuralTwin
 
 BATCH = ControlBatch(np.array([[0.1], [0.2]]), np.array([1]), np.array([0.9, 0.8]), np.array([2, 0]))
 DENSE = np.array([[0.8, 0.1, 0.9], [0.8, 0.2, 0.9]])
@@ -215,6 +217,12 @@ def test_what_is_said_about_a_function_is_kept() -> None:
         "seconds_per_shot": 0.1,
         "joules_per_shot": 2.0,
         "address": "bench 3",
+        "control_steps": 0.25,
+        "max_change": 0.5,
+        "output_range": (-9, 9),
+        "on_bad_output": "mask",
+        "max_retries": 0,
+        "slow_controls": [0],
         "name": "rig",
     }
     device = as_device(double, n_controls=1, n_outputs=1, bounds=(0, 1), **about)
@@ -233,6 +241,34 @@ def test_as_device_refuses_what_is_no_device() -> None:
         as_device(double, n_controls=1, n_outputs=1, bounds=(1, 0))
     with pytest.raises(DeviceContractError, match=r"\(3, 2\)\. Got \(2, 2\)"):
         as_device(double, n_controls=3, n_outputs=1, bounds=[[0, 1]] * 2)
+
+
+def test_a_function_is_called_with_whole_steps_and_slow_channels_stay_together() -> None:
+    seen: list[np.ndarray] = []
+
+    def bench(voltages: np.ndarray) -> np.ndarray:
+        seen.append(voltages)
+        return np.tanh(voltages @ np.random.RandomState(0).standard_normal((12, 6)))
+
+    steps, slow = np.array([0.0] * 4 + [0.25] * 8), int(ControlSplit().resolve(12).weight_index[0])
+    device = as_device(
+        bench, n_controls=12, n_outputs=6, bounds=(-1, 1), control_steps=steps, slow_controls=[slow], max_batch=20
+    )
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    PhysicalNetworkClassifier(device, NeuralTwin((4,)), max_iter=2, random_state=0).fit(X, X[:, 0] > 0)
+    sent = np.concatenate(seen)
+    np.testing.assert_array_equal(sent[:, 4:] % 0.25, 0)
+    assert (sent[:, :4] % 0.25 > 0).any()
+    assert len(np.unique(sent[:, slow])) > 1
+    assert all(np.ptp(voltages[:, slow]) == 0 for voltages in seen)
+
+
+@pytest.mark.parametrize("steps", [2.5, [0.0, 3.0, 0.1]])
+def test_a_step_wider_than_its_channel_is_refused(steps: Any) -> None:
+    fix = r"Hold that channel with ControlSplit\(fixed=\{[01]: -1\}\)"
+    with pytest.raises(DeviceContractError, match=r"two legal values\. Got a step of \d.* from -1 to 1\. " + fix):
+        as_device(double, n_controls=3, n_outputs=3, bounds=(-1, 1), control_steps=steps)
+    as_device(double, n_controls=3, n_outputs=3, bounds=(-1, 1), control_steps=2.0)  # two
 
 
 @pytest.mark.parametrize("wrong", [{"n_controls": -1}, {"bounds": ("low", "high")}])

@@ -18,6 +18,7 @@ from skpat.exceptions import (
     ControlSplitError,
     DeadDeviceWarning,
     DeviceContractError,
+    DeviceOutputError,
     NestedParameterError,
     TwinError,
 )
@@ -124,6 +125,21 @@ def test_a_refused_fit_leaves_the_estimator_as_it_was(kind: type, journal: bool,
         assert vars(network).keys() == state.keys()
         assert all(vars(network)[name] is value for name, value in state.items())
         np.testing.assert_array_equal(network.predict(X), before)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e19), (np.float64, 1e155), (np.float64, 1e300)])
+def test_outputs_too_large_to_be_squared_are_refused(dtype: type, size: float) -> None:
+    X, y = IRIS
+    for times, refused in ((size, True), (1e-5 * size, size > 1e200)):
+        device = as_device(lambda c, times=times: times * np.tanh(c[:, :4]), n_controls=12, n_outputs=4, bounds=(-1, 1))
+        network = small(device=device, max_iter=1)
+        if refused:
+            with pytest.raises(
+                DeviceOutputError, match=rf"squares that {dtype.__name__} can hold\. Got \d.* larger unit"
+            ):
+                network.fit(X.astype(dtype), y)
+        else:
+            network.fit(X.astype(dtype), y)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -53,7 +54,8 @@ def test_a_fit_never_exceeds_its_budget(max_shots: int, n_shots: int, n_layers: 
         max_shots=max_shots, n_shots=n_shots, n_layers=n_layers, early_stopping=early, gradient=gradient,
         max_iter=4, batch_size=10,
     )  # fmt: skip
-    with suppress(ValueError):  # less than the calibration and one batch take; see below
+    with suppress(ValueError), warnings.catch_warnings():  # less than the calibration and one batch take; see below
+        warnings.filterwarnings("ignore", "What is held out must be scored at least once")
         network.fit(X, Y)
     if not hasattr(network, "loss_"):
         assert counter.rows == 0
@@ -184,3 +186,14 @@ def test_a_plan_spends_the_budget_as_the_fit_does(max_shots: int, n_layers: int,
     assert network.shots_["calibration"] == plan.calibration
     assert network.shots_["validation"] <= plan.validation <= network.shots_["validation"] + n_val * n_layers
     assert network.shots_["training"] <= plan.training <= network.shots_["training"] + 2 * 5 * n_layers
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_budget_that_ends_before_anything_was_validated_is_told(given: bool) -> None:
+    _, network = counted(early_stopping=not given, max_iter=5, batch_size=30, n_calibration_shots=20, max_shots=150)
+    held_out = {"X_val": X[:20], "y_val": Y[:20]} if given else {}
+    with pytest.warns(UserWarning, match=r"scored at least once\. Got no score: .*Use a larger max_shots"):
+        network.fit(X, Y, **held_out)
+    assert network.shots_["validation"] == 0 < network.shots_["training"]
+    network.set_params(max_shots=400).fit(X, Y, **held_out)  # no warning
+    assert network.validation_scores_

@@ -243,3 +243,20 @@ def test_other_channels_than_those_of_the_fit_are_refused(kind: str) -> None:
         fitted.partial_fit(controls, outputs[:, :2])
     with pytest.raises(ValueError, match=r"shape|at least one shot"):
         clone(made).fit([], [])
+
+
+@pytest.mark.parametrize(
+    "twin", [NeuralTwin((4,), max_iter=2, random_state=0), PhysicsTwin(SecondHarmonicLaser(8, 4), [])]
+)
+def test_arrays_that_torch_cannot_take_are_copied(twin: Any) -> None:
+    rng = np.random.default_rng(0)
+    controls, weight = rng.uniform(size=(40, 8)), rng.uniform(size=40)
+    outputs = SecondHarmonicLaser(8, 4).measure(controls)
+    wanted = clone(twin).fit(controls, outputs, weight).partial_fit(controls, outputs, weight).predict(controls)
+    swapped = [array.astype(array.dtype.newbyteorder()) for array in (controls, outputs, weight)]
+    locked = [np.array(array) for array in (controls, outputs, weight)]
+    for array in locked:
+        array.flags.writeable = False
+    for shots in (swapped, locked):
+        found = clone(twin).fit(*shots).partial_fit(*shots).predict(shots[0])
+        np.testing.assert_array_equal(found, wanted)
