@@ -75,8 +75,9 @@ class Calibrated:
         if not self._gradient.explores(twin):
             return
         twin.learn_specification(self._network.bounds, channel_periods(self.device_))
-        with suppress(TwinError):  # more channels than it can hold
-            if twin.fit(*shots).score_ > twin.physics_score_:  # else it is noise that they leave
+        with suppress(TwinError):  # of more channels than a correction can hold
+            twin.fit(*shots)
+            if twin.score_ > twin.physics_score_:  # else what the equations leave is noise
                 self.twin_ = twin
                 self._measure_displacements(data, measure, min(DITHER_ROWS, n_left // 3))
 
