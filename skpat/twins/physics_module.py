@@ -74,7 +74,8 @@ def answer(module: PhysicsModule, controls: ControlBatch | np.ndarray) -> torch.
     """What the model answers; a batch is taken in parts where the model can, so that nothing shared is copied."""
 
     def tensor(array: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="))).to(module.like)
+        native = np.array(array)
+        return torch.from_numpy(native.astype(native.dtype.newbyteorder("="), copy=False)).to(module.like)
 
     if isinstance(controls, ControlBatch) and hasattr(module, "forward_batch"):
         controls = controls.numpy()
