@@ -134,13 +134,19 @@ def warn_if_useless(alignments: Sequence[Alignment], trainer: Trainer, *, stackl
     if not alignments or not is_useless(alignments):
         return
     found = pooled(alignments)
+    knows_equations = hasattr(trainer.twin, "constants") or hasattr(trainer.twin, "physics")
+    other = (
+        "Let more of its constants be found, use"
+        if knows_equations
+        else "Use PhysicsTwin or ResidualTwin if equations are known,"
+    )
     message = (
         f"The {type(trainer.twin).__name__} must have gradients like the device's to train with. In {len(alignments)} checks "
         f"({found.n_shots:,} shots) the cosine between its gradient of the loss and the measured one was {found.cosine:.2f} ± "
         f"{found.standard_error:.2f} (1 is perfect, 0 is random; it must be above {_USELESS_BELOW}), and a step along it "
         f"changed the loss by {found.slope:.2f} of what it promised (above {_GAIN_OF_NOTHING}). What was learned was learned "
-        "in spite of the twin. Use PhysicsTwin or ResidualTwin if equations are known, a larger n_calibration_shots, a smaller "
-        "learning_rate_init, so that a twin that learns can keep up, or gradient='spsa', which needs no twin."
+        f"in spite of the twin. {other} a larger n_calibration_shots, a smaller learning_rate_init, so that a twin that learns "
+        "can keep up, or gradient='spsa', which needs no twin."
     )
     warning = UselessTwinWarning(message, cosine=found.cosine, standard_error=found.standard_error)
     warnings.warn(warning, stacklevel=stacklevel)

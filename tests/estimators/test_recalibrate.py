@@ -255,7 +255,8 @@ def test_a_regressor_and_a_float32_network() -> None:
     X, _ = load_iris(return_X_y=True)
     X = X.astype(np.float32)
     device = drifting(SecondHarmonicLaser(), 0.2)
-    regressor = PhysicalNetworkRegressor(device, max_iter=10, random_state=0).fit(X[:, :3], X[:, 3])
+    twin = NeuralTwin((16,), max_iter=5, n_refine_steps=1)
+    regressor = PhysicalNetworkRegressor(device, twin, max_iter=10, random_state=0).fit(X[:, :3], X[:, 3])
     before = regressor.score(X[:, :3], X[:, 3])
     regressor.ledger_.n_before += LATER
     after = regressor.score(X[:, :3], X[:, 3])

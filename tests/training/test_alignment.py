@@ -312,6 +312,10 @@ def test_the_warning_has_the_figures_and_the_remedies() -> None:
             warnings.simplefilter("error")
             warn_if_useless([], trainer)
             warn_if_useless([slopes(0.9, 0.19)], trainer)
+        trainer.twin = PhysicsTwin(SecondHarmonicLaser(16, 12), [])
+        with pytest.warns(UselessTwinWarning, match=r"Let more of its constants be found, use a larger"):
+            warn_if_useless([slopes(0.1, 0.99)], trainer)
+        trainer.twin = NeuralTwin()
         with pytest.warns(UselessTwinWarning, match=r"2 checks \(320 shots\).* was 0\.10 ± 0\.00 \(1 is") as caught:
             warn_if_useless([slopes(0.1, 0.99)] * 2, trainer)
     text = str(caught[0].message)
