@@ -23,6 +23,7 @@ from skpat.training.alignment import Alignment, Slopes, measure_alignment, poole
 from skpat.training.loop import Data, Trainer
 from skpat.training.loss_probe import LossProbe
 from skpat.training.useless_twin import check_alignment, count_check_shots, is_useless, warn_if_useless
+from skpat.twins import NeuralTwin, PhysicsTwin
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
 
