@@ -37,7 +37,6 @@ A run is one line of JSON in ``--results``; runs that stand there already are no
 from __future__ import annotations
 
 import argparse
-import functools
 import platform
 import time
 import warnings
@@ -117,7 +116,6 @@ def _plate(seed: int, strength: float, n_shots: int) -> Any:
     )
 
 
-@functools.cache
 def _leak_and_limit(leak: float, seed: int) -> tuple[np.ndarray, float]:
     """What mixes the channels, and where the microphone ends, in Pa."""
     rng, plate = np.random.default_rng(seed), OscillatingPlate(100, 50)
@@ -140,7 +138,9 @@ class LeakyPlate(OscillatingPlate):
         return OscillatingPlate(100, 50).equations
 
     def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
-        leaking, limit = _leak_and_limit(self.leak, self.device_seed)
+        if not hasattr(self, "_leaks"):
+            self._leaks = _leak_and_limit(self.leak, self.device_seed)
+        leaking, limit = self._leaks
         low, high = (controls.new_tensor(end) for end in self.bounds.T)
         heard = super().forward((controls @ controls.new_tensor(leaking)).clamp(low, high), constants)
         return limit * (heard / limit).tanh() if self.leak else heard
