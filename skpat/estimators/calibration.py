@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ class Calibrated:
             else:
                 shots = more(n_most)
                 self.twin_.fit(*shots)
-            if self.twin is None and len(shots[0]):
+            if self.twin is None:
                 self._correct_equations(data, shots, measure, n_most - len(shots[0]))
         self.twin_score_ = getattr(self.twin_, "score_", np.nan)  # a twin of the user's own need not know
         if self.verbose:
@@ -66,20 +65,25 @@ class Calibrated:
         self: Any, data: Any, shots: tuple[np.ndarray, np.ndarray], measure: Any, n_left: int
     ) -> None:
         """Where the device's equations leave out what the shots of the calibration tell of, the twin learns that, too."""
-        from skpat.training.calibration import DITHER_ROWS, leaves_something_out
+        from skpat.training.calibration import DITHER_ROWS, FITTED_ERROR
         from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
 
-        if not isinstance(self.twin_, PhysicsTwin) or not leaves_something_out(self.twin_):
+        if not isinstance(self.twin_, PhysicsTwin) or not 1 - self.twin_.score_ > FITTED_ERROR:
+            return
+        if hasattr(self.twin_.module_, "forward_batch"):  # too many channels to send each row others
             return
         twin = seeded_copy(ResidualTwin(clone(self.twin_), NeuralTwin(torch_device=self.torch_device)), self._rng)
         if not self._gradient.explores(twin):
             return
         twin.learn_specification(self._network.bounds, channel_periods(self.device_))
-        with suppress(TwinError):  # of more channels than a correction can hold
-            twin.fit(*shots)
-            if twin.score_ > twin.physics_score_:  # else what the equations leave is noise
-                self.twin_ = twin
-                self._measure_displacements(data, measure, min(DITHER_ROWS, n_left // 3))
+        try:
+            twin.check(self.device_.n_controls, self.device_.n_outputs)
+        except TwinError:  # more channels than a correction can hold
+            return
+        twin.fit(*shots)
+        if twin.score_ > twin.physics_score_:  # else what the equations leave is noise
+            self.twin_ = twin
+            self._measure_displacements(data, measure, min(DITHER_ROWS, n_left // 3))
 
     def _calibrate_on_policy(self: Any, data: Any, first: tuple[np.ndarray, np.ndarray], measure: Any) -> None:
         """A short calibration where the training begins; the twin goes on learning there."""

@@ -17,6 +17,7 @@ from skpat.training.dither import Dither, apart, measured_size, settled_weights
 
 __all__ = [
     "DITHER_ROWS",
+    "FITTED_ERROR",
     "STATISTICS_ROWS",
     "calibrate_in_rounds",
     "calibrate_on_policy",
@@ -33,14 +34,12 @@ STATISTICS_ROWS = 256
 DITHER_ROWS = 64
 """Most rows, each measured three times, that set the size of displacements."""
 
-_GOOD_ERROR, _SLOW_GAIN = (
-    0.1,
-    0.8,
-)  # calibration ends below this error, and where a round leaves more than this part of it
-_FIRST_ROUND, _FITTED_ERROR = (
-    300,
-    0.02,
-)  # shots, and the error below which a twin that knows the equations has found them
+FITTED_ERROR = 0.02
+"""Of the variance: below this error a twin that knows the equations has found them, and they leave nothing out."""
+
+_GOOD_ERROR = 0.1  # below, the calibration of a learned twin ends
+_SLOW_GAIN = 0.8  # so does any calibration where a round leaves more than this part of the error
+_FIRST_ROUND = 300  # shots
 _ROUNDS = 10  # as many different encoders and gains are tried during calibration
 _BROAD_FRACTION = 0.25  # share of the calibration shots whose controls are uniform within the bounds
 
@@ -287,18 +286,13 @@ def calibrate_in_rounds(twin: Any, more: Callable[[int], Shots], n_most: int) ->
     before = np.inf
     while len(controls) < n_most:
         error = 1 - twin.score_
-        if error < _FITTED_ERROR or error > _SLOW_GAIN * before:
+        if error < FITTED_ERROR or error > _SLOW_GAIN * before:
             break
         before = error
         new = more(min(len(controls), n_most - len(controls)))
         controls, outputs = np.concatenate([controls, new[0]]), np.concatenate([outputs, new[1]])
         twin.fit(controls, outputs)
     return controls, outputs
-
-
-def leaves_something_out(twin: Any) -> bool:
-    """Whether the equations of a fitted :class:`skpat.twins.PhysicsTwin` miss, at the best constants, what the device does."""
-    return bool(1 - twin.score_ > _FITTED_ERROR) and not hasattr(twin.module_, "forward_batch")
 
 
 def calibration_shots(

@@ -21,6 +21,7 @@ __all__ = [
     "Twin",
     "check_channels",
     "check_shots",
+    "for_torch",
     "of_weight",
     "respond",
     "spread_of",
@@ -119,7 +120,7 @@ class Twin(RegressorMixin, BaseEstimator):
         """What the twin expects the device to answer, shape (n_rows, n_outputs)."""
         import torch
 
-        dense = torch.from_numpy(_for_torch(np.ascontiguousarray(controls)))
+        dense = torch.from_numpy(for_torch(np.ascontiguousarray(controls)))
         check_channels(self, dense)
         like = _any_tensor(self.module_)
         with torch.no_grad():
@@ -144,7 +145,7 @@ class Twin(RegressorMixin, BaseEstimator):
         return twin
 
 
-def _for_torch(array: np.ndarray) -> np.ndarray:
+def for_torch(array: np.ndarray) -> np.ndarray:
     """The array, or a copy of one that torch cannot take as it is: read-only, or of the other byte order."""
     return np.require(array, array.dtype.newbyteorder("="), "W")
 
@@ -156,7 +157,7 @@ def check_shots(
     controls = np.asarray(controls)
     if controls.dtype not in (np.float32, np.float64):
         controls = controls.astype(np.float64)
-    controls, outputs = _for_torch(controls), _for_torch(np.asarray(outputs, dtype=controls.dtype))
+    controls, outputs = for_torch(controls), for_torch(np.asarray(outputs, dtype=controls.dtype))
     if controls.ndim == 2 and not len(controls):
         raise ValueError(
             "A twin that learns from measurements needs at least one shot. Got none. Use a larger n_calibration_shots, or "
@@ -175,7 +176,7 @@ def check_shots(
         )
     if sample_weight is None:
         return controls, outputs, np.ones(len(controls), dtype=controls.dtype)
-    sample_weight = _for_torch(np.asarray(sample_weight, dtype=controls.dtype))
+    sample_weight = for_torch(np.asarray(sample_weight, dtype=controls.dtype))
     if sample_weight.shape != (len(controls),) or not (np.isfinite(sample_weight) & (sample_weight >= 0)).all():
         least = f", the least {sample_weight.min():g}" if sample_weight.size else ""
         raise ValueError(

@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 
 from skpat.controls import ControlBatch, as_numpy
 from skpat.exceptions import TwinError
+from skpat.twins.base import for_torch
 
 __all__ = ["PhysicsModule", "answer", "fit_constants", "make_optimizer", "step_constants"]
 
@@ -74,8 +75,7 @@ def answer(module: PhysicsModule, controls: ControlBatch | np.ndarray) -> torch.
     """What the model answers; a batch is taken in parts where the model can, so that nothing shared is copied."""
 
     def tensor(array: Any) -> torch.Tensor:
-        native = np.array(array)
-        return torch.from_numpy(native.astype(native.dtype.newbyteorder("="), copy=False)).to(module.like)
+        return torch.from_numpy(for_torch(np.array(array))).to(module.like)
 
     if isinstance(controls, ControlBatch) and hasattr(module, "forward_batch"):
         controls = controls.numpy()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_linnerud
+from sklearn.datasets import load_diabetes, load_iris, load_linnerud
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -25,6 +25,11 @@ from skpat.training import PhysicsAware
 from skpat.twins import NeuralTwin, Twin
 from tests.estimators.noisy_bank import NoisyBank
 from tests.estimators.small_network import IRIS, QUICK, Watched, same, small
+
+
+def test_learns_iris_with_its_defaults() -> None:
+    X, y = load_iris(return_X_y=True)
+    assert cross_val_score(PhysicalNetworkClassifier(random_state=0), X, y, cv=2).min() > 0.85
 
 
 def test_same_random_state_same_result_and_global_states_untouched() -> None:

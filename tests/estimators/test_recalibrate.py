@@ -33,16 +33,21 @@ def drifting(device: Any, size: float) -> Drifting:
 TRAINED: dict[str, bytes] = {}
 
 
-def trained(size: float = 0.15, device: Any = None, **params: Any) -> PhysicalNetworkClassifier:
+def untrained(size: float = 0.15, device: Any = None, **params: Any) -> PhysicalNetworkClassifier:
     defaults: dict[str, Any] = {
         "twin": NeuralTwin((16,), max_iter=5, n_refine_steps=1),
         "max_iter": 8,
         "random_state": 0,
     }
     made = drifting(SecondHarmonicLaser() if device is None else device, size)
-    network = PhysicalNetworkClassifier(made, **(defaults | params))
+    return PhysicalNetworkClassifier(made, **(defaults | params))
+
+
+def trained(*args: Any, **params: Any) -> PhysicalNetworkClassifier:
+    """Trained once for all the tests that begin with it, and loaded; its twin has no memory."""
+    network = untrained(*args, **params)
     described = repr(network)
-    if described not in TRAINED:  # trained once for all the tests that begin with it
+    if described not in TRAINED:
         TRAINED[described] = pickle.dumps(network.fit(X_TRAIN, Y_TRAIN))
     return pickle.loads(TRAINED[described])
 
@@ -54,7 +59,7 @@ def jolted(network: PhysicalNetworkClassifier) -> PhysicalNetworkClassifier:
 
 @pytest.mark.parametrize("device", [SecondHarmonicLaser(), AnalogCircuit(40, 20)], ids=["laser", "circuit"])
 def test_what_a_jolt_has_cost_is_restored(device: Any) -> None:
-    network = trained(0.4, device, encoder="direct", learning_rate_init=0.03)
+    network = untrained(0.4, device, encoder="direct", learning_rate_init=0.03).fit(X_TRAIN, Y_TRAIN)
     before = network.score(X_TEST, Y_TEST)
     after = jolted(network).score(X_TEST, Y_TEST)
     assert after < before - 0.08  # else there is nothing to restore
@@ -154,7 +159,7 @@ def test_what_is_not_better_is_not_kept(max_shots: int) -> None:
 
 
 def test_the_same_again_is_the_same() -> None:
-    one = jolted(trained())
+    one = jolted(untrained().fit(X_TRAIN, Y_TRAIN))
     other = pickle.loads(pickle.dumps(one))  # its twin has no memory
     for network in (one, other):
         network.loss_ = -np.inf
@@ -231,7 +236,7 @@ def test_an_error_leaves_the_network_as_it_was() -> None:
 
 
 def test_the_journal_records_and_never_replays(tmp_path: Any) -> None:
-    network = trained(max_iter=1, journal=tmp_path / "run.db")
+    network = untrained(max_iter=1, journal=tmp_path / "run.db").fit(X_TRAIN, Y_TRAIN)
     state = pickle.dumps(network)
     for _ in range(2):
         network = pickle.loads(state)

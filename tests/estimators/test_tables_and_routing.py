@@ -76,7 +76,7 @@ def test_weights_reach_fit_and_score_through_a_search_of_a_pipeline(routing: Non
     only_two = (Y < 2).astype(float)  # the third class weighs nothing
     search = GridSearchCV(pipeline, {"network__max_iter": [10]}, cv=3).fit(X, Y, sample_weight=only_two)
     assert search.best_estimator_["network"].shots_["training"] == 10 * 50  # a row of no weight is never sent
-    assert search.best_score_ > 0.9
+    assert search.best_score_ > 0.95
     assert search.score(X, Y) < 0.7
 
 

@@ -12,8 +12,9 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris
 
 from skpat import ControlBatch, PhysicalNetworkClassifier
-from skpat.devices import Noisy, SecondHarmonicLaser
+from skpat.devices import MachZehnderMesh, Noisy, SecondHarmonicLaser
 from skpat.devices.wrapper import DeviceWrapper
+from skpat.exceptions import TwinError
 from skpat.twins import PhysicsTwin, ResidualTwin
 
 X, Y = (part[::2] for part in load_iris(return_X_y=True))
@@ -80,6 +81,29 @@ def test_who_asks_for_the_equations_or_for_nothing_that_learns_gets_them(params:
     network = classifier(**params).fit(X, Y)
     assert type(network.twin_) is PhysicsTwin
     assert not network.twin_score_ > 0.97
+
+
+def test_what_a_correction_cannot_hold_is_left_to_the_equations(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(self: Any, n_controls: int, n_outputs: int) -> None:
+        raise TwinError(f"{n_controls} channels are too many.")
+
+    monkeypatch.setattr(ResidualTwin, "check", check)
+    assert type(classifier().fit(X, Y).twin_) is PhysicsTwin
+
+
+def test_models_that_take_a_batch_in_parts_get_no_correction() -> None:
+    class Read(DeviceWrapper):
+        """A mesh whose detectors saturate; its equations say nothing of it."""
+
+        equations = (MachZehnderMesh(4), ())
+
+        def transform_outputs(self, outputs: np.ndarray, batch: ControlBatch) -> np.ndarray:
+            return np.minimum(outputs, np.median(outputs))
+
+    network = classifier(Read(MachZehnderMesh(4)), n_layers=1).fit(X, Y)
+    assert network.twin_score_ < 0.9
+    assert hasattr(network.twin_.module_, "forward_batch")
+    assert type(network.twin_) is PhysicsTwin
 
 
 @pytest.mark.parametrize("max_shots", [700, 1000])
