@@ -11,9 +11,9 @@ from skpat.devices import SecondHarmonicLaser
 from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
-# the same path with a smaller twin and fewer, larger steps; the defaults take minutes
+# the same path with a smaller twin and fewer, larger steps on larger batches; the defaults take minutes
 SMALL_TWIN = NeuralTwin(hidden_layer_sizes=(8,), max_iter=5, n_refine_steps=1)
-QUICK = {"twin": SMALL_TWIN, "max_iter": 6, "learning_rate_init": 0.05}
+QUICK = {"twin": SMALL_TWIN, "max_iter": 6, "batch_size": 75, "learning_rate_init": 0.1}
 SMALL_LASER = SecondHarmonicLaser(16, 8, n_steps=2)
 DEFAULTS = [PhysicalNetworkClassifier(), PhysicalNetworkRegressor()]
 ESTIMATORS = [PhysicalNetworkClassifier(SMALL_LASER, **QUICK), PhysicalNetworkRegressor(NoisyBank(), **QUICK)]
