@@ -22,6 +22,7 @@ __all__ = [
     "check_channels",
     "check_shots",
     "for_torch",
+    "hold_out",
     "of_weight",
     "respond",
     "spread_of",
@@ -194,6 +195,13 @@ def of_weight(
     if not kept.any():
         raise ValueError("'sample_weight' of a twin must have a positive entry. Got zeros only.")
     return (controls, outputs, sample_weight) if kept.all() else (controls[kept], outputs[kept], sample_weight[kept])
+
+
+def hold_out(n_shots: int, fraction: float, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the shots that a twin learns from, and of those that judge it, both rising; fewer than ten judge nothing."""
+    order = rng.permutation(n_shots)
+    n_held_out = round(fraction * n_shots) if n_shots >= 10 else 0
+    return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
 
 
 def spread_of(outputs: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, of_weight
+from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, hold_out, of_weight
 
 if TYPE_CHECKING:
     import torch
@@ -206,9 +206,7 @@ class NeuralTwin(Twin):
         bounds = None if periods is None else self._bounds
         rng = check_random_state(self.random_state)
         weights_rng = np.random.RandomState(rng.randint(2**31))  # first weights must not depend on the number of shots
-        n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
-        order = rng.permutation(len(controls))
-        held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        kept, held_out = hold_out(len(controls), self.validation_fraction, rng)
         self._module = build_module(
             self._widths(controls.shape[1], outputs.shape[1]),
             controls[kept],
@@ -225,7 +223,7 @@ class NeuralTwin(Twin):
         self.n_iter_ = train_module(
             self._module,
             (controls[kept], outputs[kept], sample_weight[kept]),
-            (controls[held_out], outputs[held_out], sample_weight[held_out]) if n_held_out else None,
+            (controls[held_out], outputs[held_out], sample_weight[held_out]) if len(held_out) else None,
             rng=rng,
             alpha=self.alpha,
             batch_size=self.batch_size,
@@ -234,7 +232,7 @@ class NeuralTwin(Twin):
             n_iter_no_change=self.n_iter_no_change,
         )
         self.score_, self.output_scores_ = np.nan, np.full(outputs.shape[1], np.nan)
-        if n_held_out and np.ptp(outputs[held_out], axis=0).max() > 0:
+        if len(held_out) and np.ptp(outputs[held_out], axis=0).max() > 0:
             self.score_ = self.score(controls[held_out], outputs[held_out], sample_weight[held_out])
             residual = np.square(outputs[held_out] - self.predict(controls[held_out])).mean(axis=0)
             variance = np.where(np.ptp(outputs[held_out], axis=0) > 0, outputs[held_out].var(axis=0), np.inf)

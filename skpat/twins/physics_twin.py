@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import Twin, check_channels, check_shots, of_weight, spread_of
+from skpat.twins.base import Twin, check_channels, check_shots, hold_out, of_weight, spread_of
 
 if TYPE_CHECKING:
     import torch
@@ -190,9 +190,7 @@ class PhysicsTwin(Twin):
         self._optimizer: Any = None
         self.n_features_in_ = controls.shape[1]
         rng = check_random_state(self.random_state)
-        order = rng.permutation(len(controls))
-        n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
-        held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        kept, held_out = hold_out(len(controls), self.validation_fraction, rng)
         spread = spread_of(outputs[kept]) if len(kept) else np.zeros(outputs.shape[1])
         of_stuck = np.inf if spread.any() else 1.0  # they tell of no constant
         self._scale = np.where(spread > 0, spread, of_stuck)
@@ -201,7 +199,7 @@ class PhysicsTwin(Twin):
             kept_shots = controls[kept], outputs[kept], sample_weight[kept]
             self.n_iter_ = fit_constants(self.module_, kept_shots, self._scale, self.max_iter)
         self.score_ = np.nan
-        if n_held_out and np.ptp(outputs[held_out], axis=0).max() > 0:
+        if len(held_out) and np.ptp(outputs[held_out], axis=0).max() > 0:
             self.score_ = self.score(controls[held_out], outputs[held_out], sample_weight[held_out])
         return self
 

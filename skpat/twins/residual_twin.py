@@ -14,7 +14,16 @@ from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
 from skpat.nested_parameters import refuse_nested_of_plain
 from skpat.seeding import seeded_copy
-from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, of_weight, spread_of
+from skpat.twins.base import (
+    LEAST_TRUST,
+    TRUST_MOMENTUM,
+    Twin,
+    check_channels,
+    check_shots,
+    hold_out,
+    of_weight,
+    spread_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -187,9 +196,7 @@ class ResidualTwin(Twin):
         self.check(controls.shape[1], outputs.shape[1])
         rng = check_random_state(self.random_state)
         physics, correction = (seeded_copy(part, rng) for part in (self.physics, self._unfitted_correction()))
-        order = rng.permutation(len(controls))
-        n_held_out = round(self.validation_fraction * len(controls)) if len(controls) >= 10 else 0
-        held_out, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        kept, held_out = hold_out(len(controls), self.validation_fraction, rng)
         if self._specification is not None and hasattr(physics, "learn_specification"):
             physics.learn_specification(*self._specification)
         physics.fit(controls[kept], outputs[kept], sample_weight[kept])
