@@ -55,6 +55,10 @@ class Asymmetric(PhysicsAware):
         """Nothing is displaced."""
         return False
 
+    def displaces(self, twin: Any) -> bool:
+        """Nothing is displaced."""
+        return False
+
     def count_further_steps(self, apparatus: Apparatus) -> int:
         """None."""
         return 0

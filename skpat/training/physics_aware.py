@@ -45,7 +45,8 @@ class PhysicsAware(GradientEstimator):
         Standard deviation of a random displacement of every channel and row, in parts of the channel's range; it fades to
         0 over the training. A weight that is the same in all rows of a batch tells a learned twin nothing about
         itself; displaced a little, it does. "auto": the size that adds a tenth to the variance of the outputs, found by
-        measurement during the calibration. Only twins that ask for it (``explores``) get it, while they are refined.
+        measurement during the calibration, for twins that ask for it (``explores``). A number is for any twin. Nothing is
+        displaced with ``refine=False``.
     n_anchored_steps : int or "auto", default="auto"
         Steps on the same rows that follow each measured one and cost no shots: the device's answers stay, the twin adds how
         they change with the controls (``skpat.training.anchors``). With a twin that knows the equations such a
@@ -92,22 +93,22 @@ class PhysicsAware(GradientEstimator):
         from skpat.training.autograd_bridge import bridge  # here: a trained network is unpickled without torch
 
         twin = apparatus.twin
-        module = twin.module_
-        answer = functools.partial(respond, module)
-        if hasattr(module, "forward_batch"):
-            return self._noted(bridge(apparatus.measure, answer, in_parts=True), apparatus)
-        if not self.explores(twin):
-            return self._noted(bridge(apparatus.measure, answer), apparatus)
+        module, measure = twin.module_, apparatus.measure
+        in_parts = hasattr(module, "forward_batch")
+        answer: Callable[..., torch.Tensor] = functools.partial(respond, module)
+        if self.explores(twin):
+            answer = trusted(answer, getattr(twin, "trust_", None))
+        if not self.displaces(twin):
+            return self._noted(bridge(measure, answer, in_parts=in_parts), apparatus)
         if not hasattr(self, "_sent"):
-            self._sent: list[tuple[np.ndarray, np.ndarray]] = []
+            self._sent: list[tuple[ControlBatch, np.ndarray]] = []
 
-        def measure(batch: ControlBatch, layer: int, unit: int) -> Any:
-            outputs = apparatus.measure(batch, layer, unit)
-            self._sent.append((as_numpy(batch.dense()), as_numpy(outputs)))
+        def kept(batch: ControlBatch, layer: int, unit: int) -> Any:
+            outputs = measure(batch, layer, unit)
+            self._sent.append((batch.numpy(), as_numpy(outputs)))
             return outputs
 
-        through_twin = bridge(measure, trusted(answer, getattr(twin, "trust_", None)))
-        return self._noted(through_twin, apparatus, self.mover(apparatus))
+        return self._noted(bridge(kept, answer, in_parts=in_parts), apparatus, self.mover(apparatus))
 
     def _noted(
         self,
@@ -150,8 +151,14 @@ class PhysicsAware(GradientEstimator):
         return self._anchors.run()
 
     def explores(self, twin: Any) -> bool:
-        """Whether the training's shots are displaced for this twin to learn from."""
+        """Whether this twin learns how outputs react from shots that are displaced for it."""
         return bool(self.refine and getattr(twin, "explores", False))
+
+    def displaces(self, twin: Any) -> bool:
+        """Whether the training's shots are displaced: for a twin that explores, or because a size is given."""
+        if self.refine and self.dither != "auto" and self.dither:
+            return True
+        return self.explores(twin) and not hasattr(twin.module_, "forward_batch")
 
     def mover(self, apparatus: Apparatus) -> Callable[[ControlBatch, int, int], ControlBatch]:
         """Displace a batch of tensors, by as much as the training's progress asks for."""
@@ -193,33 +200,26 @@ class PhysicsAware(GradientEstimator):
         """Let the twin learn from the shots of this batch."""
         self._anchors = None
         twin = apparatus.twin
+        made = [(m.batch, m.outputs) for m in measurements]
+        if self.displaces(twin):  # what was sent; all of this batch, however often asked
+            made, self._sent = self._sent[-len(measurements) :], []
         if not self.refine or not hasattr(twin, "partial_fit"):
             return
+        weights = [m.sample_weight for m in measurements]
         if hasattr(twin.module_, "forward_batch"):  # in parts: the shared channels may be too many to copy
-            for made in measurements:
-                twin.partial_fit(made.batch, made.outputs, made.sample_weight)
+            for (batch, outputs), weight in zip(made, weights, strict=True):
+                twin.partial_fit(batch, outputs, weight)
             return
         keys = apparatus.row_keys
         order = slice(None) if keys is None else np.argsort(keys, kind="stable")  # what is learned has no order of rows
-        weights = [made.sample_weight[order] for made in measurements]
-        if not self.explores(twin):
-            twin.partial_fit(
-                np.concatenate([np.asarray(made.batch)[order] for made in measurements]),
-                np.concatenate([made.outputs[order] for made in measurements]),
-                np.concatenate(weights),
-            )
-            return
-        controls, outputs = zip(
-            *self._sent[-len(measurements) :], strict=True
-        )  # all of this batch, however often asked
-        self._sent = []
+        explores = self.explores(twin)
         twin.partial_fit(
-            np.concatenate([part[order] for part in controls]),
-            np.concatenate([part[order] for part in outputs]),
-            np.concatenate(weights),
-            pace=half_cosine(apparatus.progress),
+            np.concatenate([np.asarray(batch)[order] for batch, _ in made]),
+            np.concatenate([outputs[order] for _, outputs in made]),
+            np.concatenate([weight[order] for weight in weights]),
+            **({"pace": half_cosine(apparatus.progress)} if explores else {}),
         )
-        if hasattr(twin, "trust_"):
+        if explores and hasattr(twin, "trust_"):
             self._watch(twin)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from skpat import ControlBatch, ControlSplit, Device, PhysicalNetworkClassifier, as_device
-from skpat.devices import Noisy, SimulatedDevice
+from skpat.devices import CoupledOscillators, Noisy, SimulatedDevice
 from skpat.devices.specification import check_device_specification
 from skpat.exceptions import ControlBoundsError, DeviceContractError
 from skpat.lab import EpicsDevice, QcodesDevice, VisaDevice, adopt
@@ -23,7 +23,7 @@ from skpat.training import PhysicsAware
 from skpat.training.dither import TARGET_SHARE, Dither, measured_size
 from skpat.training.gradient import half_cosine
 from skpat.training.physics_aware import trusted
-from skpat.twins import NeuralTwin
+from skpat.twins import NeuralTwin, PhysicsTwin
 
 N = 6
 
@@ -278,3 +278,58 @@ def test_displacements_and_the_twins_steps_fade_and_the_calibration_goes_twice_a
     np.testing.assert_allclose(paces, expected)
     np.testing.assert_allclose(np.divide(training, 0.02), expected, rtol=0.15, atol=0.01)
     assert calibration == pytest.approx(0.04, rel=0.15)
+
+
+class Known(SimulatedDevice):
+    """Equations with one constant."""
+
+    n_controls, n_outputs, bounds = N, 3, (0.0, 1.0)
+
+    def __init__(self, gain: float = 1.0, random_state: Any = None):
+        self.gain = gain
+        self.random_state = random_state
+
+    def forward(self, controls: Any, constants: Any = None) -> Any:
+        gain = self.gain if constants is None else constants["gain"]
+        return gain * controls[:, :3] * controls[:, 3:]
+
+
+@pytest.mark.parametrize("dither", ["auto", 0.0, 0.02])
+@pytest.mark.parametrize(
+    ("model", "constant", "split"),
+    [
+        (Known(), "gain", ControlSplit([0, 1, 2])),
+        (CoupledOscillators(6, 3), "nonlinearity_error", ControlSplit(CoupledOscillators(6, 3).amplitude_index[:3])),
+    ],
+    ids=["all controls of a row", "in parts"],
+)
+def test_a_size_that_is_given_displaces_for_equations_too(
+    model: Any, constant: str, split: ControlSplit, dither: Any
+) -> None:
+    sent, learned = [], []
+
+    class Watched(type(model)):
+        def measure(self, batch: ControlBatch) -> np.ndarray:
+            sent.append(np.asarray(batch))
+            return super().measure(batch)
+
+    class Watching(PhysicsTwin):
+        def partial_fit(self, controls: Any, outputs: Any, sample_weight: Any = None) -> PhysicsTwin:
+            learned.append(np.asarray(controls))
+            return super().partial_fit(controls, outputs, sample_weight)
+
+    X = np.random.default_rng(0).uniform(size=(300, 3))
+    network = PhysicalNetworkClassifier(
+        Watched(**model.get_params()), Watching(model, [constant]), control_split=split, batch_size=300, max_iter=3,
+        gradient=PhysicsAware(dither=dither), n_calibration_shots=50, random_state=0,
+    ).fit(X, X[:, 0] > 0.5)  # fmt: skip
+    whole = [controls for controls in sent if len(controls) == 300]
+    assert len(whole) == len(learned) == 3
+    for number, (asked, told) in enumerate(zip(whole, learned, strict=True)):
+        np.testing.assert_array_equal(np.unique(asked, axis=0), np.unique(told, axis=0))  # what was sent is learned
+        low, high = network._network.bounds.T
+        assert (asked >= low).all()
+        assert (asked <= high).all()
+        spread = (asked.std(axis=0) / (high - low))[network._network.split.weight_index]
+        expected = 0.02 * half_cosine(number / 3) if dither == 0.02 else 0.0
+        np.testing.assert_allclose(np.median(spread), expected, rtol=0.1, atol=1e-12)
