@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
@@ -15,14 +14,13 @@ from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpat.devices.specification import device_name
+from skpat.estimators.digital_equivalent import find_equivalent, make_folds
 from skpat.network.operations import count_operations
 
 __all__ = ["CostReport", "CostRow", "Costed"]
 
 MEASURED, SPECIFIED, ASSUMED, UNKNOWN = "measured", "device's specification", "assumed", "unknown"
-_FEW_ROWS = 1000
-_WIDTHS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)  # of the hidden layer; 0: a linear model
-_FOLDS = 5
+_WIDTHS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)  # of the hidden layer of a digital equivalent; 0: a linear model
 _BACKWARD_TOO = 3  # operations of a training step for each of a forward pass
 _COLUMNS = ("", "shots or operations", "joules", "seconds", "source")
 
@@ -253,7 +251,7 @@ class Costed:
                 raise ValueError(f"'{name}' must be a finite number of at least 0. Got {value!r}. Nothing was sent.")
         score = _check_score(self, score)
         rows, targets = _check_data(self, X, y)
-        folds = None if targets is None or (score is None and not measure) else _make_folds(self, targets)
+        folds = None if targets is None or (score is None and not measure) else make_folds(self, targets)
         prediction = _of_prediction(self, constants)
         if measure:
             begun = time.perf_counter()
@@ -370,47 +368,6 @@ def _check_data(network: Any, X: Any, y: Any) -> tuple[Any, np.ndarray | None]:
     return (X.toarray() if hasattr(X, "toarray") else X), targets
 
 
-def _make_folds(network: Any, targets: np.ndarray) -> Any:
-    """Five folds, or as many as leave something to learn and something to score in each of them."""
-    from sklearn.model_selection import KFold, StratifiedKFold
-
-    strata = network._strata(targets)
-    if strata is None:
-        least = network._fewest_validated
-        n_folds, wanted = len(targets) // least, f"at least {2 * least} rows"
-        got = f"{len(targets)}"
-    else:
-        counts = np.unique(strata, return_counts=True)[1]
-        n_folds, wanted = int(np.sort(np.append(counts, 0))[-2]), "at least two classes of two rows or more"
-        got = f"classes of {', '.join(map(str, counts))} rows"
-    if n_folds < 2:
-        raise ValueError(
-            f"'y' must have {wanted}: a digital equivalent is scored in folds. Got {got}. Nothing was sent. Give more rows, or "
-            "y=None for a report without it."
-        )
-    return (KFold if strata is None else StratifiedKFold)(min(n_folds, _FOLDS), shuffle=True, random_state=0)
-
-
-def _digital_model(network: Any, targets: np.ndarray, width: int) -> Any:
-    """A perceptron with so many hidden units, or a linear model, for the kind of targets."""
-    from sklearn.compose import TransformedTargetRegressor
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.neural_network import MLPClassifier, MLPRegressor
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    solver = "lbfgs" if len(targets) <= _FEW_ROWS else "adam"  # with few rows Adam's 500 passes end far too early
-    size = {"hidden_layer_sizes": (width,), "solver": solver, "max_iter": 500, "random_state": 0}
-    if is_classifier(network):
-        linear = LogisticRegression(max_iter=1000)
-        linear = OneVsRestClassifier(linear) if targets.ndim == 2 else linear
-        model = MLPClassifier(**size) if width else linear
-    else:
-        model = TransformedTargetRegressor(MLPRegressor(**size) if width else Ridge(), transformer=StandardScaler())
-    return make_pipeline(StandardScaler(), model)
-
-
 def _equivalent(
     network: Any,
     X: np.ndarray,
@@ -425,30 +382,15 @@ def _equivalent(
     if score is None:
         why = "No digital equivalent: it needs the device's score. Give score=..., or measure=True to measure it."
         return None, None, (why,)
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import cross_val_score
-
-    scoring = "accuracy" if is_classifier(network) else "r2"  # those of the network's own score
-    n_scores = network._count_scores()
-    n_scores = 1 if network._strata(targets) is not None and n_scores == 2 else n_scores
-    for width in _WIDTHS:
-        model = _digital_model(network, targets, width)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a model as it comes
-            warnings.filterwarnings("ignore", "The least populated class in y has only")  # it is rare in the data, too
-            warnings.filterwarnings("ignore", "Label .* is present in all training examples")
-            scores = cross_val_score(model, X, targets, cv=folds, scoring=scoring, error_score="raise")
-        reached = float(scores.mean())
-        if reached < score:
-            continue
-        count = X.shape[1] + (width * (X.shape[1] + n_scores) if width else X.shape[1] * n_scores)
-        name = f"digital equivalent ({f'{width} hidden units' if width else 'linear'})"
-        row = CostRow(name, count, "multiply-adds", count * joules_per_operation, None, f"{ASSUMED}; size {MEASURED}")
-        said = f"The digital equivalent scores {reached:.3f} in {folds.n_splits} folds; the device {score:.3f}."
-        return row, width, (said,)
-    reaches = f"reaches {score:.3f} in {folds.n_splits} folds"
-    why = f"No digital equivalent: no perceptron of up to {_WIDTHS[-1]} hidden units {reaches}."
-    return None, None, (why,)
+    found = find_equivalent(network, X, targets, folds, score, _WIDTHS)
+    if found is None:
+        reaches = f"reaches {score:.3f} in {folds.n_splits} folds"
+        return None, None, (f"No digital equivalent: no perceptron of up to {_WIDTHS[-1]} hidden units {reaches}.",)
+    name = f"digital equivalent ({f'{found.width} hidden units' if found.width else 'linear'})"
+    joules = found.n_operations * joules_per_operation
+    row = CostRow(name, found.n_operations, "multiply-adds", joules, None, f"{ASSUMED}; size {MEASURED}")
+    said = f"The digital equivalent scores {found.score:.3f} in {folds.n_splits} folds; the device {score:.3f}."
+    return row, found.width, (said,)
 
 
 def _break_even(
