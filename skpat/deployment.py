@@ -273,8 +273,11 @@ class DeployedNetwork:
         if X.dtype != self._dtype or not X.flags.c_contiguous:
             if X.dtype.kind not in "fiubO":
                 raise ValueError(f"'X' must hold real numbers. Got dtype {X.dtype}.")
-            with np.errstate(over="ignore"):
-                X = np.ascontiguousarray(X, dtype=self._dtype)
+            try:
+                with np.errstate(over="ignore"):
+                    X = np.ascontiguousarray(X, dtype=self._dtype)
+            except TypeError as error:  # what pandas puts where there is nothing, say
+                raise ValueError(f"'X' must hold real numbers. {error}. Impute or drop what is missing.") from error
         if np.count_nonzero(np.isfinite(X)) != X.size:
             raise ValueError(
                 f"'X' must hold finite numbers, as {self._dtype}. Got NaN or infinity. Impute or drop them."

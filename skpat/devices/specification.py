@@ -8,8 +8,12 @@ import numpy as np
 
 from skpat.exceptions import DeviceContractError
 
-__all__ = ["channel_periods", "check_device_specification", "device_name"]
+__all__ = ["channel_periods", "check_device_specification", "device_name", "lost_in_copy", "refuse_lost"]
 
+_STATED = (
+    "n_controls", "n_outputs", "bounds", "control_steps", "max_change", "max_batch", "address", "output_range", "on_bad_output",
+    "max_retries", "settling_seconds", "slow_controls", "periodic", "seconds_per_shot", "joules_per_shot",
+)  # fmt: skip
 _BAD_OUTPUT = ("retry", "mask", "raise")
 _WHAT_TO_DO = {
     "control_steps": " Use 0 for a channel without steps.",
@@ -96,6 +100,36 @@ def check_device_specification(device: Any) -> np.ndarray:
         )
     _check_steps(device, name, bounds)
     return bounds
+
+
+def lost_in_copy(device: Any, copy: Any) -> list[str]:
+    """Names of what a device states and its copy states otherwise: it was set after the construction."""
+    missing = object()
+    stated = {name: [getattr(one, name, missing) for one in (device, copy)] for name in _STATED}
+    return [name for name, (here, there) in stated.items() if here is not there and not _same(here, there)]
+
+
+def refuse_lost(device: Any, copy: Any) -> None:
+    """Refuse a device whose limits a copy, which is what is worked with, does not have.
+
+    Raises
+    ------
+    DeviceContractError
+        That names one. Nothing has been sent.
+    """
+    for name in lost_in_copy(device, copy):
+        there = f"{getattr(copy, name)!r}" if hasattr(copy, name) else "nothing"
+        raise DeviceContractError(
+            f"'{name}' of {device_name(device)} must come from a parameter of __init__, or be set on the class: a copy is what "
+            f"is worked with. Got {getattr(device, name)!r} on the device, {there} on its copy. Nothing was sent."
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+    except (TypeError, ValueError):
+        return bool(one == other)
 
 
 def channel_periods(device: Any) -> np.ndarray:

@@ -311,7 +311,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         if self.multilabel_:
             of_class[kept] = compute_sample_weight(self.class_weight, y[kept])
         else:
-            labels, numbers = np.unique(np.asarray(y)[kept], return_inverse=True)
+            labels, numbers = np.unique(np.asarray(y).ravel()[kept], return_inverse=True)
             wanted = self.class_weight
             if isinstance(wanted, dict) and set(wanted) <= set(self.classes_.tolist()):
                 wanted = {label: wanted.get(label, 1.0) for label in labels.tolist()}  # rows of some classes may be all

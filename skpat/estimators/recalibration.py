@@ -142,6 +142,7 @@ class Recalibrated:
                 strata=self._strata(data.targets),
                 good_loss=np.nan_to_num(self.loss_, nan=-np.inf) - self._penalty,
             )
+            identity = session.identity
         self.__dict__.update(  # now, and not before: an error on the way leaves everything as it was
             weights_=trainer.weights_now(),
             twin_=twin,
@@ -149,6 +150,7 @@ class Recalibrated:
             _statistics=trainer.statistics,
             _gradient=gradient,
             _rng=rng,
+            _identity=identity,
             _optimizer_state=None if found.n_epochs else self._optimizer_state,
         )
         return self

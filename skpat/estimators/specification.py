@@ -9,9 +9,10 @@ import numpy as np
 from sklearn.base import clone
 
 from skpat.controls import ChannelSplit, ControlSplit
-from skpat.devices.specification import channel_periods, check_device_specification, device_name
+from skpat.devices.specification import channel_periods, check_device_specification, device_name, refuse_lost
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
 from skpat.seeding import seeded_copy
+from skpat.twins.base import Twin
 
 __all__ = [
     "GRADIENTS",
@@ -84,7 +85,12 @@ def default_twin(device: Any, torch_device: str = "cpu") -> Any:
         return NeuralTwin(torch_device=torch_device)
     from skpat.twins.physics_twin import PhysicsTwin
 
-    if not isinstance(equations, (tuple, list)) or len(equations) != 2 or not hasattr(equations[0], "forward"):
+    if (
+        not isinstance(equations, (tuple, list))
+        or len(equations) != 2
+        or not hasattr(equations[0], "forward")
+        or isinstance(equations[0], type)
+    ):
         raise DeviceContractError(
             f"'equations' of {device_name(device)} must be None or a simulated device with the names of its constants that are "
             f"to be found. Got {equations!r}. Use equations=(MachZehnderMesh(), ['phase_offsets']), for example."
@@ -92,7 +98,7 @@ def default_twin(device: Any, torch_device: str = "cpu") -> Any:
     model = equations[0]
     if torch_device != "cpu" and hasattr(model, "torch_device"):
         model = clone(model).set_params(torch_device=torch_device)
-    return PhysicsTwin(model, list(equations[1]))
+    return PhysicsTwin(model, equations[1] if isinstance(equations[1], str) else list(equations[1]))
 
 
 def specify(
@@ -130,12 +136,17 @@ def specify(
     twin = default_twin(device, torch_device) if twin is None else twin
     if not (hasattr(twin, "fit") and hasattr(type(twin), "module_")):
         raise ValueError(f"'twin' must be a twin such as skpat.twins.NeuralTwin(), or None. Got {twin!r}.")
+    if type(twin).module_ is Twin.module_:
+        raise ValueError(
+            f"'twin' must define the property module_, see skpat.twins.Twin. Got {twin!r}, which does not."
+        )
     gradient = make_gradient(gradient)
     gradient.check_device(device)
-    device, split, twin, gradient = (seeded_copy(part, rng) for part in (device, split, twin, gradient))
-    channels = split.resolve(device.n_controls)
-    _check_fixed(device, channels, bounds)
-    return Specification(device, bounds, channels, twin, gradient)
+    own, split, twin, gradient = (seeded_copy(part, rng) for part in (device, split, twin, gradient))
+    refuse_lost(device, own)
+    channels = split.resolve(own.n_controls)
+    _check_fixed(own, channels, bounds)
+    return Specification(own, bounds, channels, twin, gradient)
 
 
 def make_gradient(gradient: Any) -> Any:

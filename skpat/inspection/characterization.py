@@ -11,7 +11,8 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from skpat.controls import ControlBatch
-from skpat.devices.specification import check_device_specification, device_name
+from skpat.devices.specification import check_device_specification, device_name, refuse_lost
+from skpat.exceptions import DeviceConnectionError, DeviceOutputError, ShotBudgetError
 from skpat.inspection.device_report import DeviceReport
 from skpat.inspection.legal_settings import LegalSettings
 from skpat.inspection.response_statistics import Readings, silent_units, summarize
@@ -70,6 +71,8 @@ def characterize(
         If ``device`` is no device. Run :func:`skpat.check_device` on a new driver first.
     DeviceOutputError
         If the device goes on returning a wrong shape or readings that are not finite.
+    ShotBudgetError
+        If repeats after faults have used up what ``n_shots`` leaves for them.
 
     Notes
     -----
@@ -103,6 +106,7 @@ def characterize(
     check_device_specification(device)
     rng = check_random_state(random_state)
     own = _own_copy(device, rng)
+    refuse_lost(device, own)
     bench = _Bench(own, int(n_shots), rng, bounds, journal, wait)
     with bench.session:
         readings = bench.measure_all()
@@ -120,11 +124,12 @@ def _own_copy(device: Any, rng: np.random.RandomState) -> Any:
 
 
 class _Unfiltered:
-    """The device, with saturated readings let through, and no repeats beyond the budget."""
+    """The device, with saturated readings let through, and no repeats at the cost of what is still to be measured."""
 
     def __init__(self, device: Any, ledger: Ledger, n_shots: int):
         self.device, self.ledger, self.n_shots = device, ledger, n_shots
-        self.rows_in_call = 1
+        self.rows_in_call, self.rows_to_come = 1, 0
+        self.denied = False
         self.seconds = 0.0
         self.output_range = None
 
@@ -139,8 +144,10 @@ class _Unfiltered:
 
     @property
     def max_retries(self) -> int:
-        room = self.n_shots - self.ledger.answered - self.rows_in_call
-        return max(0, min(getattr(self.device, "max_retries", 0) or 0, room // self.rows_in_call))
+        room = self.n_shots - self.ledger.answered - self.rows_in_call - self.rows_to_come
+        wanted, possible = getattr(self.device, "max_retries", 0) or 0, max(0, room // self.rows_in_call)
+        self.denied = possible < 1 <= wanted
+        return min(wanted, possible)
 
     def measure(self, batch: ControlBatch) -> Any:
         begun = time.perf_counter()
@@ -182,7 +189,8 @@ class _Bench:
         self.unit_of = np.arange(n_controls) if n_units == n_controls else rng.permutation(n_controls) % n_units
         self.sign = np.ones(n_controls) if n_units == n_controls else rng.choice([-1.0, 1.0], n_controls)
         self.n_units = n_units
-        self.n_named = 0
+        self.n_named = self.n_measured = 0
+        self.rows_per_call = max(8, self.n_group_shots // 8)  # a repeat is paid from the shots for groups
         self.moved = rng.permutation(np.arange(n_pairs) % n_units)
 
     def about(self, name: str) -> dict[str, Any]:
@@ -231,19 +239,29 @@ class _Bench:
         return moved
 
     def measure(self, places: np.ndarray) -> np.ndarray:
-        """Outputs (n, n_outputs), in calls that fit into the memory."""
-        most = max(1, _MOST_NUMBERS // len(self.unit_of))
+        """Outputs (n, n_outputs), in calls that fit into the memory and are not too long to be repeated."""
+        limits = self.rows_per_call, _MOST_NUMBERS // len(self.unit_of), getattr(self.device, "max_batch", None)
+        most = max(1, min(limit for limit in limits if limit is not None))
         pieces = []
         for start in range(0, len(places), most):
             controls = self.controls(places[start : start + most])
-            limit = getattr(self.device, "max_batch", None) or len(controls)
-            self.unfiltered.rows_in_call = min(limit, len(controls))
+            self.unfiltered.rows_in_call = len(controls)
+            self.unfiltered.rows_to_come -= len(controls)
             names = np.arange(self.n_named, self.n_named + len(controls), dtype=np.uint64)
-            self.n_named += len(
-                controls
-            )  # every row has a name of its own: a setting twice in a call has its noise twice
+            self.n_named += len(controls)  # a name for each row: a setting twice in a call has its noise twice
             batch = ControlBatch.from_dense(controls).named(splitmix64(names))
-            pieces.append(self.session.measure(batch, purpose="calibration").astype(np.float64))
+            try:
+                outputs = self.session.measure(batch, purpose="calibration", shot=self.n_measured)
+            except (DeviceOutputError, DeviceConnectionError) as error:
+                if not self.unfiltered.denied:
+                    raise
+                raise ShotBudgetError(
+                    f"'n_shots' must allow for the repeats that the device's faults ask for. Got {self.n_shots:,}, of which "
+                    f"too few are left for another. The last fault: {error} Use a larger n_shots.",
+                    max_shots=self.n_shots,
+                ) from error
+            pieces.append(outputs.astype(np.float64))
+        self.n_measured += 1
         return np.concatenate(pieces)
 
     def measure_all(self) -> Readings:
@@ -261,6 +279,7 @@ class _Bench:
         probe_outputs, at = np.empty((2 * self.n_probes, n_outputs)), np.empty(2 * self.n_probes, dtype=int)
         reference_outputs, pair_outputs = [], []
         before = np.full(2 * self.n_probes, -1)
+        self.unfiltered.rows_to_come = self.n_rounds * len(twice) + len(order) + 2 * len(self.moved)
         for number in range(self.n_rounds):
             of_probes, of_pairs = slices[number], pair_slices[number]
             interleaved = np.stack([bases[of_pairs], partners[of_pairs]], axis=1).reshape(-1, self.n_units)
@@ -295,6 +314,7 @@ class _Bench:
             n = int(np.ceil(n_pairs))
             bases = self.draw(n)
             partners = self.with_moved(bases, [group] * n)
+            self.unfiltered.rows_to_come = 2 * n
             outputs = self.measure(np.stack([bases, partners], axis=1).reshape(-1, self.n_units))
             if readings.effect(outputs.reshape(n, 2, -1)) < _CERTAIN:
                 silent.append(group)

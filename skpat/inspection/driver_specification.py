@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from skpat.devices.specification import device_name
+from skpat.devices.specification import device_name, lost_in_copy
 from skpat.inspection.findings import Finding
 
 __all__ = ["check_specification"]
@@ -80,6 +80,12 @@ def _check_parameters(device: Any, own: Any, before: dict[str, Any]) -> Finding:
     changed = sorted(name for name in before if repr(again[name]) != repr(before[name]))
     if changed:
         return Finding("clone", "failed", f"The copy has other parameters: {', '.join(changed)}.", mend)
+    lost = lost_in_copy(device, own)
+    if lost:
+        mend = "Make each a parameter of __init__, or set it on the class: what is set on the object later no copy has."
+        return Finding(
+            "clone", "failed", f"The copy, which a fit works with, lacks what was set: {', '.join(lost)}.", mend
+        )
     return Finding("clone", "passed", "A clone has the same parameters, and leaves those of the device alone.")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
+from enum import Enum
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 
+from skpat.controls import as_numpy
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification, device_name
 from skpat.lab.address_lock import is_of_one_process
@@ -26,7 +30,9 @@ def fingerprint(*things: Any) -> str:
     """A hash of numbers, strings, arrays, containers, generators and objects with parameters.
 
     Functions count by their name, module, code and defaults; a partial by its parts; a method by its function and the class
-    of its object; other objects by their class, and by their parameters where they have any.
+    of its object. Other objects count by their class, by their parameters where they have any, and by what they hold where
+    they are values: members of an enumeration, paths, dataclasses, arrays, modules of torch, and what can be hashed, compared
+    and printed. What any other object holds may change while it is used, and does not count.
 
     Examples
     --------
@@ -78,6 +84,8 @@ def _add(digest: Any, thing: Any, depth: int) -> None:
         thing = thing.get_state()
     elif isinstance(thing, np.random.Generator):
         thing = thing.bit_generator.state
+    if isinstance(thing, np.generic) and not isinstance(thing.item(), np.generic):
+        thing = thing.item()  # a number is a number, wherever it comes from
     if isinstance(thing, (np.ndarray, np.generic)):
         array = np.ascontiguousarray(thing)
         digest.update(f"array {array.dtype} {array.shape}".encode())
@@ -117,8 +125,26 @@ def _add(digest: Any, thing: Any, depth: int) -> None:
         digest.update(f"{_module(thing)}.{thing.__qualname__}".encode())
     else:
         digest.update(_class_name(thing).encode())
-        if hasattr(thing, "__array__"):
-            _add(digest, np.asarray(thing), depth + 1)
+        held = _held(thing)
+        if held is not None:
+            _add(digest, held, depth + 1)
+
+
+def _held(thing: Any) -> Any:
+    """What an object is apart from its class, where it is a value; None where it is not."""
+    kind = type(thing)
+    if isinstance(thing, Enum):
+        return thing.name
+    if isinstance(thing, os.PathLike):
+        return os.fspath(thing)
+    if dataclasses.is_dataclass(thing):
+        return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.compare}
+    if callable(getattr(thing, "state_dict", None)):
+        return dict(thing.state_dict())
+    if hasattr(thing, "__array__"):
+        return as_numpy(thing) if hasattr(thing, "detach") else np.asarray(thing)
+    is_value = kind.__eq__ is not object.__eq__ and kind.__hash__ not in (None, object.__hash__)
+    return repr(thing) if is_value and kind.__repr__ is not object.__repr__ else None
 
 
 def _class_name(thing: Any) -> str:

@@ -118,8 +118,15 @@ class Limits:
         largest = self._max_change[batch.varying_index] * (1 + _CHANGE_TOLERANCE)
         jumps = np.abs(np.diff(batch.varying, axis=0)) > largest
         if jumps.any():
+            row = int(np.argwhere(jumps)[0][0])
+            before = dict(zip(batch.varying_index.tolist(), batch.varying[row].tolist(), strict=True))
+            jumps = np.concatenate([np.zeros((1, jumps.shape[1]), dtype=bool), jumps])
             self._refuse(
-                batch.varying[1:], jumps, batch.varying_index, "change little enough from row to row", self._change_of
+                batch.varying,
+                jumps,
+                batch.varying_index,
+                "change little enough from row to row",
+                lambda c: f"{before[c]:g} in the row before, {self._change_of(c)}",
             )
         if last_row is not None:
             first = np.asarray(batch.rows(slice(0, 1)))

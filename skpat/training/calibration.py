@@ -269,7 +269,7 @@ def calibrate_in_rounds(twin: Any, more: Callable[[int], Shots], n_most: int) ->
     Parameters
     ----------
     twin : Twin
-        With ``score_`` after its fit.
+        With ``score_`` after its fit, if it shall end early.
     more : callable
         ``more(n)`` -> n further shots.
     n_most : int
@@ -285,7 +285,7 @@ def calibrate_in_rounds(twin: Any, more: Callable[[int], Shots], n_most: int) ->
     twin.fit(controls, outputs)
     before = np.inf
     while len(controls) < n_most:
-        error = 1 - twin.score_
+        error = 1 - getattr(twin, "score_", np.nan)  # unknown: as many as are allowed
         if error < FITTED_ERROR or error > _SLOW_GAIN * before:
             break
         before = error

@@ -57,8 +57,8 @@ class Twin(RegressorMixin, BaseEstimator):
     """Base class of digital twins.
 
     A twin is an unfitted specification like any estimator. A subclass defines :meth:`fit`, which must set
-    ``n_features_in_`` (channels), and :attr:`module_`. With ``partial_fit(controls, outputs, sample_weight)`` it can go on
-    learning during the training.
+    ``n_features_in_`` (channels), and the property :attr:`module_`, which gives what ``fit`` has made. With
+    ``partial_fit(controls, outputs, sample_weight)`` it can go on learning during the training.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Twin(RegressorMixin, BaseEstimator):
 
     few_shots = False
     """Whether a few shots, over all settings, may tell the twin all that it can learn: an automatic calibration then begins
-    small and ends when the twin predicts well."""
+    small and ends when the twin predicts well, by its ``score_``."""
 
     def learn_specification(self, bounds: np.ndarray, periods: np.ndarray) -> None:
         """Told before ``fit`` what the device states of its channels. Default: nothing is done with it.
@@ -101,7 +101,7 @@ class Twin(RegressorMixin, BaseEstimator):
 
     @property
     def module_(self) -> torch.nn.Module:
-        raise NotImplementedError(f"{type(self).__name__} must define module_.")
+        raise NotImplementedError(f"{type(self).__name__} must define the property module_.")
 
     def fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> Twin:
         """Learn from measured shots.

@@ -137,16 +137,27 @@ class PhysicsTwin(Twin):
                 f"The model {type(self.device).__name__} must have the channels and outputs of the device, ({n_controls}, "
                 f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs})."
             )
-        if len(self.constants):  # whether the model lets them be replaced, only it can say
-            import torch
+        import torch
 
-            from skpat.twins.physics_module import answer
+        from skpat.twins.physics_module import answer
 
-            start = self._believed(self.device)
-            moved = {name: np.zeros_like(value) for name, value in start.items()}
-            middle = np.broadcast_to(self.device.bounds, (n_controls, 2)).mean(axis=1)
-            with torch.no_grad():
-                answer(_module_of(self.device, start, moved, np.float64), middle[None])
+        start = self._believed(self.device)  # whether the model lets them be replaced, only it can say
+        module = _module_of(
+            self.device, start, {name: np.zeros_like(value) for name, value in start.items()}, np.float64
+        )
+        middle = np.broadcast_to(self.device.bounds, (n_controls, 2)).mean(axis=1)
+        with torch.enable_grad():
+            outputs = answer(module, middle[None])
+        moved = [parameter for name, parameter in module.named_parameters() if name.startswith("moved_")]
+        found = [None] * len(moved)
+        if moved and outputs.requires_grad:
+            found = torch.autograd.grad(outputs.sum(), moved, allow_unused=True)
+        without = [name for name, gradient in zip(start, found, strict=True) if gradient is None]
+        if without:
+            raise TwinError(
+                f"'constants' of PhysicsTwin must be what {type(self.device).__name__}.forward(controls, constants) computes "
+                f"with. Got {', '.join(without)}, without which its outputs are the same. Use constants[{without[0]!r}] there."
+            )
 
     def fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> PhysicsTwin:
         """Find the constants from measured shots.

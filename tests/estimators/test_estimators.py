@@ -162,6 +162,14 @@ def test_balanced_classes_count_the_weights_of_the_rows(labels: list) -> None:
     np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:A column-vector y")
+@pytest.mark.parametrize("wanted", ["balanced", {0: 1.0, 1: 2.0, 2: 3.0}], ids=str)
+def test_class_weights_take_a_column(wanted: Any) -> None:
+    X, y = IRIS
+    plain, column = (small(class_weight=wanted, max_iter=1).fit(X, labels) for labels in (y, y[:, None]))
+    assert same(plain.weights_, column.weights_)
+
+
 @pytest.mark.parametrize("ended_by", ["max_iter", "max_shots"])
 @pytest.mark.parametrize("given", [False, True])
 def test_what_goes_on_begins_with_the_statistics_of_the_kept_weights(ended_by: str, given: bool) -> None:

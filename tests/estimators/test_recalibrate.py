@@ -18,6 +18,7 @@ from skpat.lab import Journal
 from skpat.network import PatchEncoder
 from skpat.training.recalibration import LEAST_ROWS, _is_better
 from skpat.twins import NeuralTwin
+from tests.estimators.small_network import IRIS, Watched, small
 
 LATER = 10**6
 WINE, KINDS = load_wine(return_X_y=True)
@@ -134,6 +135,22 @@ def test_the_budget_holds_and_is_counted(max_shots: int, gradient: str, n_layers
     assert {kind: n for kind, n in network.shots_.items() if kind != "recalibration"} == earlier
     trains = gradient != "in_silico"
     assert (network.recalibration_.n_epochs > 0) == (trains and max_shots == 3000) or max_shots < 3000
+
+
+def test_whom_it_was_recalibrated_for_is_who_it_is_deployed_for() -> None:
+    class Named(Watched):
+        answers_as = "first"
+
+        def identify(self) -> str:
+            return self.answers_as
+
+    X, y = IRIS
+    network = small(device=Named(), gradient="spsa", max_iter=1).fit(X, y)
+    Named.answers_as = "second"
+    network.recalibrate(X, y, max_shots=100)
+    deployed = network.deploy()
+    assert deployed.identity == "second"
+    np.testing.assert_array_equal(deployed.predict(X), network.predict(X))
 
 
 def test_no_drift_no_change_for_the_worse() -> None:

@@ -11,8 +11,16 @@ from sklearn.base import clone
 from sklearn.datasets import load_diabetes
 from sklearn.exceptions import NotFittedError
 
-from skpat import ControlSplit, Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
-from skpat.devices import SecondHarmonicLaser
+from skpat import (
+    ControlSplit,
+    Device,
+    PhysicalNetworkClassifier,
+    PhysicalNetworkRegressor,
+    as_device,
+    characterize,
+    check_device,
+)
+from skpat.devices import Noisy, SecondHarmonicLaser
 from skpat.exceptions import (
     ControlBoundsError,
     ControlSplitError,
@@ -23,7 +31,7 @@ from skpat.exceptions import (
     TwinError,
 )
 from skpat.training import PhysicsAware, SharpnessAware
-from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
+from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, Twin
 from tests.estimators.noisy_bank import NoisyBank
 from tests.estimators.small_network import IRIS, Watched, same, small
 
@@ -87,6 +95,37 @@ def test_the_plan_refuses_a_twin_that_a_fit_refuses(twin: Any, message: str) -> 
     for attempt in (network.plan, lambda X: network.fit(X, IRIS[1])):
         with pytest.raises(ValueError, match=message):
             attempt(IRIS[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_change", 0.05), ("max_batch", 10), ("address", "GPIB::7"), ("bounds", (0.0, 0.5)), ("control_steps", 0.25)],
+)
+@pytest.mark.parametrize("wrap", [lambda device: device, Noisy], ids=["plain", "wrapped"])
+def test_limits_that_a_copy_would_not_have_are_refused(name: str, value: Any, wrap: Any, watched: Watched) -> None:
+    network = small(device=watched)
+    setattr(watched, name, value)
+    network.set_params(device=wrap(watched))
+    for attempt in (
+        lambda: network.fit(*IRIS), lambda: network.plan(IRIS[0]), lambda: characterize(network.device, n_shots=200)
+    ):  # fmt: skip
+        with pytest.raises(DeviceContractError, match=rf"'{name}' of .* must come from a parameter of __init__"):
+            attempt()
+    assert not watched.sent
+    report = check_device(watched, on_fail=None)
+    assert f"lacks what was set: {name}" in str(report["clone"])
+    assert not report.passed
+
+
+def test_a_twin_without_its_own_module_is_refused(watched: Watched) -> None:
+    class Bare(Twin):
+        def fit(self, controls: Any, outputs: Any, sample_weight: Any = None) -> Twin:
+            self.module_ = None
+            return self
+
+    with pytest.raises(ValueError, match="must define the property module_"):
+        small(device=watched, twin=Bare()).fit(*IRIS)
+    assert not watched.sent
 
 
 @pytest.mark.parametrize("max_shots", [None, 50])

@@ -12,7 +12,7 @@ import pytest
 
 from skpat import Device, as_device, characterize
 from skpat.devices import IdentityDevice, SecondHarmonicLaser
-from skpat.exceptions import DeviceContractError, DeviceOutputError
+from skpat.exceptions import DeviceContractError, DeviceOutputError, ShotBudgetError
 from skpat.inspection import DeviceReport
 from skpat.inspection.device_report import VERDICTS
 from tests.inspection import drivers
@@ -249,6 +249,28 @@ def test_repeats_after_faults_count() -> None:
     with pytest.raises(DeviceOutputError, match=r"Flaky\.measure must return finite numbers"):
         characterize(Flaky(), n_shots=400)
     assert Flaky.n_rows <= 800
+
+
+@pytest.mark.parametrize("n_shots", [200, 500, 2000])
+@pytest.mark.parametrize("n_faults", [1, 2, 20, 400])
+def test_faults_never_cost_more_than_the_budget(n_shots: int, n_faults: int) -> None:
+    class Flaky(Bank):
+        n_rows = n_calls = 0
+
+        def measure(self, batch):
+            outputs = super().measure(batch)
+            type(self).n_rows += len(outputs)
+            type(self).n_calls += 1
+            if self.n_calls % 2 == 0 and self.n_calls <= 2 * n_faults:
+                outputs[0, 0] = np.nan
+            return outputs
+
+    if n_faults > 2:
+        with pytest.raises(ShotBudgetError, match=rf"Got {n_shots:,}, of which too few .* must return finite numbers"):
+            characterize(Flaky(), n_shots=n_shots)
+    else:
+        assert characterize(Flaky(), n_shots=n_shots).n_shots == Flaky.n_rows
+    assert Flaky.n_rows <= n_shots
 
 
 @pytest.mark.parametrize("device", [drivers.Bench(noise=0.02), drivers.Charged(noise=0.02)])

@@ -11,12 +11,17 @@ import tempfile
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -302,16 +307,76 @@ def test_another_process_reads_while_it_is_written(tmp_path: Path) -> None:
 # ---- fingerprints ----
 
 
+class Mode(Enum):
+    LOW, HIGH = 1.0, 2.0
+
+
+@dataclass
+class Wiring:
+    port: int
+
+
+class Stateful:
+    """No value: what it holds changes while it is used."""
+
+    def __init__(self, n_calls: int = 0):
+        self.n_calls = n_calls
+
+    def __call__(self, controls: np.ndarray) -> np.ndarray:
+        self.n_calls += 1
+        return np.square(controls)
+
+
+def linear(weight: float) -> torch.nn.Module:
+    module = torch.nn.Linear(1, 1, bias=False)
+    return module.requires_grad_(False).apply(lambda part: part.weight.fill_(weight))
+
+
 def test_a_fingerprint_tells_what_differs() -> None:
     things = [
         1, 1.0, True, "1", b"1", None, (1,), [[1]], {"a": 1}, {"a": 2}, {1}, np.arange(3), np.arange(3.0), np.array("x"),
         np.random.RandomState(0), np.random.RandomState(1), np.random.default_rng(0), SecondHarmonicLaser(),
         SecondHarmonicLaser(noise=0), np.sum, np.prod, Counter(), np.array(["a", None], dtype=object),
+        Mode.LOW, Mode.HIGH, Path("a"), Path("b"), Wiring(1), Wiring(2), Decimal("1.5"), Decimal("2.5"), range(3), range(4),
+        slice(1), torch.ones(2), torch.zeros(2), linear(1.0), linear(2.0), date(2026, 1, 1), date(2026, 1, 2),
     ]  # fmt: skip
     assert len({fingerprint(thing) for thing in things}) == len(things)
     assert fingerprint(np.random.RandomState(0), {"b": 1, "a": 2}) == fingerprint(
         np.random.RandomState(0), {"a": 2, "b": 1}
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.float64(20.0), 20.0), (np.int32(3), 3), (np.bool_(True), True), (np.str_("a"), "a"), (Mode.LOW, Mode(1.0)),
+        (Path("a") / "b", Path("a/b")), (Wiring(1), Wiring(1)), (linear(1.0), linear(1.0)), (Stateful(0), Stateful(5)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_fingerprint_is_the_same_for_the_same(one: Any, other: Any) -> None:
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_a_device_whose_parameter_is_another_value_is_another_device(tmp_path: Path) -> None:
+    sent = []
+
+    class Bench(Device):
+        n_controls, n_outputs, bounds = 6, 3, (0.0, 1.0)
+
+        def __init__(self, mode: Any = None):
+            self.mode = mode
+
+        def measure(self, batch: Any) -> np.ndarray:
+            controls = np.asarray(batch)
+            sent.append(len(controls))
+            return np.tanh(self.mode.value * controls[:, :3] * controls[:, 3:])
+
+    fitted(tmp_path / "run.db", device=Bench(Mode.LOW), gradient="spsa", max_iter=1)
+    n_calls = len(sent)
+    with pytest.raises(JournalError, match=r"of this device, Bench\. Got one of .Bench., which differs in mode"):
+        fitted(tmp_path / "run.db", device=Bench(Mode.HIGH), gradient="spsa", max_iter=1)
+    assert len(sent) == n_calls
 
 
 def test_a_device_is_the_same_one_with_another_seed() -> None:

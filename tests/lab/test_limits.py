@@ -144,9 +144,11 @@ def test_too_large_a_change_is_refused_within_a_batch_and_after_it() -> None:
     session = Session(device)
     session.measure([[0.0, 0.0], [0.2, 1.0], [0.4, 0.0]])
     with pytest.raises(
-        ControlBoundsError, match=r"change little enough from row to row\. Got 0\.7 in channel 0, row 0 .*0\.2 V"
-    ):
+        ControlBoundsError,
+        match=r"change little enough from row to row\. Got 0\.7 in channel 0, row 1 \(0\.4 in the row before, .*0\.2 V",
+    ) as error:
         session.measure([[0.4, 0.0], [0.7, 0.0]])
+    assert (error.value.row, error.value.channel, error.value.value) == (1, 0, 0.7)
     with pytest.raises(
         ControlBoundsError, match=r"from the row sent before\. Got 0\.9 in channel 0, row 0 \(0\.4 was sent"
     ):

@@ -134,6 +134,25 @@ def test_refuses_what_is_no_model(device: Any, constants: list[str], message: st
         PhysicsTwin(device, constants).fit(*shots(laser()))
 
 
+def test_constants_that_the_model_does_not_use_are_refused() -> None:
+    class Deaf(SecondHarmonicLaser):
+        def forward(self, controls: Any, constants: Any = None) -> Any:
+            return super().forward(controls, {"coupling": constants["coupling"]} if constants else None)
+
+    with pytest.raises(TwinError, match=r"must be what Deaf\.forward.*Got chirp, without which"):
+        PhysicsTwin(Deaf(N, M), ["coupling", "chirp"]).check(N, M)
+    PhysicsTwin(Deaf(N, M), ["coupling"]).check(N, M)
+
+
+def test_a_model_without_constants_is_asked_before_it_is_needed() -> None:
+    class Old(SecondHarmonicLaser):
+        def forward(self, controls: Any) -> Any:
+            return super().forward(controls)
+
+    with pytest.raises(TypeError, match="forward"):
+        PhysicsTwin(Old(N, M)).check(N, M)
+
+
 def test_a_fit_that_leaves_the_range_of_the_model_is_stopped() -> None:
     class Fragile(SecondHarmonicLaser):
         def forward(self, controls: Any, constants: Any = None) -> Any:
