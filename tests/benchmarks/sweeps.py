@@ -19,9 +19,8 @@ ones (of the oscillators the nonlinearity; their couplings' errors are too many)
 ``n_calibration_shots="auto"`` takes, and in its course. For the others nothing is fitted: what a method makes of a wrong twin
 is the question. "PAT, residual twin" and "PAT, learned twin", with the plate, stand for what else one would do about it, with
 as many calibration shots as ``n_calibration_shots="auto"`` takes and, like the default there, one anchored step for each
-measured one; "PAT, residual twin, further" takes up to eight. "Displaced" is the default with its settings displaced by 5 %
-of a channel's range, fading to nothing, as they are for a learned twin. In "left out, plate" the device states its equations,
-the default is that of the estimator, and "equations alone" is what it would be without a correction. In the other sweeps the
+measured one; "PAT, residual twin, further" takes up to eight. In "left out, plate" the device states its equations, the
+default is that of the estimator, and "equations alone" is what it would be without a correction. In the other sweeps the
 default twin is learned, and "one anchored step" is the default with no more than that.
 Every method has the same schedule, except that SPSA, which takes small steps, has five times as many epochs, and local
 training twice. Finite differences are left out: they need a hundred times the shots.
@@ -82,7 +81,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "forward-forward": {"gradient": "forward_forward"},
     "one anchored step": {"gradient": PhysicsAware(n_anchored_steps=1)},
     "PAT, residual twin, further": {},
-    "displaced": {"gradient": PhysicsAware(dither=0.05)},
 }
 
 
@@ -186,7 +184,7 @@ def twin_of(sweep: Sweep, method: str) -> dict[str, Any]:
         return {"twin": NeuralTwin()}
     if method == "equations alone":
         return {"twin": PhysicsTwin(*sweep.model().equations)}
-    if method in ("default", "displaced"):
+    if method == "default":
         return {"twin": PhysicsTwin(sweep.model(), sweep.unknown) if sweep.unknown else None}
     if method.startswith("PAT, residual twin"):
         return {"twin": ResidualTwin(PhysicsTwin(sweep.model()))}
@@ -230,7 +228,7 @@ def run(name: str, strength: float, method: str, seed: int, epochs: int) -> dict
 def methods_of(name: str) -> list[str]:
     """The methods that differ in a sweep: where the twin is learned anyway, it has one line, or two; where it is not, the
     default takes one anchored step anyway."""
-    learned = ("PAT, residual twin", "PAT, learned twin", "PAT, residual twin, further", "displaced")
+    learned = ("PAT, residual twin", "PAT, learned twin", "PAT, residual twin, further")
     known = SWEEPS[name].model is not None
     in_equations = ("PAT, static", "one anchored step", *(() if SWEEPS[name].learns else learned))
     without = in_equations if known else ("PAT, wrong twin", *learned)
