@@ -22,7 +22,8 @@ class FunctionDevice(Device):
     function : callable
         ``function(controls)``, with ``controls`` a numpy array of shape (n_rows, n_controls) in the device's units,
         returns the measured outputs, an array of shape (n_rows, n_outputs). For a journal or a deployment file a method, or an
-        object that can be called, is the same one whatever it holds; ``functools.partial(function, setting=...)`` is not.
+        object that can be called, is the same one whatever it holds, unless it is a frozen dataclass or a module of torch;
+        ``functools.partial(function, setting=...)`` is not.
     n_controls, n_outputs : int
         Number of control channels and of outputs.
     bounds : (low, high) or array-like of shape (n_controls, 2)

@@ -12,8 +12,9 @@ __all__ = ["channel_periods", "check_device_specification", "device_name", "lost
 
 _STATED = (
     "n_controls", "n_outputs", "bounds", "control_steps", "max_change", "max_batch", "address", "output_range", "on_bad_output",
-    "max_retries", "settling_seconds", "slow_controls", "periodic", "seconds_per_shot", "joules_per_shot",
+    "max_retries", "settling_seconds", "slow_controls", "periodic",
 )  # fmt: skip
+_DOING = ("measure", "check_controls", "set_shared", "safe_state", "identify", "open", "close")
 _BAD_OUTPUT = ("retry", "mask", "raise")
 _WHAT_TO_DO = {
     "control_steps": " Use 0 for a channel without steps.",
@@ -106,7 +107,12 @@ def lost_in_copy(device: Any, copy: Any) -> list[str]:
     """Names of what a device states and its copy states otherwise: it was set after the construction."""
     missing = object()
     stated = {name: [getattr(one, name, missing) for one in (device, copy)] for name in _STATED}
-    return [name for name, (here, there) in stated.items() if here is not there and not _same(here, there)]
+    lost = [name for name, (here, there) in stated.items() if here is not there and not _same(here, there)]
+    own, of_copy = (getattr(one, "__dict__", {}) for one in (device, copy))
+    lost += [name for name in _DOING if name in own and name not in of_copy]
+    if hasattr(own.get("device"), "measure") and "device" in of_copy:  # of a wrapper
+        lost += [name for name in lost_in_copy(own["device"], of_copy["device"]) if name not in lost]
+    return lost
 
 
 def refuse_lost(device: Any, copy: Any) -> None:
@@ -127,7 +133,7 @@ def refuse_lost(device: Any, copy: Any) -> None:
 
 def _same(one: Any, other: Any) -> bool:
     try:
-        return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+        return bool(np.array_equal(np.asarray(one, dtype=float), np.asarray(other, dtype=float), equal_nan=True))
     except (TypeError, ValueError):
         return bool(one == other)
 

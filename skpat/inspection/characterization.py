@@ -253,7 +253,8 @@ class _Bench:
             try:
                 outputs = self.session.measure(batch, purpose="calibration", shot=self.n_measured)
             except (DeviceOutputError, DeviceConnectionError) as error:
-                if not self.unfiltered.denied:
+                policy = getattr(self.device, "on_bad_output", "raise")
+                if not self.unfiltered.denied or (policy == "raise" and isinstance(error, DeviceOutputError)):
                     raise
                 raise ShotBudgetError(
                     f"'n_shots' must allow for the repeats that the device's faults ask for. Got {self.n_shots:,}, of which "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skpat.devices.specification import check_device_specification, device_name
+from skpat.devices.specification import check_device_specification, device_name, refuse_lost
 from skpat.inspection.display_axes import COLORS, axes_for, with_units
 from skpat.inspection.legal_settings import LegalSettings
 from skpat.lab.ledger import Ledger
@@ -142,6 +142,7 @@ class DeviceResponseDisplay:
                 raise ValueError(f"{name!r} must be an int of at least {least}. Got {value!r}.")
         rng = check_random_state(random_state)
         own = seeded_copy(device, rng)
+        refuse_lost(device, own)
         legal = LegalSettings(own, rng, bounds)
         base = _base(legal, base, device)
         sweeps = [_sweep(legal, base, channel, n_points) for channel in channels]

@@ -30,7 +30,7 @@ def check_specification(device: Any, rng: np.random.RandomState) -> tuple[Any, l
     Returns
     -------
     copy : Device
-        To measure on. The device itself if it cannot be copied.
+        To measure on. The device itself if it cannot be copied, or if the copy lacks what was set on it.
     findings : list of Finding
     """
     if not hasattr(device, "get_params"):
@@ -50,6 +50,8 @@ def check_specification(device: Any, rng: np.random.RandomState) -> tuple[Any, l
         )
         return device, [*findings, _check_pickle(device)]
     findings += [_check_parameters(device, own, before), _check_nothing_is_opened(device, before), _check_pickle(own)]
+    if lost_in_copy(device, own):  # its limits, say: nothing may be sent without them
+        return device, findings
     seeds = {name: value for name, value in own.get_params(deep=True).items() if name.split("__")[-1] == "random_state"}
     own.set_params(**{name: int(rng.randint(_LARGEST_SEED)) for name in sorted(seeds) if seeds[name] is None})
     return own, findings

@@ -6,10 +6,14 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
@@ -26,13 +30,16 @@ _NOT_THE_DEVICE = {  # seeds, costs, and how one speaks to it: what is changed a
 }  # fmt: skip
 
 
+_VALUES = (Decimal, Fraction, date, time, timedelta, UUID, range, slice, np.dtype)
+
+
 def fingerprint(*things: Any) -> str:
     """A hash of numbers, strings, arrays, containers, generators and objects with parameters.
 
     Functions count by their name, module, code and defaults; a partial by its parts; a method by its function and the class
-    of its object. Other objects count by their class, by their parameters where they have any, and by what they hold where
-    they are values: members of an enumeration, paths, dataclasses, arrays, modules of torch, and what can be hashed, compared
-    and printed. What any other object holds may change while it is used, and does not count.
+    of its object. Other objects count by their class, by their parameters where they have any, and by what they hold where that
+    stays: members of an enumeration, paths, dates, fractions, arrays, frozen dataclasses, the weights of a torch module. What
+    any other object holds may change while it is used, and does not count.
 
     Examples
     --------
@@ -84,7 +91,7 @@ def _add(digest: Any, thing: Any, depth: int) -> None:
         thing = thing.get_state()
     elif isinstance(thing, np.random.Generator):
         thing = thing.bit_generator.state
-    if isinstance(thing, np.generic) and not isinstance(thing.item(), np.generic):
+    if isinstance(thing, np.generic) and thing.dtype.kind in "biufcSU" and not isinstance(thing.item(), np.generic):
         thing = thing.item()  # a number is a number, wherever it comes from
     if isinstance(thing, (np.ndarray, np.generic)):
         array = np.ascontiguousarray(thing)
@@ -131,20 +138,24 @@ def _add(digest: Any, thing: Any, depth: int) -> None:
 
 
 def _held(thing: Any) -> Any:
-    """What an object is apart from its class, where it is a value; None where it is not."""
-    kind = type(thing)
+    """What an object is apart from its class, where that stays as it is while it is used; else None."""
     if isinstance(thing, Enum):
         return thing.name
     if isinstance(thing, os.PathLike):
         return os.fspath(thing)
-    if dataclasses.is_dataclass(thing):
-        return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.compare}
-    if callable(getattr(thing, "state_dict", None)):
-        return dict(thing.state_dict())
-    if hasattr(thing, "__array__"):
-        return as_numpy(thing) if hasattr(thing, "detach") else np.asarray(thing)
-    is_value = kind.__eq__ is not object.__eq__ and kind.__hash__ not in (None, object.__hash__)
-    return repr(thing) if is_value and kind.__repr__ is not object.__repr__ else None
+    if isinstance(thing, _VALUES):
+        return repr(thing)
+    if dataclasses.is_dataclass(thing) and getattr(thing, "__dataclass_params__").frozen:  # noqa: B009  # mypy knows none
+        names = [field.name for field in dataclasses.fields(thing) if field.compare]
+        return {name: getattr(thing, name) for name in names if hasattr(thing, name)}
+    try:
+        if hasattr(thing, "named_parameters"):  # a module of torch: buffers change with every call
+            return {name: as_numpy(value) for name, value in thing.named_parameters()}
+        if hasattr(thing, "__array__"):
+            return as_numpy(thing)
+    except (TypeError, ValueError, RuntimeError):  # what numpy does not know
+        return None
+    return None
 
 
 def _class_name(thing: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["PhysicsTwin"]
+
+_PROBES, _PROBED = 64, 1 << 16  # settings at which a model is asked whether its constants count; control values in them
 
 
 class PhysicsTwin(Twin):
@@ -137,26 +140,36 @@ class PhysicsTwin(Twin):
                 f"The model {type(self.device).__name__} must have the channels and outputs of the device, ({n_controls}, "
                 f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs})."
             )
+        try:
+            inspect.signature(self.device.forward).bind(None, None)
+        except TypeError as error:
+            raise TwinError(
+                f"The model {type(self.device).__name__} must have forward(controls, constants=None). Got one that takes "
+                f"something else: {error}."
+            ) from error
+        if len(self.constants):  # whether the model lets them be replaced, only it can say
+            self._check_constants(n_controls)
+
+    def _check_constants(self, n_controls: int) -> None:
+        """Ask the model, at settings all over its range."""
         import torch
 
         from skpat.twins.physics_module import answer
 
-        start = self._believed(self.device)  # whether the model lets them be replaced, only it can say
+        start = self._believed(self.device)
         module = _module_of(
             self.device, start, {name: np.zeros_like(value) for name, value in start.items()}, np.float64
         )
-        middle = np.broadcast_to(self.device.bounds, (n_controls, 2)).mean(axis=1)
+        low, high = np.broadcast_to(self.device.bounds, (n_controls, 2)).T
+        settings = low + (high - low) * np.random.default_rng(0).uniform(
+            size=(max(1, min(_PROBES, _PROBED // n_controls)), n_controls)
+        )
         with torch.enable_grad():
-            outputs = answer(module, middle[None])
-        moved = [parameter for name, parameter in module.named_parameters() if name.startswith("moved_")]
-        found = [None] * len(moved)
-        if moved and outputs.requires_grad:
-            found = torch.autograd.grad(outputs.sum(), moved, allow_unused=True)
-        without = [name for name, gradient in zip(start, found, strict=True) if gradient is None]
-        if without:
+            outputs = answer(module, settings)
+        if not outputs.requires_grad:
             raise TwinError(
                 f"'constants' of PhysicsTwin must be what {type(self.device).__name__}.forward(controls, constants) computes "
-                f"with. Got {', '.join(without)}, without which its outputs are the same. Use constants[{without[0]!r}] there."
+                f"with. Got {', '.join(start)}, and outputs that do not depend on them. Use constants[{next(iter(start))!r}]."
             )
 
     def fit(self, controls: ControlBatch | np.ndarray, outputs: np.ndarray, sample_weight: Any = None) -> PhysicsTwin:

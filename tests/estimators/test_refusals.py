@@ -30,6 +30,7 @@ from skpat.exceptions import (
     NestedParameterError,
     TwinError,
 )
+from skpat.inspection import DeviceResponseDisplay
 from skpat.training import PhysicsAware, SharpnessAware
 from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, Twin
 from tests.estimators.noisy_bank import NoisyBank
@@ -99,7 +100,15 @@ def test_the_plan_refuses_a_twin_that_a_fit_refuses(twin: Any, message: str) -> 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_change", 0.05), ("max_batch", 10), ("address", "GPIB::7"), ("bounds", (0.0, 0.5)), ("control_steps", 0.25)],
+    [
+        ("max_change", 0.05),
+        ("max_batch", 10),
+        ("address", "GPIB::7"),
+        ("bounds", (0.0, 0.5)),
+        ("control_steps", 0.25),
+        ("check_controls", lambda batch: None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.parametrize("wrap", [lambda device: device, Noisy], ids=["plain", "wrapped"])
 def test_limits_that_a_copy_would_not_have_are_refused(name: str, value: Any, wrap: Any, watched: Watched) -> None:
@@ -107,7 +116,8 @@ def test_limits_that_a_copy_would_not_have_are_refused(name: str, value: Any, wr
     setattr(watched, name, value)
     network.set_params(device=wrap(watched))
     for attempt in (
-        lambda: network.fit(*IRIS), lambda: network.plan(IRIS[0]), lambda: characterize(network.device, n_shots=200)
+        lambda: network.fit(*IRIS), lambda: network.plan(IRIS[0]), lambda: characterize(network.device, n_shots=200),
+        lambda: DeviceResponseDisplay.from_device(network.device),
     ):  # fmt: skip
         with pytest.raises(DeviceContractError, match=rf"'{name}' of .* must come from a parameter of __init__"):
             attempt()
@@ -115,6 +125,17 @@ def test_limits_that_a_copy_would_not_have_are_refused(name: str, value: Any, wr
     report = check_device(watched, on_fail=None)
     assert f"lacks what was set: {name}" in str(report["clone"])
     assert not report.passed
+    if name == "max_batch":
+        assert max(watched.sent) <= 10  # what is checked is the object with its limits
+
+
+def test_costs_may_be_unknown_or_learned_by_hand(watched: Watched) -> None:
+    class Learning(Watched):
+        joules_per_shot = property(lambda self: float("nan"))
+
+    device = Learning()
+    device.seconds_per_shot = 0.1
+    small(device=device, max_iter=1).fit(*IRIS)
 
 
 def test_a_twin_without_its_own_module_is_refused(watched: Watched) -> None:

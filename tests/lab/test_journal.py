@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from enum import Enum
@@ -311,9 +311,33 @@ class Mode(Enum):
     LOW, HIGH = 1.0, 2.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Wiring:
     port: int
+    line: Any = field(init=False, compare=False)  # not there before it is opened
+
+
+@dataclass
+class Line:
+    """No value: a count goes on while it is used."""
+
+    n_sent: int = 0
+
+
+class Tagged:
+    """Can be compared and hashed, but is printed otherwise in every process."""
+
+    def __init__(self, what: Any):
+        self.what = what
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tagged) and self.what == other.what
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __repr__(self) -> str:
+        return f"Tagged({id(self)})"
 
 
 class Stateful:
@@ -327,9 +351,11 @@ class Stateful:
         return np.square(controls)
 
 
-def linear(weight: float) -> torch.nn.Module:
-    module = torch.nn.Linear(1, 1, bias=False)
-    return module.requires_grad_(False).apply(lambda part: part.weight.fill_(weight))
+def linear(weight: float, n_calls: float = 0.0, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+    module = torch.nn.Linear(1, 1, bias=False, dtype=dtype)
+    module.requires_grad_(False).weight.fill_(weight)
+    module.register_buffer("n_calls", torch.tensor(n_calls))
+    return module
 
 
 def test_a_fingerprint_tells_what_differs() -> None:
@@ -338,7 +364,8 @@ def test_a_fingerprint_tells_what_differs() -> None:
         np.random.RandomState(0), np.random.RandomState(1), np.random.default_rng(0), SecondHarmonicLaser(),
         SecondHarmonicLaser(noise=0), np.sum, np.prod, Counter(), np.array(["a", None], dtype=object),
         Mode.LOW, Mode.HIGH, Path("a"), Path("b"), Wiring(1), Wiring(2), Decimal("1.5"), Decimal("2.5"), range(3), range(4),
-        slice(1), torch.ones(2), torch.zeros(2), linear(1.0), linear(2.0), date(2026, 1, 1), date(2026, 1, 2),
+        np.timedelta64(5, "Y"), np.timedelta64(5, "M"), np.dtype("f4"), np.dtype("f8"), slice(1), slice(2),
+        torch.ones(2), torch.zeros(2), linear(1.0), linear(2.0), date(2026, 1, 1), date(2026, 1, 2),
     ]  # fmt: skip
     assert len({fingerprint(thing) for thing in things}) == len(things)
     assert fingerprint(np.random.RandomState(0), {"b": 1, "a": 2}) == fingerprint(
@@ -350,9 +377,10 @@ def test_a_fingerprint_tells_what_differs() -> None:
     ("one", "other"),
     [
         (np.float64(20.0), 20.0), (np.int32(3), 3), (np.bool_(True), True), (np.str_("a"), "a"), (Mode.LOW, Mode(1.0)),
-        (Path("a") / "b", Path("a/b")), (Wiring(1), Wiring(1)), (linear(1.0), linear(1.0)), (Stateful(0), Stateful(5)),
+        (Path("a") / "b", Path("a/b")), (Wiring(1), Wiring(1)), (linear(1.0), linear(1.0, 5.0)), (Stateful(0), Stateful(5)),
+        (Line(0), Line(5)), (Tagged(1), Tagged(1)), (linear(1.0, 0.0, torch.bfloat16), linear(1.0, 5.0, torch.bfloat16)),
+        (range(3), range(0, 3)), (Decimal("1.5"), Decimal("1.5")),
     ],
-    ids=str,
 )  # fmt: skip
 def test_a_fingerprint_is_the_same_for_the_same(one: Any, other: Any) -> None:
     assert fingerprint(one) == fingerprint(other)

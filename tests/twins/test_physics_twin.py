@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from skpat import ControlBatch, ControlSplit, PhysicalNetworkClassifier, as_device
-from skpat.devices import CoupledOscillators, SecondHarmonicLaser
+from skpat.devices import CoupledOscillators, SecondHarmonicLaser, SimulatedDevice
 from skpat.exceptions import TwinError
 from skpat.twins import PhysicsTwin
 
@@ -137,20 +137,44 @@ def test_refuses_what_is_no_model(device: Any, constants: list[str], message: st
 def test_constants_that_the_model_does_not_use_are_refused() -> None:
     class Deaf(SecondHarmonicLaser):
         def forward(self, controls: Any, constants: Any = None) -> Any:
-            return super().forward(controls, {"coupling": constants["coupling"]} if constants else None)
+            return super().forward(controls)
 
-    with pytest.raises(TwinError, match=r"must be what Deaf\.forward.*Got chirp, without which"):
+    with pytest.raises(
+        TwinError, match=r"must be what Deaf\.forward.*Got coupling, chirp, and outputs that do not depend"
+    ):
         PhysicsTwin(Deaf(N, M), ["coupling", "chirp"]).check(N, M)
-    PhysicsTwin(Deaf(N, M), ["coupling"]).check(N, M)
+    PhysicsTwin(Deaf(N, M)).check(N, M)
 
 
-def test_a_model_without_constants_is_asked_before_it_is_needed() -> None:
+def test_a_constant_that_counts_at_some_settings_only_is_found() -> None:
+    class Shutter(SimulatedDevice):
+        n_controls, n_outputs, bounds = 3, 2, (0.0, 1.0)
+
+        def __init__(self, gain: float = 2.0, random_state: Any = None):
+            self.gain = gain
+            self.random_state = random_state
+
+        def forward(self, controls: Any, constants: Any = None) -> Any:
+            gain, is_open = (constants or {"gain": self.gain})["gain"], controls[:, 2] > 0.8
+            return (
+                torch.where(is_open[:, None], gain * controls[:, :2], controls[:, :2])
+                if is_open.any()
+                else controls[:, :2]
+            )
+
+    controls = np.random.default_rng(0).uniform(size=(60, 3))
+    twin = PhysicsTwin(Shutter(), ["gain"], random_state=0).fit(controls, Shutter(3.0).measure(controls))
+    assert twin.constants_["gain"] == pytest.approx(3.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("constants", [[], ["coupling"]])
+def test_a_model_that_takes_no_constants_is_refused_before_it_is_needed(constants: list[str]) -> None:
     class Old(SecondHarmonicLaser):
         def forward(self, controls: Any) -> Any:
             return super().forward(controls)
 
-    with pytest.raises(TypeError, match="forward"):
-        PhysicsTwin(Old(N, M)).check(N, M)
+    with pytest.raises(TwinError, match=r"Old must have forward\(controls, constants=None\)"):
+        PhysicsTwin(Old(N, M), constants).check(N, M)
 
 
 def test_a_fit_that_leaves_the_range_of_the_model_is_stopped() -> None:
