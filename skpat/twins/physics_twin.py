@@ -161,9 +161,8 @@ class PhysicsTwin(Twin):
             self.device, start, {name: np.zeros_like(value) for name, value in start.items()}, np.float64
         )
         low, high = np.broadcast_to(self.device.bounds, (n_controls, 2)).T
-        settings = low + (high - low) * np.random.default_rng(0).uniform(
-            size=(max(1, min(_PROBES, _PROBED // n_controls)), n_controls)
-        )
+        n_probes = max(1, min(_PROBES, _PROBED // n_controls))
+        settings = np.random.default_rng(0).uniform(low, high, size=(n_probes, n_controls))
         with torch.enable_grad():
             outputs = answer(module, settings)
         if not outputs.requires_grad:
