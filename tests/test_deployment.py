@@ -240,6 +240,7 @@ def test_a_deployed_network_can_be_pickled_while_it_is_in_use() -> None:
         (np.full((2, 3), np.nan), ValueError, "must hold finite numbers, as float64. Got NaN or infinity"),
         (np.array([["a", "b", "c"]]), ValueError, "must hold real numbers. Got dtype <U1"),
         (np.zeros((1, 3), dtype=complex), ValueError, "must hold real numbers. Got dtype complex128"),
+        (pd.DataFrame([[1.0, 2.0, pd.NA]], dtype="Float64"), ValueError, "must hold real numbers. .* Impute or drop"),
         (iter([np.zeros((1, 3))]), TypeError, r"Got an iterator. Use predict_stream\(chunks\)"),
     ],
 )

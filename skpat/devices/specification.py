@@ -123,7 +123,9 @@ def refuse_lost(device: Any, copy: Any) -> None:
     DeviceContractError
         That names one. Nothing has been sent.
     """
-    for name in lost_in_copy(device, copy):
+    lost = lost_in_copy(device, copy)
+    if lost:
+        name = lost[0]
         there = f"{getattr(copy, name)!r}" if hasattr(copy, name) else "nothing"
         raise DeviceContractError(
             f"'{name}' of {device_name(device)} must come from a parameter of __init__, or be set on the class: a copy is what "

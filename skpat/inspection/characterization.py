@@ -129,7 +129,6 @@ class _Unfiltered:
     def __init__(self, device: Any, ledger: Ledger, n_shots: int):
         self.device, self.ledger, self.n_shots = device, ledger, n_shots
         self.rows_in_call, self.rows_to_come = 1, 0
-        self.denied = False
         self.seconds = 0.0
         self.output_range = None
 
@@ -145,9 +144,7 @@ class _Unfiltered:
     @property
     def max_retries(self) -> int:
         room = self.n_shots - self.ledger.answered - self.rows_in_call - self.rows_to_come
-        wanted, possible = getattr(self.device, "max_retries", 0) or 0, max(0, room // self.rows_in_call)
-        self.denied = possible < 1 <= wanted
-        return min(wanted, possible)
+        return max(0, min(getattr(self.device, "max_retries", 0) or 0, room // self.rows_in_call))
 
     def measure(self, batch: ControlBatch) -> Any:
         begun = time.perf_counter()
@@ -250,11 +247,12 @@ class _Bench:
             names = np.arange(self.n_named, self.n_named + len(controls), dtype=np.uint64)
             self.n_named += len(controls)  # a name for each row: a setting twice in a call has its noise twice
             batch = ControlBatch.from_dense(controls).named(splitmix64(names))
+            wanted, possible = getattr(self.device, "max_retries", 0) or 0, self.unfiltered.max_retries
             try:
                 outputs = self.session.measure(batch, purpose="calibration", shot=self.n_measured)
             except (DeviceOutputError, DeviceConnectionError) as error:
                 policy = getattr(self.device, "on_bad_output", "raise")
-                if not self.unfiltered.denied or (policy == "raise" and isinstance(error, DeviceOutputError)):
+                if possible or not wanted or (policy == "raise" and isinstance(error, DeviceOutputError)):
                     raise
                 raise ShotBudgetError(
                     f"'n_shots' must allow for the repeats that the device's faults ask for. Got {self.n_shots:,}, of which "

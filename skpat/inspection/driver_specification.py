@@ -49,8 +49,13 @@ def check_specification(device: Any, rng: np.random.RandomState) -> tuple[Any, l
             )
         )
         return device, [*findings, _check_pickle(device)]
-    findings += [_check_parameters(device, own, before), _check_nothing_is_opened(device, before), _check_pickle(own)]
-    if lost_in_copy(device, own):  # its limits, say: nothing may be sent without them
+    lost = lost_in_copy(device, own)
+    findings += [
+        _check_parameters(device, own, before, lost),
+        _check_nothing_is_opened(device, before),
+        _check_pickle(own),
+    ]
+    if lost:  # its limits, say: nothing may be sent without them
         return device, findings
     seeds = {name: value for name, value in own.get_params(deep=True).items() if name.split("__")[-1] == "random_state"}
     own.set_params(**{name: int(rng.randint(_LARGEST_SEED)) for name in sorted(seeds) if seeds[name] is None})
@@ -69,7 +74,7 @@ def _plain_copy(device: Any) -> tuple[Any, list[Finding]]:
         ]
 
 
-def _check_parameters(device: Any, own: Any, before: dict[str, Any]) -> Finding:
+def _check_parameters(device: Any, own: Any, before: dict[str, Any], lost: list[str]) -> Finding:
     mend = "__init__ must store its parameters as they are, under their own names."
     after = device.get_params(deep=False)
     if set(before) != set(after) or any(before[name] is not after[name] for name in before):
@@ -82,7 +87,6 @@ def _check_parameters(device: Any, own: Any, before: dict[str, Any]) -> Finding:
     changed = sorted(name for name in before if repr(again[name]) != repr(before[name]))
     if changed:
         return Finding("clone", "failed", f"The copy has other parameters: {', '.join(changed)}.", mend)
-    lost = lost_in_copy(device, own)
     if lost:
         mend = "Make each a parameter of __init__, or set it on the class: what is set on the object later no copy has."
         return Finding(

@@ -116,11 +116,10 @@ class Limits:
         if self._max_change is None or not batch.n_rows:
             return
         largest = self._max_change[batch.varying_index] * (1 + _CHANGE_TOLERANCE)
-        jumps = np.abs(np.diff(batch.varying, axis=0)) > largest
+        jumps = np.abs(np.diff(batch.varying, axis=0, prepend=batch.varying[:1])) > largest
         if jumps.any():
-            row = int(np.argwhere(jumps)[0][0])
-            before = dict(zip(batch.varying_index.tolist(), batch.varying[row].tolist(), strict=True))
-            jumps = np.concatenate([np.zeros((1, jumps.shape[1]), dtype=bool), jumps])
+            row_before = batch.varying[np.argwhere(jumps)[0][0] - 1].tolist()
+            before = dict(zip(batch.varying_index.tolist(), row_before, strict=True))
             self._refuse(
                 batch.varying,
                 jumps,

@@ -120,15 +120,15 @@ class PhysicsTwin(Twin):
 
     def check(self, n_controls: int, n_outputs: int) -> None:
         """Raise what :meth:`fit` would raise for a device with so many channels and outputs; the model is asked once."""
+        if isinstance(self.constants, str):
+            raise TwinError(
+                f"'constants' of PhysicsTwin must be a list of names. Got {self.constants!r}. Use [{self.constants!r}]."
+            )
         super().check(n_controls, n_outputs)
         if not hasattr(self.device, "forward"):
             raise TwinError(
                 "'device' of PhysicsTwin must be a simulated device with forward(controls, constants=None). Got "
                 f"{self.device!r}. Use NeuralTwin() where there are no equations."
-            )
-        if isinstance(self.constants, str):
-            raise TwinError(
-                f"'constants' of PhysicsTwin must be a list of names. Got {self.constants!r}. Use [{self.constants!r}]."
             )
         missing = [name for name in self.constants if not hasattr(self.device, name)]
         if missing:

@@ -162,7 +162,6 @@ def test_balanced_classes_count_the_weights_of_the_rows(labels: list) -> None:
     np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:A column-vector y")
 @pytest.mark.parametrize("wanted", ["balanced", {0: 1.0, 1: 2.0, 2: 3.0}], ids=str)
 def test_class_weights_take_a_column(wanted: Any) -> None:
     X, y = IRIS
@@ -220,6 +219,22 @@ def test_a_twin_with_no_more_than_its_contract_trains(dtype: type, gradient: str
     network = small(twin=OwnTwin(), gradient=gradient, max_iter=2, verbose=1).fit(X, y)
     assert np.isnan(network.twin_score_)
     assert network.weights_["layers.0.theta"].dtype == dtype
+
+
+def test_a_twin_of_few_shots_that_does_not_know_how_good_it_is_gets_all_that_are_allowed() -> None:
+    X, y = load_iris(return_X_y=True)
+    of_few = type("FewTwin", (OwnTwin,), {"few_shots": True})()
+    few, many = (
+        small(twin=twin, n_calibration_shots="auto", max_iter=1, n_layers=2).fit(X, y).shots_["calibration"]
+        for twin in (of_few, OwnTwin())
+    )
+    assert few == many
+
+
+def test_what_was_sent_for_a_twin_that_does_not_go_on_learning_is_not_kept() -> None:
+    X, y = IRIS
+    network = small(twin=type("ExploringTwin", (OwnTwin,), {"explores": True})(), max_iter=2).fit(X, y)
+    assert not network._gradient._sent
 
 
 @pytest.mark.parametrize("unit", [1e-200, 1e200])

@@ -251,6 +251,26 @@ def test_repeats_after_faults_count() -> None:
     assert Flaky.n_rows <= 800
 
 
+@pytest.mark.parametrize("first", range(1, 30))
+def test_a_budget_is_not_blamed_where_no_repeat_is_wanted(first: int) -> None:
+    class Strict(Bank):
+        on_bad_output = "raise"
+        n_calls = 0
+
+        def measure(self, batch):
+            outputs = super().measure(batch)
+            type(self).n_calls += 1
+            if self.n_calls >= first:
+                outputs[0, 0] = np.nan
+            return outputs
+
+    try:
+        characterize(Strict(), n_shots=200)
+    except DeviceOutputError:
+        return
+    assert Strict.n_calls < first
+
+
 @pytest.mark.parametrize("n_shots", [200, 500, 2000])
 @pytest.mark.parametrize("n_faults", [1, 2, 20, 400])
 def test_faults_never_cost_more_than_the_budget(n_shots: int, n_faults: int) -> None:

@@ -15,7 +15,7 @@ from sklearn.metrics import r2_score
 from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
 from skpat.devices import MachZehnderMesh, Noisy, SecondHarmonicLaser
 from skpat.estimators.specification import default_twin
-from skpat.exceptions import DeviceContractError
+from skpat.exceptions import DeviceContractError, TwinError
 from skpat.training import Asymmetric, PhysicsAware
 from skpat.training.anchors import Anchors
 from skpat.training.calibration import calibrate_in_rounds
@@ -180,9 +180,14 @@ def test_stated_equations_are_the_default_twin_without_the_specimens_errors() ->
     assert default_twin(SecondHarmonicLaser(), "cuda").torch_device == "cuda"
     assert default_twin(MachZehnderMesh(4), "cuda").device.torch_device == "cuda"
     assert "nonlinearity" not in default_twin(MachZehnderMesh(4, nonlinearity=0.0)).constants
-    wrong = as_device(np.sin, n_controls=2, n_outputs=2, bounds=(0, 1), equations="none")
-    with pytest.raises(DeviceContractError, match=r"'equations' of .* must be None or a simulated device"):
-        default_twin(wrong)
+    for wrong in ("none", (MachZehnderMesh, ["phase_offsets"])):
+        device = as_device(np.sin, n_controls=2, n_outputs=2, bounds=(0, 1), equations=wrong)
+        with pytest.raises(DeviceContractError, match=r"'equations' of .* must be None or a simulated device"):
+            default_twin(device)
+    laser = SecondHarmonicLaser(4, 2)
+    device = as_device(np.sin, n_controls=4, n_outputs=2, bounds=(0, 1), equations=(laser, "coupling"))
+    with pytest.raises(TwinError, match=r"must be a list of names. Got 'coupling'"):
+        default_twin(device).check(4, 2)
 
 
 @pytest.mark.parametrize(
