@@ -42,11 +42,13 @@ from skpat.network.description import network_from_dict, network_to_dict
 from skpat.network.forward import forward
 from skpat.network.settled import SettledNetwork
 from skpat.row_keys import hash_rows
+from skpat.twins import NeuralTwin
 
 from .benchmarks.mutated_files import fuzz_deployments, fuzz_journals, leaks
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
-SMALL: dict[str, Any] = {"n_calibration_shots": 40, "max_iter": 1, "random_state": 0}
+SMALL_TWIN = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
+SMALL: dict[str, Any] = {"twin": SMALL_TWIN, "n_calibration_shots": 40, "max_iter": 1, "random_state": 0}
 STREAMABLE = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 
 

@@ -56,7 +56,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
     >>> from sklearn.model_selection import train_test_split
     >>> from skpat import PhysicalNetworkClassifier
     >>> X_train, X_test, y_train, y_test = train_test_split(*load_iris(return_X_y=True), random_state=0)
-    >>> classifier = PhysicalNetworkClassifier(max_iter=10, random_state=0)  # a simulated laser
+    >>> classifier = PhysicalNetworkClassifier(max_iter=7, random_state=0)  # a simulated laser
     >>> bool(classifier.fit(X_train, y_train).score(X_test, y_test) > 0.85)
     True
     """

@@ -45,7 +45,7 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
     >>> from sklearn.datasets import load_diabetes
     >>> from skpat import PhysicalNetworkRegressor
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> regressor = PhysicalNetworkRegressor(max_iter=4, random_state=0)  # a simulated laser
+    >>> regressor = PhysicalNetworkRegressor(max_iter=2, random_state=0)  # a simulated laser
     >>> bool(regressor.fit(X, y).score(X, y) > 0.4)
     True
     """

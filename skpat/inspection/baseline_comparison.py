@@ -110,7 +110,7 @@ def compare_baselines(
     >>> from skpat.inspection import compare_baselines
     >>> X, y = load_iris(return_X_y=True)
     >>> classifier = PhysicalNetworkClassifier(max_iter=3, random_state=0)  # a simulated laser
-    >>> comparison = compare_baselines(classifier, X, y, cv=3, baselines=["linear", "identity"])
+    >>> comparison = compare_baselines(classifier, X, y, cv=2, baselines=["linear", "identity"])
     >>> [row.label for row in comparison.rows]
     ['PhysicalNetworkClassifier', 'logistic regression', 'identity device']
     >>> comparison["linear"].n_shots_fit, comparison["linear"].uses_device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 from typing import Any
 
@@ -166,7 +165,7 @@ def train_module(
         with torch.no_grad():
             error = float(_loss(module, *held))
         if error < best:
-            best, since, best_state = error, 0, copy.deepcopy(module.state_dict())
+            best, since, best_state = error, 0, {name: value.clone() for name, value in module.state_dict().items()}
         else:
             since += 1
             if since >= n_iter_no_change:

@@ -12,7 +12,7 @@ from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
 
 IRIS = tuple(part[::2] for part in load_iris(return_X_y=True))  # 25 of each kind
-QUICK = NeuralTwin((8,), n_refine_steps=1)  # the same path as the default's, with a smaller twin
+QUICK = NeuralTwin((8,), max_iter=5, n_refine_steps=1)  # the same path as the default's, with a smaller twin
 
 
 def small(kind: type = PhysicalNetworkClassifier, device: Any = None, **params: Any) -> Any:

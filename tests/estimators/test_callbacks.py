@@ -280,7 +280,7 @@ def test_a_scoring_monitor_sees_the_score_of_every_epoch(kind: type) -> None:
     assert network.shots_["prediction"] == (3 + 1 + 1) * len(data[0])  # epochs, the whole, and the line above
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])  # 2: starts two processes
 def test_a_scoring_monitor_works_in_a_pipeline_in_a_grid_search(n_jobs: int) -> None:
     monitor = ScoringMonitor(scoring="accuracy")
     pipeline = make_pipeline(StandardScaler(), small(max_iter=2).set_callbacks(monitor))
@@ -295,7 +295,7 @@ def test_a_scoring_monitor_works_in_a_pipeline_in_a_grid_search(n_jobs: int) -> 
     np.testing.assert_array_equal(alone.cv_results_["mean_test_score"], search.cv_results_["mean_test_score"])
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])  # 2: starts two processes
 def test_a_progress_bar_reaches_from_a_search_down_to_the_epochs(n_jobs: int, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("rich", reason="scikit-learn's ProgressBar needs rich")
     pipeline = Pipeline([("scale", StandardScaler()), ("network", small(max_iter=2))])

@@ -248,7 +248,7 @@ def test_a_fit_that_goes_on_refuses_parameters_that_it_would_ignore(
     params: dict[str, Any], named: str, incremental: bool, watched: Watched
 ) -> None:
     X, y = IRIS
-    twin = NeuralTwin((8,), n_refine_steps=1)
+    twin = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
     network = small(device=NoisyBank(), twin=twin, warm_start=True, max_iter=1).fit(X, y)
     before, spent = network.weights_, network.shots_
     earlier = {name: value for name, value in network.get_params().items() if name in params}

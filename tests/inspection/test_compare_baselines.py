@@ -47,7 +47,7 @@ def products(n: int = 120) -> tuple[np.ndarray, np.ndarray]:
 
 def network(device: Any = BANK, **params: Any) -> PhysicalNetworkClassifier:
     defaults: dict[str, Any] = {
-        "twin": NeuralTwin((4,), random_state=0),
+        "twin": NeuralTwin((4,), max_iter=5, n_refine_steps=1, random_state=0),
         "n_calibration_shots": 40,
         "max_iter": 2,
         "random_state": 0,
@@ -143,7 +143,11 @@ def test_sparse_rows_are_compared_too() -> None:
 def test_regressors_of_two_targets_have_all_baselines() -> None:
     X, y = make_regression(40, 3, n_targets=2, noise=1.0, random_state=0)
     est = PhysicalNetworkRegressor(
-        BANK, NeuralTwin((4,), random_state=0), n_calibration_shots=40, max_iter=2, random_state=0
+        BANK,
+        NeuralTwin((4,), max_iter=5, n_refine_steps=1, random_state=0),
+        n_calibration_shots=40,
+        max_iter=2,
+        random_state=0,
     )
     found = compare_baselines(est, X, y, cv=2)
     assert found.metric == "R²"

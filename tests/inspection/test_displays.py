@@ -47,7 +47,11 @@ BANK = as_device(currents, n_controls=8, n_outputs=6, bounds=BOUNDS, control_uni
 
 
 def network(**params: Any) -> PhysicalNetworkClassifier:
-    defaults: dict[str, Any] = {"twin": NeuralTwin((4,), random_state=0), "n_calibration_shots": 40, "max_iter": 3}
+    defaults: dict[str, Any] = {
+        "twin": NeuralTwin((4,), max_iter=5, n_refine_steps=1),
+        "n_calibration_shots": 40,
+        "max_iter": 3,
+    }
     return PhysicalNetworkClassifier(params.pop("device", BANK), random_state=0, **(defaults | params))
 
 

@@ -34,7 +34,7 @@ def data(n: int = 60, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
 
 def fitted(kind: type = PhysicalNetworkClassifier, dtype: Any = np.float64, **params: Any) -> Any:
     X, y = data(dtype=dtype)
-    defaults = {"max_iter": 2, "n_calibration_shots": 300, "random_state": 0}
+    defaults = {"twin": SMALL_TWIN, "max_iter": 2, "n_calibration_shots": 300, "random_state": 0}
     return kind(LASER, **(defaults | params)).fit(X, y)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from skpat import PhysicalNetworkClassifier
 from skpat.lab import Journal
+from skpat.twins import NeuralTwin
 from tests.lab.bench_device import BenchDevice, events
 
 MAX_BATCH = 8
@@ -30,8 +31,9 @@ def fit(folder: Path, name: str, journal: Path | None) -> None:
     X = np.random.RandomState(0).uniform(-1, 1, (40, 3))
     y = (X[:, 0] > X[:, 1] * X[:, 2]).astype(int)
     device = BenchDevice("bench", folder / f"{name}.log", pause=4e-3, max_batch=MAX_BATCH)
+    twin = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
     network = PhysicalNetworkClassifier(
-        device, max_iter=4, n_calibration_shots=40, batch_size=16, random_state=0, journal=journal
+        device, twin, max_iter=4, n_calibration_shots=40, batch_size=16, random_state=0, journal=journal
     )
     network.fit(X, y, X_val=X[:20], y_val=y[:20])
     found = {name: weight.tolist() for name, weight in network.weights_.items()}

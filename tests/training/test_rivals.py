@@ -153,7 +153,7 @@ def test_sharpness_asks_the_other_method_whether_the_device_will_do() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_each_trains_and_costs_what_the_plan_says(gradient: Any, factor: int, dtype: type) -> None:
     network = PhysicalNetworkClassifier(
-        SecondHarmonicLaser(16, 8, n_steps=2), NeuralTwin((16,), n_refine_steps=1), n_layers=2, gradient=gradient,
+        SecondHarmonicLaser(16, 8, n_steps=2), NeuralTwin((16,), max_iter=5, n_refine_steps=1), n_layers=2, gradient=gradient,
         max_iter=5, learning_rate_init=0.04, n_calibration_shots=200, n_iter_no_change=99, random_state=0,
     )  # fmt: skip
     network.fit(X.astype(dtype), Y)
@@ -167,7 +167,7 @@ def test_each_trains_and_costs_what_the_plan_says(gradient: Any, factor: int, dt
 @pytest.mark.parametrize("gradient", ["physics_aware", "sharpness_aware"])
 def test_the_plan_counts_what_the_checks_of_the_gradient_take(gradient: str) -> None:
     network = PhysicalNetworkClassifier(
-        SecondHarmonicLaser(16, 8, n_steps=2), NeuralTwin((8,), n_refine_steps=1), n_layers=2, gradient=gradient,
+        SecondHarmonicLaser(16, 8, n_steps=2), NeuralTwin((8,), max_iter=5, n_refine_steps=1), n_layers=2, gradient=gradient,
         max_iter=40, batch_size=75, n_calibration_shots=40, n_iter_no_change=99, random_state=0,
     )  # fmt: skip
     network.fit(X, Y)

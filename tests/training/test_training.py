@@ -31,6 +31,7 @@ def data(n: int = 60) -> tuple[np.ndarray, np.ndarray]:
 
 def small(**params: Any) -> PhysicalNetworkClassifier:
     defaults: dict[str, Any] = {"max_iter": 3, "n_calibration_shots": 60, "random_state": 0}
+    defaults["twin"] = NeuralTwin((16,), max_iter=5, n_refine_steps=1)
     return PhysicalNetworkClassifier(params.pop("device", LASER), **(defaults | params))
 
 
@@ -180,7 +181,7 @@ def test_a_perfect_twin_gives_the_exact_gradients_training() -> None:
 
 def test_refinement_changes_the_twin_and_costs_no_shots() -> None:
     X, y = data()
-    one, other = (small(twin=NeuralTwin((32,), n_refine_steps=n_steps)).fit(X, y) for n_steps in (0, 8))
+    one, other = (small(twin=NeuralTwin((32,), max_iter=5, n_refine_steps=n_steps)).fit(X, y) for n_steps in (0, 8))
     assert one.shots_ == other.shots_
     before, after = (network.twin_.predict(np.full((1, 16), 0.5)) for network in (one, other))
     assert np.abs(before - after).max() > 1e-6
