@@ -16,6 +16,7 @@ __all__ = [
     "DeviceContractError",
     "DeviceIdentityError",
     "DeviceOutputError",
+    "ExchangedDeviceWarning",
     "JournalError",
     "NestedParameterError",
     "NoExactGradientError",
@@ -195,6 +196,10 @@ class TwinError(SkpatError, ValueError):
 
 class DeadDeviceWarning(UserWarning):
     """A device answered the same, whatever was sent to it."""
+
+
+class ExchangedDeviceWarning(UserWarning):
+    """Another instrument answered than the one that a network was trained on."""
 
 
 class UselessTwinWarning(UserWarning):

@@ -20,6 +20,7 @@ from skpat.devices.specification import device_name
 from skpat.estimators.calibration import Calibrated
 from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
 from skpat.estimators.cost_report import Costed
+from skpat.estimators.exchanged import warn_if_exchanged
 from skpat.estimators.journaled import find_run, left_alone_if_refused, own_random_state, taken_back_on_error
 from skpat.estimators.plan import Plan
 from skpat.estimators.recalibration import Recalibrated
@@ -283,6 +284,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
                 )
                 self.alignments_ = checks
                 warn_if_useless(checks, trainer, stacklevel=6)
+            if go_on:
+                warn_if_exchanged(self, session.identity)
             self._identity = session.identity
             self._record(trainer, weights, history, incremental, held_out is not None)
             self._penalty = _penalty(weights, self.alpha, data.sample_weight)
@@ -524,6 +527,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
                 chunk = _dense(X[rows])
                 run = session.run(hash_rows(chunk), "prediction", shot=_PREDICTION_SHOT)
                 scores[rows] = forward(self._network, self.weights_, chunk, run)
+            warn_if_exchanged(self, session.identity)
         return scores
 
     def __getstate__(self) -> dict[str, Any]:

@@ -124,6 +124,10 @@ class _Aside:
     def run(self, row_keys: Any, purpose: str, *, shot: int | None = None) -> Callable[..., np.ndarray]:
         return self._session.run(row_keys, purpose, shot=shot, aside=True)
 
+    @property
+    def identity(self) -> str | None:
+        return self._session.identity
+
     def __enter__(self) -> _Aside:
         return self
 
