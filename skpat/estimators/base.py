@@ -233,6 +233,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         incremental: bool,
     ) -> None:
         from skpat.training.loop import History, threads_for, train
+        from skpat.training.pretraining import BEGIN_AT, pretrain
         from skpat.training.progress import Progress
         from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
 
@@ -269,19 +270,30 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
                     checks.append(check_alignment(trainer, data, random_state=len(checks)))
 
                 per_epoch = len(data) * self._gradient.shots_per_row + n_validated
-                weights, history = train(
-                    trainer,
-                    data,
-                    self._rng,
-                    validate=validate,
-                    note=note,
-                    watch=watch,
-                    shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
-                    check=check,
-                    check_at=CHECK_AT
-                    if self._count_checks(self._gradient, len(data), self._network.n_calls, self.max_shots)
-                    else (),
-                )
+                pretrained = self._gradient.pretrain and not go_on
+                if pretrained:
+                    self.weights_, history = pretrain(trainer, data, self._rng)
+                    if self.verbose:
+                        print(
+                            f"In silico: {len(history.loss_curve)} epochs, loss {history.loss_curve[-1]:.4g}",
+                            flush=True,
+                        )
+                    trainer, weights = self._make_trainer(session, len(data)), self.weights_
+                if not (pretrained and history.interrupted):
+                    weights, history = train(
+                        trainer,
+                        data,
+                        self._rng,
+                        validate=validate,
+                        note=note,
+                        watch=watch,
+                        shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
+                        check=check,
+                        check_at=CHECK_AT
+                        if self._count_checks(self._gradient, len(data), self._network.n_calls, self.max_shots)
+                        else (),
+                        begin_at=BEGIN_AT if pretrained else 0.0,
+                    )
                 self.alignments_ = checks
                 warn_if_useless(checks, trainer, stacklevel=6)
             if go_on:

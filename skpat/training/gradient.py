@@ -101,6 +101,8 @@ class GradientEstimator(BaseEstimator):
         Whether a twin is calibrated before the training.
     leaves_gradient : bool
         Whether ``loss_and_gradient`` leaves a gradient of the weights before a measurement; False if it moves them itself.
+    pretrain : bool
+        Whether a fit first trains in silico, on the calibrated twin, and from there on with this method.
     trains_on_device : bool
         Whether the forward pass of the training runs on the device. If not, validation does not either.
     shots_per_row : int
@@ -120,6 +122,7 @@ class GradientEstimator(BaseEstimator):
     """
 
     uses_twin = False
+    pretrain = False
     trains_on_device = True
     leaves_gradient = True
     final_shots_per_row = 0

@@ -325,6 +325,7 @@ def train(
     shots_per_epoch: int = 0,
     check: Callable[[], None] | None = None,
     check_at: tuple[float, ...] = (),
+    begin_at: float = 0.0,
 ) -> tuple[dict[str, np.ndarray], History]:
     """Train for at most ``max_iter`` epochs. Ctrl-C ends it, and so does the session's budget, with the best weights so far.
 
@@ -343,6 +344,8 @@ def train(
         What an epoch takes of the session's budget: where that will end the run, the step size falls in time.
     check : callable, default=None
         Called before the first epoch that begins at or after each part ``check_at`` of the run, and at its end for 1.
+    begin_at : float, default=0.0
+        How far the step size has fallen already when the run begins, as a part of its way.
 
     Returns
     -------
@@ -383,7 +386,8 @@ def train(
             if watch is not None:
                 watch.begin_epoch(history, weights_so_far)
             n_watched += trainer.session.ledger.answered - before
-            loss = trainer.epoch(data, rng, (epoch / horizon, (epoch + 1) / horizon))
+            way = [begin_at + (1 - begin_at) * part / horizon for part in (epoch, epoch + 1)]
+            loss = trainer.epoch(data, rng, (way[0], way[1]))
             history.loss_curve.append(loss)
             if validate is not None:
                 score = validate(trainer.weights_now())

@@ -53,6 +53,10 @@ class PhysicsAware(GradientEstimator):
         step is the shorter, the flatter the loss has become along the way. None with ``refine=False``.
         "auto": one, and in the second half of the training up to eight while a learned twin predicts new shots with R² above
         0.95: as many as make 0.05 / (1 - R²) steps of the length that the training began with.
+    pretrain : bool, default=False
+        Whether a fit first trains in silico, for up to ``max_iter`` epochs on the calibrated twin, which costs time and no
+        shot. The device then goes on from there with small steps, the last quarter of their half cosine. For twins that
+        know the equations: a learned twin is calibrated where the training begins, and knows little of where it ends.
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 
@@ -75,13 +79,15 @@ class PhysicsAware(GradientEstimator):
         "refine": ["boolean"],
         "dither": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="both")],
         "n_anchored_steps": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
+        "pretrain": ["boolean"],
         "random_state": ["random_state"],
     }
 
-    def __init__(self, refine=True, dither="auto", n_anchored_steps="auto", random_state=None):
+    def __init__(self, refine=True, dither="auto", n_anchored_steps="auto", pretrain=False, random_state=None):
         self.refine = refine
         self.dither = dither
         self.n_anchored_steps = n_anchored_steps
+        self.pretrain = pretrain
         self.random_state = random_state
 
     def check_device(self, device: Any) -> None:

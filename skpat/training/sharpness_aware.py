@@ -83,6 +83,10 @@ class SharpnessAware(GradientEstimator):
         return self.explorer.trains_on_device
 
     @property
+    def pretrain(self) -> bool:  # type: ignore[override]  # an attribute of the base class, derived here
+        return self.explorer.pretrain
+
+    @property
     def shots_per_row(self) -> int:
         return 2 * self.explorer.shots_per_row
 

@@ -1,0 +1,116 @@
+"""A training that begins in silico: no shot more, and the device goes on from what the twin has found."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.preprocessing import StandardScaler
+
+from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
+from skpat.devices import SecondHarmonicLaser
+from skpat.training import InSilico, PhysicsAware, SharpnessAware
+from skpat.training.loop import Trainer
+from skpat.twins import PhysicsTwin
+
+X, Y = (part[::2] for part in load_iris(return_X_y=True))
+X = StandardScaler().fit_transform(X)
+LASER = SecondHarmonicLaser(16, 8, n_steps=2, coupling=27.0)
+TWIN = PhysicsTwin(SecondHarmonicLaser(16, 8, n_steps=2), ["coupling"])
+
+
+def network(kind: type = PhysicalNetworkClassifier, **params: Any) -> Any:
+    defaults: dict[str, Any] = {
+        "gradient": PhysicsAware(pretrain=True),
+        "encoder": "direct",
+        "n_units": 2,
+        "max_iter": 3,
+    }
+    defaults |= {"learning_rate_init": 0.05, "batch_size": 25, "random_state": 0}
+    return kind(LASER, TWIN, **(defaults | params))
+
+
+def same_weights(one: Any, other: Any) -> bool:
+    return all((weight == other.weights_[name]).all() for name, weight in one.weights_.items())
+
+
+@pytest.mark.parametrize(
+    "gradient", [PhysicsAware(pretrain=True), SharpnessAware(PhysicsAware(pretrain=True))], ids=str
+)
+def test_it_costs_no_shot_and_begins_where_the_twin_ended(gradient: Any) -> None:
+    plain = clone(gradient).set_params(**{name: False for name in gradient.get_params() if name.endswith("pretrain")})
+    begun, anew = network(gradient=gradient).fit(X, Y), network(gradient=plain).fit(X, Y)
+    assert begun.shots_ == anew.shots_
+    assert begun.plan(X) == anew.plan(X)
+    assert begun.loss_curve_[0] < 0.9 * anew.loss_curve_[0]
+    assert len(begun.loss_curve_) == 3
+    assert same_weights(begun, network(gradient=gradient).fit(X, Y))
+
+
+@pytest.mark.parametrize("kind", [PhysicalNetworkClassifier, PhysicalNetworkRegressor])
+def test_the_device_goes_on_with_small_steps_from_the_weights_found_in_silico(
+    kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, float, dict[str, np.ndarray]]] = []
+    epoch = Trainer.epoch
+
+    def watched(self: Trainer, data: Any, rng: Any, progress: tuple[float, float]) -> float:
+        seen.append((type(self.gradient).__name__, progress[0], self.weights_now()))
+        return epoch(self, data, rng, progress)
+
+    monkeypatch.setattr(Trainer, "epoch", watched)
+    network(kind).fit(X, Y)
+    assert [name for name, _, _ in seen] == ["InSilico"] * 3 + ["PhysicsAware"] * 3
+    np.testing.assert_allclose(
+        [progress for _, progress, _ in seen], [0, 1 / 3, 2 / 3, 0.75, 0.75 + 1 / 12, 0.75 + 2 / 12]
+    )
+    begun = seen[3][2]
+    for name in (
+        "layers.0.theta",
+        "readout.coef",
+        "layers.0.mean",
+    ):  # the statistics of the outputs at these weights, too
+        assert np.abs(begun[name] - seen[2][2][name]).max() > 0
+
+
+def test_what_goes_on_does_not_begin_in_silico(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = network(warm_start=True).fit(X, Y)
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("in silico again")
+
+    monkeypatch.setattr(InSilico, "run", refuse)
+    fitted.partial_fit(X, Y)
+    fitted.fit(X, Y)
+
+
+def test_ctrl_c_in_silico_ends_the_fit_before_its_first_step_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_batches, run = [0], InSilico.run
+
+    def interrupted(self: InSilico, apparatus: Any) -> Any:
+        n_batches[0] += 1
+        if n_batches[0] == 5:
+            raise KeyboardInterrupt
+        return run(self, apparatus)
+
+    monkeypatch.setattr(InSilico, "run", interrupted)
+    with pytest.warns(UserWarning, match=r"interrupted in epoch 2 of 3.*keeps the best weights"):
+        found = network().fit(X, Y)
+    assert found.shots_["training"] == 0
+    assert found.predict(X).shape == Y.shape
+    assert len(found.loss_curve_) == 2
+
+
+@pytest.mark.parametrize("max_shots", [None, 900])
+def test_budgets_and_journals_hold(max_shots: int | None, tmp_path: Path) -> None:
+    made = network(max_shots=max_shots, journal=tmp_path / "run.db", early_stopping=True, n_calibration_shots=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one, again = clone(made).fit(X, Y), clone(made).fit(X, Y)
+    assert sum(again.shots_.values()) == 0 < sum(one.shots_.values()) <= (max_shots or np.inf)
+    assert same_weights(one, again)
