@@ -232,10 +232,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         accepted: tuple[Specification | None, Network, Any, Any],
         incremental: bool,
     ) -> None:
-        from skpat.training.loop import History, threads_for, train
-        from skpat.training.pretraining import BEGIN_AT, pretrain
-        from skpat.training.progress import Progress
-        from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
+        from skpat.training.loop import History, threads_for
 
         made, network, data, held_out = accepted
         go_on = made is None
@@ -254,48 +251,14 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
                 watch.begin(session)
             if not go_on:
                 self._calibrate(session, data)
-            trainer = self._make_trainer(session, len(data))
             if watch is None:
+                trainer = self._make_trainer(session, len(data))
                 with suppress(ShotBudgetError):
                     trainer.epoch(data, self._rng)
                 history = History([trainer.loss_so_far], [], [self.ledger_.answered])
                 weights = trainer.weights_now()
             else:
-                validate = None if held_out is None else self._validation(session, held_out)
-                note = Progress(session, trainer.settings)
-                n_validated = 0 if held_out is None or not self._gradient.trains_on_device else len(held_out)
-                checks: list[Any] = []
-
-                def check() -> None:
-                    checks.append(check_alignment(trainer, data, random_state=len(checks)))
-
-                per_epoch = len(data) * self._gradient.shots_per_row + n_validated
-                pretrained = self._gradient.pretrain and not go_on
-                if pretrained:
-                    self.weights_, history = pretrain(trainer, data, self._rng)
-                    if self.verbose:
-                        print(
-                            f"In silico: {len(history.loss_curve)} epochs, loss {history.loss_curve[-1]:.4g}",
-                            flush=True,
-                        )
-                    trainer, weights = self._make_trainer(session, len(data)), self.weights_
-                if not (pretrained and history.interrupted):
-                    weights, history = train(
-                        trainer,
-                        data,
-                        self._rng,
-                        validate=validate,
-                        note=note,
-                        watch=watch,
-                        shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
-                        check=check,
-                        check_at=CHECK_AT
-                        if self._count_checks(self._gradient, len(data), self._network.n_calls, self.max_shots)
-                        else (),
-                        begin_at=BEGIN_AT if pretrained else 0.0,
-                    )
-                self.alignments_ = checks
-                warn_if_useless(checks, trainer, stacklevel=6)
+                trainer, weights, history = self._train(session, data, held_out, watch, go_on)
             if go_on:
                 warn_if_exchanged(self, session.identity)
             self._identity = session.identity
@@ -475,6 +438,45 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             return self._score_targets(scores, held_out.targets, held_out.sample_weight)
 
         return validate
+
+    def _train(self, session: Session, data: Any, held_out: Any, watch: FitWatch, go_on: bool) -> tuple[Any, Any, Any]:
+        """All epochs of a fit: in silico first, if the method asks for it. The trainer, its best weights and the history."""
+        from skpat.training.loop import train
+        from skpat.training.pretraining import BEGIN_AT, pretrain
+        from skpat.training.progress import Progress
+        from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
+
+        trainer, begin_at = self._make_trainer(session, len(data)), 0.0
+        checks: list[Any] = []
+        self.alignments_ = checks
+        if self._gradient.pretrain and not go_on:
+            self.weights_, history = pretrain(trainer, data, self._rng)
+            trainer, begin_at = self._make_trainer(session, len(data)), BEGIN_AT
+            if history.interrupted:
+                return trainer, self.weights_, history
+            if self.verbose:
+                print(f"In silico: {len(history.loss_curve)} epochs, loss {history.loss_curve[-1]:.4g}", flush=True)
+
+        def check() -> None:
+            checks.append(check_alignment(trainer, data, random_state=len(checks)))
+
+        n_validated = 0 if held_out is None or not self._gradient.trains_on_device else len(held_out)
+        per_epoch = len(data) * self._gradient.shots_per_row + n_validated
+        checked = self._count_checks(self._gradient, len(data), self._network.n_calls, self.max_shots) > 0
+        weights, history = train(
+            trainer,
+            data,
+            self._rng,
+            validate=None if held_out is None else self._validation(session, held_out),
+            note=Progress(session, trainer.settings),
+            watch=watch,
+            shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
+            check=check,
+            check_at=CHECK_AT if checked else (),
+            begin_at=begin_at,
+        )
+        warn_if_useless(checks, trainer, stacklevel=7)
+        return trainer, weights, history
 
     def _record(self, trainer: Any, weights: Any, history: Any, incremental: bool, validated: bool) -> None:
         self.weights_ = weights
