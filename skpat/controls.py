@@ -183,7 +183,10 @@ def readings_of(answer: Any) -> np.ndarray:
     """What a driver answered, as a numpy array: NaN where it masks a reading, as a sign that there is none."""
     if isinstance(answer, np.ma.MaskedArray):
         answer = np.ma.filled(answer.astype(np.result_type(answer, np.float32)), np.nan)
-    return as_numpy(answer)
+    try:
+        return as_numpy(answer)
+    except ValueError:  # rows of different lengths: an answer of the wrong shape, as others are
+        return np.array(answer, dtype=object)
 
 
 def _is_identity(index: np.ndarray) -> bool:

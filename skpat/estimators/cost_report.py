@@ -329,7 +329,9 @@ def _count_twin(network: Any) -> float | None:
     """Multiply-adds of the twin's fits and refinements: of a learned twin, from its size and its steps."""
     twin = network.twin_
     needed = ("n_refine_steps", "refine_batch_size", "n_iter_")
-    if not network._gradient.trains_on_device:  # the training itself ran on it; its length is not kept
+    if (
+        not network._gradient.trains_on_device or network._gradient.pretrain
+    ):  # a training ran on it; its length is not kept
         return None
     if not all(hasattr(twin, name) for name in needed) or not hasattr(twin.module_, "parameters"):
         return None

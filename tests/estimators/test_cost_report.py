@@ -226,6 +226,8 @@ def test_a_regressor_and_other_methods() -> None:
     in_silico = fitted(gradient="in_silico", max_iter=1).cost_report(X)
     assert in_silico["twin"].joules is None
     assert "not known" in in_silico["twin"].source
+    begun = fitted(gradient=PhysicsAware(pretrain=True), max_iter=1).cost_report(X)
+    assert begun["twin"].joules is None  # it, too, has trained on its twin
 
 
 def test_text_html_and_table_have_every_row() -> None:

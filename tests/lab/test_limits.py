@@ -226,3 +226,11 @@ def test_channel_numbers_that_change_in_place_are_noticed() -> None:
     index[0], rest[0] = 0, 1
     with pytest.raises(ControlBoundsError, match="Got 100 in channel 0"):
         session.measure(ControlBatch(np.array([[100.0]]), index, np.array([0.5]), rest))
+
+
+@pytest.mark.parametrize("bounds", [0.5, (0,), [[0]] * 2, [(0, 1)], (0, 0.5, 1)], ids=str)
+def test_stricter_bounds_of_another_shape_are_refused(bounds: Any) -> None:
+    device = Recorder()
+    with pytest.raises(ValueError, match=r"'bounds' must be \(low, high\) or have shape \(2, 2\)"):
+        Session(device, bounds=bounds)
+    assert device.received == []

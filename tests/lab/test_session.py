@@ -250,6 +250,23 @@ def test_shots_are_averaged(n_shots: int, n_rows: int, max_batch: int) -> None:
     np.testing.assert_allclose(outputs, controls_of(n_rows) + 100 * (n_shots - 1) / 2)
 
 
+def test_rows_of_different_lengths_are_a_wrong_shape() -> None:
+    n_calls = [0]
+
+    def measure(controls: np.ndarray) -> list[list[float]]:
+        n_calls[0] += 1
+        rows = controls.tolist()
+        return [*rows[:-1], rows[-1][:1]] if n_calls[0] < 3 else rows
+
+    device = as_device(measure, n_controls=2, n_outputs=2, bounds=(0, 1), max_retries=2)
+    with Session(device) as session:
+        np.testing.assert_array_equal(session.measure(np.full((3, 2), 0.5)), np.full((3, 2), 0.5))
+    assert session.ledger.faults["shape"] == 2
+    n_calls[0] = -9
+    with Session(device) as session, pytest.raises(DeviceOutputError, match=r"= \(3, 2\). Got \(3,\)"):
+        session.measure(np.full((3, 2), 0.5))
+
+
 @pytest.mark.parametrize("how", [{"max_batch": 1}, {"n_shots": 2}, {"calls": 2}])
 def test_a_device_may_use_its_buffer_again(how: dict[str, int]) -> None:
     buffer = np.empty((how.get("max_batch", 3), 3))
