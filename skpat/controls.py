@@ -186,7 +186,7 @@ def readings_of(answer: Any) -> np.ndarray:
     try:
         return as_numpy(answer)
     except ValueError:  # rows of different lengths: an answer of the wrong shape, as others are
-        return np.array(answer, dtype=object)
+        return np.fromiter(answer, dtype=object, count=len(answer))
 
 
 def _is_identity(index: np.ndarray) -> bool:

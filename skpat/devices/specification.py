@@ -174,7 +174,7 @@ def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:
 def _check_steps(device: Any, name: str, bounds: np.ndarray) -> None:
     stated = getattr(device, "control_steps", None)
     steps = np.broadcast_to(np.asarray(0.0 if stated is None else stated, dtype=np.float64), len(bounds))
-    alone = steps > np.ptp(bounds, axis=1) * (1 + 1e-9)
+    alone = steps / 2 / (1 + 1e-9) > np.ptp(bounds / 2, axis=1)  # halved: a range may be more than the largest number
     if alone.any():
         channel = int(np.argmax(alone))
         low, high = bounds[channel].tolist()

@@ -42,12 +42,10 @@ class Limits:
         if self._own_bounds is not None:
             try:
                 own = np.asarray(self._own_bounds, dtype=np.float64)
-                if own.shape not in ((2,), shape):
-                    raise ValueError(f"They have shape {own.shape}.")
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"'bounds' must be (low, high) or have shape {shape}. Got {self._own_bounds!r}."
-                ) from error
+            except (TypeError, ValueError):
+                own = np.empty(0)
+            if own.shape not in ((2,), shape):
+                raise ValueError(f"'bounds' must be (low, high) or have shape {shape}. Got {self._own_bounds!r}.")
             own = np.broadcast_to(own, shape)
             self.bounds = np.column_stack(
                 [np.maximum(self._device_bounds[:, 0], own[:, 0]), np.minimum(self._device_bounds[:, 1], own[:, 1])]

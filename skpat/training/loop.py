@@ -386,8 +386,8 @@ def train(
             if watch is not None:
                 watch.begin_epoch(history, weights_so_far)
             n_watched += trainer.session.ledger.answered - before
-            way = [begin_at + (1 - begin_at) * part / horizon for part in (epoch, epoch + 1)]
-            loss = trainer.epoch(data, rng, (way[0], way[1]))
+            start, end = (begin_at + (1 - begin_at) * part / horizon for part in (epoch, epoch + 1))
+            loss = trainer.epoch(data, rng, (start, end))
             history.loss_curve.append(loss)
             if validate is not None:
                 score = validate(trainer.weights_now())

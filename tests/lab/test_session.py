@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skpat import ControlBatch, Device, as_device
@@ -88,6 +88,8 @@ def anything(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     st.integers(1, 5),
     st.integers(1, 2),
 )
+@example((np.array([[0.0, 1.797e308]]), np.zeros((1, 1))), "dense", False, 1, 1)
+@example((np.array([[-1.797e308, 1.797e308]]), np.zeros((1, 1))), "dense", False, 1, 1)
 @settings(max_examples=300)
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # of our own values, to float32
 def test_nothing_illegal_is_ever_sent(drawn, kind: str, narrow: bool, max_batch: int, n_shots: int) -> None:
