@@ -21,7 +21,7 @@ from skpat.estimators.calibration import Calibrated
 from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
 from skpat.estimators.cost_report import Costed
 from skpat.estimators.exchanged import warn_if_exchanged
-from skpat.estimators.journaled import find_run, left_alone_if_refused, own_random_state, taken_back_on_error
+from skpat.estimators.journaled import find_run, left_alone_if_nothing_came, own_random_state, taken_back_on_error
 from skpat.estimators.plan import Plan
 from skpat.estimators.recalibration import Recalibrated
 from skpat.estimators.specification import (
@@ -215,9 +215,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         record = find_run(self, X, y, sample_weight, X_val, y_val, classes, go_on, incremental)
         rng = self._rng if go_on else own_random_state(self.random_state, record)
         try:
-            with taken_back_on_error(self, record, rng, go_on):
-                with left_alone_if_refused(self):
-                    accepted = self._accept(rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
+            with taken_back_on_error(self, record, rng, go_on), left_alone_if_nothing_came(self):
+                accepted = self._accept(rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
                 self._fit_from(rng, record, watch, accepted, incremental)
         finally:
             if watch is not None:

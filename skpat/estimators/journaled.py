@@ -16,7 +16,7 @@ from skpat.estimators.specification import default_device
 from skpat.lab.fingerprint import fingerprint
 from skpat.lab.journal import Journal, JournalRun
 
-__all__ = ["find_run", "left_alone_if_refused", "own_random_state", "taken_back_on_error"]
+__all__ = ["find_run", "left_alone_if_nothing_came", "own_random_state", "taken_back_on_error"]
 
 
 def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
@@ -58,14 +58,20 @@ def own_random_state(random_state: Any, record: JournalRun | None) -> np.random.
 
 
 @contextmanager
-def left_alone_if_refused(estimator: Any) -> Iterator[None]:
-    """A call that is refused before anything was sent leaves the estimator as it was: it predicts as before."""
+def left_alone_if_nothing_came(estimator: Any) -> Iterator[None]:
+    """A call that ends with an error before the device, or a journal, has answered leaves the estimator as it was.
+
+    It predicts as before, and can go on from where it was.
+    """
     before = dict(vars(estimator))
+    n_before = before["ledger_"].answered if "ledger_" in before else 0
     try:
         yield
     except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
+        ledger = vars(estimator).get("ledger_")
+        if ledger is None or ledger.answered == (n_before if ledger is before.get("ledger_") else ledger.n_before):
+            vars(estimator).clear()
+            vars(estimator).update(before)
         raise
 
 

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from skpat.controls import ChannelSplit, ControlSplit
 from skpat.devices.specification import channel_periods, check_device_specification, device_name, refuse_lost
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
+from skpat.lab.limits import Limits
 from skpat.seeding import seeded_copy
 from skpat.twins.base import Twin
 
@@ -252,13 +253,17 @@ def _check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
 
 
 def _check_fixed(device: Any, split: ChannelSplit, bounds: np.ndarray) -> None:
-    low, high = bounds[split.fixed_index].T
-    wrong = ~((split.fixed_values >= low) & (split.fixed_values <= high))
-    if wrong.any():
-        i = int(np.argmax(wrong))
-        raise ControlBoundsError(
-            f"'fixed' must lie within the bounds of {device_name(device)}. Got {split.fixed_values[i]:g} for channel "
-            f"{split.fixed_index[i]} (bounds {low[i]:g} to {high[i]:g}). Nothing was sent.",
-            channel=int(split.fixed_index[i]),
-            value=float(split.fixed_values[i]),
-        )
+    index, values, limits = split.fixed_index, split.fixed_values, Limits(device)
+    low, high = bounds[index].T
+    for must, wrong, legal in (
+        ("lie within the bounds", ~((values >= low) & (values <= high)), lambda i: f"bounds {low[i]:g} to {high[i]:g}"),
+        ("be at whole steps", limits.between_steps(values, index), lambda i: limits.step_of(int(index[i]))),
+    ):
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise ControlBoundsError(
+                f"'fixed' must {must} of {device_name(device)}. Got {values[i]:g} for channel {index[i]} ({legal(i)}). Nothing "
+                "was sent.",
+                channel=int(index[i]),
+                value=float(values[i]),
+            )

@@ -145,21 +145,25 @@ class Limits:
         """Whether the device states a ``max_change``."""
         return self._max_change is not None
 
-    def _check_steps(self, values: np.ndarray, index: np.ndarray) -> None:
-        assert self._steps is not None
+    def between_steps(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Which values, of shape (..., n_channels) for the channels ``index``, are not whole steps above the lower bounds."""
+        if self._steps is None:
+            return np.zeros(values.shape, dtype=bool)
         step = self._steps[index]
         step_or_one = np.where(step > 0, step, 1.0)
         whole = (values - self._device_bounds[index, 0]) / step_or_one
         rounding = 2 * np.finfo(values.dtype).eps * np.abs(self._device_bounds[index]).max(axis=1) / step_or_one
-        off = (np.abs(whole - np.round(whole)) > np.minimum(_STEP_TOLERANCE + rounding, 0.5)) & (step > 0)
+        return (np.abs(whole - np.round(whole)) > np.minimum(_STEP_TOLERANCE + rounding, 0.5)) & (step > 0)
+
+    def _check_steps(self, values: np.ndarray, index: np.ndarray) -> None:
+        off = self.between_steps(values, index)
         if off.any():
-            self._refuse(
-                values,
-                off,
-                index,
-                "be whole steps above its lower bounds",
-                lambda c: f"step {self._steps[c]:g} from {self._device_bounds[c, 0]:g}",
-            )
+            self._refuse(values, off, index, "be whole steps above its lower bounds", self.step_of)
+
+    def step_of(self, channel: int) -> str:
+        """The steps of a channel that has some, in words."""
+        assert self._steps is not None
+        return f"step {self._steps[channel]:g} from {self._device_bounds[channel, 0]:g}{self._units}"
 
     def _refuse(self, values: np.ndarray, wrong: np.ndarray, index: np.ndarray, what: str, legal: Any) -> None:
         row, column = (int(i) for i in np.argwhere(wrong)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -419,6 +420,49 @@ def test_the_plan_tells_shots_seconds_and_joules() -> None:
     assert "230 s" in text
     assert "920 J" in text
     assert "unknown" in str(small().plan([[0.0], [1.0]]))
+
+
+class Guarded(Device):
+    """Allows no more in all than ``most``, if that is not None."""
+
+    n_controls, n_outputs, bounds, control_steps = 8, 4, (0.0, 1.0), 0.25
+
+    def __init__(self, most=None):
+        self.most = most
+        self.sent: list[int] = []
+
+    def check_controls(self, batch: Any) -> None:
+        if self.most is not None and float(np.asarray(batch).sum(axis=1).max()) > self.most:
+            raise ControlBoundsError("Too much in all. Nothing was sent.")
+
+    def measure(self, batch: Any) -> np.ndarray:
+        self.sent.append(batch.n_rows)
+        controls = np.asarray(batch)
+        return np.tanh(controls[:, :4] - controls[:, 4:])
+
+
+def test_fixed_values_between_the_steps_of_a_channel_are_refused_before_the_first_shot() -> None:
+    split = {"control_split": ControlSplit(fixed={3: 0.5, 5: 0.6})}
+    network = small(device=Guarded(), **split)
+    for attempt in (lambda: network.fit(*IRIS), lambda: network.plan(IRIS[0])):
+        with pytest.raises(
+            ControlBoundsError, match=r"'fixed' must be at whole steps of Guarded\. Got 0\.6 for channel 5 \(step 0\.25 from 0"
+        ):
+            attempt()
+    network.set_params(control_split=ControlSplit(fixed={3: 0.5, 5: 0.75}), max_iter=1).fit(*IRIS)
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_fit_whose_first_batch_is_refused_leaves_the_earlier_one(journal: bool, tmp_path: Path) -> None:
+    network = small(device=Guarded(), max_iter=1, n_calibration_shots=20).fit(*IRIS)
+    before, shots, state = network.predict(IRIS[0]), network.ledger_.answered, vars(network).copy()
+    network.set_params(device__most=0.5, journal=tmp_path / "run.db" if journal else None)
+    with pytest.raises(ControlBoundsError, match="Too much in all"):
+        network.fit(*IRIS)
+    assert vars(network).keys() == state.keys()
+    assert all(value is state[name] for name, value in vars(network).items() if name.endswith("_"))
+    np.testing.assert_array_equal(network.predict(IRIS[0]), before)
+    assert network.ledger_.answered == shots + len(IRIS[0])
 
 
 def test_a_failed_fit_leaves_nothing_to_predict_with_or_to_go_on_from() -> None:
