@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from numbers import Real
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +27,8 @@ from skpat.lab.row_names import BatchNamedOnDemand
 from skpat.row_keys import combine_keys
 
 __all__ = ["Session"]
+
+_JOURNALS = (str, os.PathLike, Journal, JournalRun)
 
 _log = logging.getLogger("skpat.lab")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 10.0  # seconds before a line is opened once more, growing fourfold
@@ -107,8 +110,16 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         max_shots: int | None = None,
     ):
         self._limits = Limits(device, bounds)
-        if isinstance(n_shots, bool) or not isinstance(n_shots, (int, np.integer)) or n_shots < 1:
-            raise ValueError(f"'n_shots' of a Session must be an int of at least 1. Got {n_shots!r}.")
+        for name, value, legal, what in (
+            ("n_shots", n_shots, _is_count(n_shots, 1), "an int of at least 1"),
+            ("ledger", ledger, ledger is None or isinstance(ledger, Ledger), "a skpat.lab.Ledger or None"),
+            ("journal", journal, journal is None or isinstance(journal, _JOURNALS), "a path, a skpat.lab.Journal or None"),
+            ("wait", wait, wait is None or _is_time(wait), "a number of seconds, at least 0, or None"),
+            ("identity", identity, identity is None or isinstance(identity, str), "a str or None"),
+            ("max_shots", max_shots, max_shots is None or _is_count(max_shots, 0), "an int of at least 0 or None"),
+        ):
+            if not legal:
+                raise ValueError(f"'{name}' of a Session must be {what}. Got {value!r:.80}.")
         self.device = device
         self.n_shots = int(n_shots)
         self.ledger = Ledger.of(device) if ledger is None else ledger
@@ -398,3 +409,11 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
 def _sentence(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     return text if text.endswith(".") else f"{text}."
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and value >= 0

@@ -169,6 +169,22 @@ def test_a_class_is_not_a_device() -> None:
         Session(Recorder)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("n_shots", value) for value in (0, -1, 1.5, True, "2")],
+        *[("max_shots", value) for value in (-1, 2.5, False, "many")],
+        *[("wait", value) for value in (-0.1, math.nan, True, "a minute")],
+        ("ledger", {}),
+        ("journal", 3),
+        ("identity", 7),
+    ],
+)
+def test_parameters_of_another_kind_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}' of a Session must be .* Got {value!r}\."):
+        Session(Recorder(), **{name: value})
+
+
 def test_a_batch_must_name_every_channel_once() -> None:
     device = Recorder()
     with pytest.raises(ValueError, match="channel"):
