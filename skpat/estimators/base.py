@@ -148,8 +148,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         """
         self._validate_params()
         n_rows, n_features = _shape(X, self)
-        goes_on = self.warm_start and hasattr(self, "loss_")
-        if goes_on:
+        made = None
+        if self.warm_start and hasattr(self, "loss_"):
             refuse_changes(self, self._built_from)
             validate_data(self, X, reset=False, skip_check_array=True)
             device, gradient, network = self.device_, self._gradient, self._network
@@ -166,9 +166,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             n_training, (n_validation, n_others) = n_rows, _shape(X_val, self)
             if n_others != n_features:
                 raise ValueError(f"'X_val' must have the {n_features} features of X. Got {n_others}.")
-        self._check_budget(gradient, n_training, network.n_calls, goes_on=goes_on)
-        count = self._count_checks if goes_on else self._count_calibration
-        calibration = count(gradient, n_training, network.n_calls, self.max_shots)
+        self._check_budget(gradient, n_training, network.n_calls, made)
+        calibration = self._count_before_training(gradient, n_training, network.n_calls, self.max_shots, made)
         of_epoch = (
             n_training * calls * gradient.shots_per_row,
             n_validation * calls * gradient.trains_on_device,
@@ -296,11 +295,11 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         data = Data(X, targets, sample_weight, hash_rows(X))
         data, held_out = self._hold_out(data, X_val, y_val, incremental, rng)
         if made is None:
-            self._check_budget(self._gradient, len(data), self._network.n_calls, goes_on=True)
+            self._check_budget(self._gradient, len(data), self._network.n_calls)
             return None, self._network, data, held_out
         network = self._make_network(made, data.X.shape[1], self._count_scores(), data.X.dtype)
         made.gradient.prepare(network)
-        self._check_budget(made.gradient, len(data), network.n_calls)
+        self._check_budget(made.gradient, len(data), network.n_calls, made)
         prepare(made, network.bounds, self.torch_device, data.X.dtype)
         return made, network, data, held_out
 
@@ -341,6 +340,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         self.ledger_ = Ledger.of(made.device)
         self._rng, self._optimizer_state = rng, None
         self.n_iter_ = 0
+        self.pretrained_ = False
         self.loss_curve_: list[float] = []
         self.shots_curve_: list[int] = []
 
@@ -441,20 +441,16 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
     def _train(self, session: Session, data: Any, held_out: Any, watch: FitWatch, go_on: bool) -> tuple[Any, Any, Any]:
         """All epochs of a fit: in silico first, if the method asks for it. The trainer, its best weights and the history."""
         from skpat.training.loop import train
-        from skpat.training.pretraining import BEGIN_AT, pretrain
+        from skpat.training.pretraining import BEGIN_AT
         from skpat.training.progress import Progress
         from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
 
-        trainer, begin_at = self._make_trainer(session, len(data)), 0.0
         checks: list[Any] = []
         self.alignments_ = checks
-        if self._gradient.pretrain and not go_on:
-            self.weights_, history = pretrain(trainer, data, self._rng)
-            trainer, begin_at = self._make_trainer(session, len(data)), BEGIN_AT
-            if history.interrupted:
-                return trainer, self.weights_, history
-            if self.verbose:
-                print(f"In silico: {len(history.loss_curve)} epochs, loss {history.loss_curve[-1]:.4g}", flush=True)
+        in_silico = None if go_on else self._pretrain(session, data)
+        trainer = self._make_trainer(session, len(data))
+        if in_silico is not None and in_silico.interrupted:
+            return trainer, self.weights_, in_silico
 
         def check() -> None:
             checks.append(check_alignment(trainer, data, random_state=len(checks)))
@@ -472,7 +468,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
             check=check,
             check_at=CHECK_AT if checked else (),
-            begin_at=begin_at,
+            begin_at=BEGIN_AT if in_silico is not None and self.pretrained_ else 0.0,
         )
         warn_if_useless(checks, trainer, stacklevel=7)
         return trainer, weights, history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from skpat.seeding import seeded_copy
 __all__ = ["Calibrated"]
 
 _FEWEST_STATISTICS_ROWS = 16
-_CHECK_SHARE = 0.1  # of the training's shots: checks of the gradient that would take more are left out
+_CHECK_SHARE = 0.1  # of the training's shots: checks of the gradient, or a trial, that would take more are left out
 _AUTO_CALIBRATION_SHOTS = (200, 10_000)
 
 
@@ -126,25 +127,59 @@ class Calibrated:
         explorer.size = size_of_dither(self._network, self.weights_, data.X[drawn], dither, measure)
         return dither, 3 * n_rows
 
-    def _check_budget(self: Any, gradient: Any, n_rows: int, n_calls: int, goes_on: bool = False) -> None:
-        """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
+    def _pretrain(self: Any, session: Session, data: Any) -> Any:
+        """A training in silico before the one on the device, if the method asks for it, and what it found, if that is kept.
+
+        Its history; None if there was none.
+        """
+        from skpat.training.calibration import draw_rows
+        from skpat.training.pretraining import TRIAL_ROWS, is_confirmed, pretrain
+
+        tried = self._gradient.pretrain == "auto"
+        n_trial = self._count_trial(self._gradient, self.twin_, len(data), self._network.n_calls, self.max_shots)
+        if not self._gradient.begins_in_silico(self.twin_) or (tried and not n_trial):
+            return None
+        rng = np.random.RandomState()
+        rng.set_state(self._rng.get_state())  # what is not kept leaves the training as it would have been
+        first = copy.deepcopy(self._statistics)
+        trainer = self._make_trainer(session, len(data))
+        found, history = pretrain(trainer, data, rng)
+        self.pretrained_ = True
+        if tried and not history.interrupted:
+            drawn = draw_rows(data.row_keys, data.sample_weight, min(TRIAL_ROWS, len(data)), rng)
+            self.pretrained_ = is_confirmed(trainer, data.rows(drawn))
+        if self.pretrained_:
+            self.weights_ = found
+        else:
+            self._statistics = first
+        if self.verbose:
+            said = (
+                "the device goes on from there"
+                if self.pretrained_
+                else "not confirmed by the device, which begins anew"
+            )
+            print(f"In silico: {len(history.loss_curve)} epochs, loss {history.loss_curve[-1]:.4g}; {said}", flush=True)
+        return history
+
+    def _check_budget(self: Any, gradient: Any, n_rows: int, n_calls: int, made: Any = None) -> None:
+        """Refuse a budget that does not reach to the first step of the training, one that goes on if nothing is ``made`` anew.
+        Nothing has been sent."""
         if self.max_shots is None:
             return
         per_row = gradient.shots_per_row + gradient.final_shots_per_row
         of_batch = self._count_batch(n_rows) * per_row * n_calls * self.n_shots
 
         def needed(max_shots: int) -> int:
-            count = self._count_checks if goes_on else self._count_calibration
-            return of_batch + count(gradient, n_rows, n_calls, max_shots)
+            return of_batch + self._count_before_training(gradient, n_rows, n_calls, max_shots, made)
 
         least = self.max_shots
         while needed(least) > least:  # a larger budget gives more to the calibration
             least = needed(least)
         if self.max_shots < least:
+            what = "one batch" if made is None else "the calibration and one batch"
             raise ValueError(
-                f"'max_shots' must allow for {'one batch' if goes_on else 'the calibration and one batch'}, {least:,} shots in "
-                f"all. Got {self.max_shots:,}. Nothing was sent. Use a larger max_shots, or a smaller "
-                f"{'' if goes_on else 'n_calibration_shots, '}batch_size or n_shots."
+                f"'max_shots' must allow for {what}, {least:,} shots in all. Got {self.max_shots:,}. Nothing was sent. "
+                f"Use a larger max_shots, or a smaller {'' if made is None else 'n_calibration_shots, '}batch_size or n_shots."
             )
 
     def _check_calibration(self: Any, made: Any) -> None:
@@ -158,10 +193,30 @@ class Calibrated:
                 "gradient='physics_aware', or a PhysicsTwin, which also takes its constants on trust."
             )
 
-    def _count_calibration(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
+    def _count_before_training(
+        self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None, made: Any
+    ) -> int:
+        """Shots that are counted as calibration, the checks of the training among them; these alone if nothing is ``made``."""
+        checks: int = self._count_checks(gradient, n_rows, n_calls, max_shots)
+        if made is None:
+            return checks
         statistics = self._count_statistics_rows(n_rows, n_calls, max_shots) * n_calls
         twin = gradient.uses_twin * self._count_twin_shots(n_rows, n_calls, max_shots)
-        return (statistics + twin) * self.n_shots + self._count_checks(gradient, n_rows, n_calls, max_shots)
+        trial = self._count_trial(gradient, made.twin, n_rows, n_calls, max_shots)
+        return int((statistics + twin) * self.n_shots + trial + checks)
+
+    def _count_trial(self: Any, gradient: Any, twin: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
+        """Shots of the rows that tell what a training in silico is worth; none, if there is none or they would be a burden."""
+        from skpat.training.pretraining import TRIAL_ROWS
+
+        if gradient.pretrain != "auto" or not gradient.begins_in_silico(twin):
+            return 0
+        n_shots: int = min(TRIAL_ROWS, n_rows) * n_calls * self.n_shots
+        return n_shots if n_shots <= _CHECK_SHARE * self._count_training(gradient, n_rows, n_calls, max_shots) else 0
+
+    def _count_training(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
+        training: int = n_rows * self.max_iter * n_calls * self.n_shots * gradient.shots_per_row
+        return training if max_shots is None else min(training, max_shots)
 
     def _count_twin_shots(self: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
         if self.n_calibration_shots == "auto":
@@ -176,11 +231,9 @@ class Calibrated:
 
         if not (gradient.uses_twin and gradient.trains_on_device):
             return 0
-        n_calls *= self.n_shots
-        training = n_rows * self.max_iter * n_calls * gradient.shots_per_row
-        if max_shots is not None:
-            training = min(training, max_shots)
-        n_shots = len(CHECK_AT) * count_check_shots(n_rows, n_calls, training, gradient.shots_per_row - 1)
+        training = self._count_training(gradient, n_rows, n_calls, max_shots)
+        of_check = count_check_shots(n_rows, n_calls * self.n_shots, training, gradient.shots_per_row - 1)
+        n_shots = len(CHECK_AT) * of_check
         return n_shots if n_shots <= _CHECK_SHARE * training else 0
 
     def _count_statistics_rows(self: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:

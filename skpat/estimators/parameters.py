@@ -119,6 +119,8 @@ alignments_ : list of skpat.training.alignment.Alignment
     How well the gradients agreed with the device, measured at the start, in the course and at the end of a fit with a twin
     (where that takes at most a tenth of the training's shots; they are counted as calibration). A
     :class:`skpat.exceptions.UselessTwinWarning` tells if they hardly did.
+pretrained_ : bool
+    Whether the training on the device went on from weights that were found in silico.
 recalibration_ : skpat.training.recalibration.Recalibration
     What the last ``recalibrate`` found and changed; absent before the first.
 n_features_in_ : int

@@ -113,7 +113,12 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         for name, value, legal, what in (
             ("n_shots", n_shots, _is_count(n_shots, 1), "an int of at least 1"),
             ("ledger", ledger, ledger is None or isinstance(ledger, Ledger), "a skpat.lab.Ledger or None"),
-            ("journal", journal, journal is None or isinstance(journal, _JOURNALS), "a path, a skpat.lab.Journal or None"),
+            (
+                "journal",
+                journal,
+                journal is None or isinstance(journal, _JOURNALS),
+                "a path, a skpat.lab.Journal or None",
+            ),
             ("wait", wait, wait is None or _is_time(wait), "a number of seconds, at least 0, or None"),
             ("identity", identity, identity is None or isinstance(identity, str), "a str or None"),
             ("max_shots", max_shots, max_shots is None or _is_count(max_shots, 0), "an int of at least 0 or None"),
@@ -412,8 +417,8 @@ def _sentence(error: BaseException) -> str:
 
 
 def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value) >= 0

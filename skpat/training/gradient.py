@@ -101,8 +101,9 @@ class GradientEstimator(BaseEstimator):
         Whether a twin is calibrated before the training.
     leaves_gradient : bool
         Whether ``loss_and_gradient`` leaves a gradient of the weights before a measurement; False if it moves them itself.
-    pretrain : bool
-        Whether a fit first trains in silico, on the calibrated twin, and from there on with this method.
+    pretrain : bool or "auto"
+        Whether a fit that begins in silico (:meth:`begins_in_silico`) goes on from what it found there with this method.
+        "auto": if a batch on the device confirms it.
     trains_on_device : bool
         Whether the forward pass of the training runs on the device. If not, validation does not either.
     shots_per_row : int
@@ -150,6 +151,10 @@ class GradientEstimator(BaseEstimator):
     def explores(self, twin: Any) -> bool:
         """Whether the training itself displaces controls for this twin to learn from; its calibration is short then.
         Default: no."""
+        return False
+
+    def begins_in_silico(self, twin: Any) -> bool:
+        """Whether a fit with this twin first trains in silico, without a shot, once the twin is calibrated. Default: no."""
         return False
 
     @property

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from skpat.training.loop import Data, Trainer
 
-__all__ = ["LossProbe"]
+__all__ = ["LossProbe", "row_losses"]
 
 _SMALLEST_MOVE, _LARGEST_MOVE = 1e-5, 0.05  # root mean square, in parts of the channels' ranges
 _COARSEST = 0.25  # a channel of few steps is moved by no more
@@ -126,12 +126,8 @@ class LossProbe:
         return weights
 
     def _losses(self, weights: dict[str, np.ndarray], run: Run) -> np.ndarray:
-        """The loss of each row, shape (n_rows,)."""
-        import torch
-
-        with torch.no_grad():
-            scores = torch.from_numpy(forward(self.trainer.network, weights, self.data.X, run))
-            return as_numpy(self.trainer.loss(scores, torch.from_numpy(self.data.targets))).astype(float)
+        scores = forward(self.trainer.network, weights, self.data.X, run)
+        return row_losses(self.trainer, scores, self.data.targets)
 
     def _measured(self, batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
         self.n_shots += batch.n_rows * self.trainer.session.n_shots
@@ -186,3 +182,11 @@ class LossProbe:
             for names in self.layer_names
             for name in names
         }
+
+
+def row_losses(trainer: Trainer, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The training's loss of each row, shape (n_rows,)."""
+    import torch
+
+    with torch.no_grad():
+        return as_numpy(trainer.loss(torch.from_numpy(scores), torch.from_numpy(targets))).astype(float)

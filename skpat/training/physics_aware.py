@@ -53,10 +53,14 @@ class PhysicsAware(GradientEstimator):
         step is the shorter, the flatter the loss has become along the way. None with ``refine=False``.
         "auto": one, and in the second half of the training up to eight while a learned twin predicts new shots with R² above
         0.95: as many as make 0.05 / (1 - R²) steps of the length that the training began with.
-    pretrain : bool, default=False
-        Whether a fit first trains in silico, for up to ``max_iter`` epochs on the calibrated twin, which costs time and no
-        shot. The device then goes on from there with small steps, the last quarter of their half cosine. For twins that
-        know the equations: a learned twin is calibrated where the training begins, and knows little of where it ends.
+    pretrain : bool or "auto", default="auto"
+        Whether a fit first trains in silico, on the calibrated twin, for up to twice ``max_iter`` epochs, which costs time and
+        no shot. The device then goes on from there with small steps, the last quarter of their half cosine. "auto": for twins
+        that know the equations, and only if the device confirms what was found: 100 rows are measured, and on a logarithmic
+        scale their loss must have gone half of the way that it went on the twin, from that of a network that knows nothing.
+        Else the training begins anew, with the first weights and whole steps. Not with ``refine=False``, nor where these rows
+        would be more than a tenth of all shots. A learned twin is calibrated where the training begins, and knows little of
+        where it ends.
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 
@@ -79,11 +83,11 @@ class PhysicsAware(GradientEstimator):
         "refine": ["boolean"],
         "dither": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="both")],
         "n_anchored_steps": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
-        "pretrain": ["boolean"],
+        "pretrain": ["boolean", StrOptions({"auto"})],
         "random_state": ["random_state"],
     }
 
-    def __init__(self, refine=True, dither="auto", n_anchored_steps="auto", pretrain=False, random_state=None):
+    def __init__(self, refine=True, dither="auto", n_anchored_steps="auto", pretrain="auto", random_state=None):
         self.refine = refine
         self.dither = dither
         self.n_anchored_steps = n_anchored_steps
@@ -159,6 +163,12 @@ class PhysicsAware(GradientEstimator):
     def explores(self, twin: Any) -> bool:
         """Whether this twin learns how outputs react from shots that are displaced for it."""
         return bool(self.refine and getattr(twin, "explores", False))
+
+    def begins_in_silico(self, twin: Any) -> bool:
+        """Whether ``pretrain`` says so; "auto": with a twin that need not learn on the way what the equations know."""
+        if self.pretrain == "auto":
+            return bool(self.refine and not self.explores(twin))
+        return bool(self.pretrain)
 
     def displaces(self, twin: Any) -> bool:
         """Whether the training's shots are displaced: for a twin that explores, or because a size is given."""

@@ -1,20 +1,33 @@
-"""A training that begins in silico: the twin alone, which costs no shots, and then the device."""
+"""A training that begins in silico: on the twin alone, which costs no shots, until the device is asked what that is worth."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 
+from skpat.controls import ControlBatch
+from skpat.exceptions import ShotBudgetError
+from skpat.network.forward import forward
 from skpat.training.in_silico import InSilico
 from skpat.training.loop import Data, History, Trainer, train
+from skpat.training.loss_probe import row_losses
 
-__all__ = ["BEGIN_AT", "pretrain"]
+__all__ = ["BEGIN_AT", "TRIAL_ROWS", "confirmed_part", "is_confirmed", "pretrain"]
 
 BEGIN_AT = 0.75
 """Where on the falling half cosine of the step size the training on the device begins; whole steps would undo the other."""
+TRIAL_ROWS = 100
+"""Rows that tell what a training in silico is worth."""
+_EPOCHS = 2  # in silico for each one on the device, where further steps follow the measured ones
+_CONFIRMED = 0.5  # of the way of the loss, on a logarithmic scale
+_SHOT = 1 << 31  # beyond those of a training, whose noise is the same with and without a trial
+_LEAST_LOSS = 1e-12  # a smaller one is as good
 
 
 def pretrain(trainer: Trainer, data: Data, rng: np.random.RandomState) -> tuple[dict[str, np.ndarray], History]:
-    """Train on the trainer's twin, as long as the training on the device may take.
+    """Train on the trainer's twin, for twice as many epochs as the training on the device may take.
 
     Parameters
     ----------
@@ -30,4 +43,55 @@ def pretrain(trainer: Trainer, data: Data, rng: np.random.RandomState) -> tuple[
         ``interrupted`` after Ctrl-C.
     """
     trainer.gradient = InSilico()
+    trainer.settings = replace(trainer.settings, max_iter=_EPOCHS * trainer.settings.max_iter)
     return train(trainer, data, rng)
+
+
+def is_confirmed(trainer: Trainer, data: Data) -> bool:
+    """Whether the device holds half of what the twin has promised (:func:`confirmed_part`); no, if the budget ends before.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        With the weights that were found in silico; nothing of it is changed.
+    data : Data
+        The rows to measure, once, as calibration; they count alike.
+    """
+    twin, weights = trainer.twin, trainer.weights_now()
+    assert twin is not None
+
+    def through_twin(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+        return twin.predict(batch)
+
+    promised = forward(trainer.network, weights, data.X, through_twin)
+    on_device = trainer.session.run(data.row_keys, "calibration", shot=_SHOT)
+    try:
+        held = forward(trainer.network, weights, data.X, on_device)
+    except ShotBudgetError:
+        return False
+    losses = (row_losses(trainer, scores, data.targets).mean() for scores in (np.zeros_like(held), promised, held))
+    return confirmed_part(*map(float, losses)) >= _CONFIRMED
+
+
+def confirmed_part(untrained: float, promised: float, held: float) -> float:
+    """How much of the way that the loss has gone in silico is left on the device, on a logarithmic scale.
+
+    Parameters
+    ----------
+    untrained : float
+        Loss of a network whose scores are all zero: that knows nothing.
+    promised, held : float
+        Losses of the trained one, on the twin and on the device.
+
+    Returns
+    -------
+    float
+        0 where nothing was promised.
+
+    Examples
+    --------
+    >>> confirmed_part(1.0, 0.01, 0.1)
+    0.5
+    """
+    untrained, promised, held = (math.log(max(loss, _LEAST_LOSS)) for loss in (untrained, promised, held))
+    return (untrained - held) / (untrained - promised) if promised < untrained else 0.0

@@ -71,7 +71,7 @@ class SharpnessAware(GradientEstimator):
         if self.gradient is not None:
             return self.gradient.explorer
         if not hasattr(self, "_inner"):
-            self._inner = PhysicsAware(n_anchored_steps=0, random_state=self.random_state)
+            self._inner = PhysicsAware(n_anchored_steps=0, pretrain=False, random_state=self.random_state)
         return self._inner
 
     @property
@@ -83,7 +83,7 @@ class SharpnessAware(GradientEstimator):
         return self.explorer.trains_on_device
 
     @property
-    def pretrain(self) -> bool:  # type: ignore[override]  # an attribute of the base class, derived here
+    def pretrain(self) -> bool | str:  # type: ignore[override]  # an attribute of the base class, derived here
         return self.explorer.pretrain
 
     @property
@@ -109,6 +109,10 @@ class SharpnessAware(GradientEstimator):
     def explores(self, twin: Any) -> bool:
         """What the other method says."""
         return self.explorer.explores(twin)
+
+    def begins_in_silico(self, twin: Any) -> bool:
+        """What the other method says."""
+        return self.explorer.begins_in_silico(twin)
 
     def set_params(self, **params: Any) -> SharpnessAware:
         """Set parameters, those of the other method included.

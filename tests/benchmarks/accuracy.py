@@ -156,7 +156,11 @@ def build(name: str, method: str, seed: int, **changes: Any) -> PhysicalNetworkC
     """The network of one system, to be trained in one way."""
     system = SYSTEMS[name]
     device = system.make(seed)
-    how: dict[str, Any] = {"device": device, "gradient": PhysicsAware(n_anchored_steps=0), "twin": NeuralTwin()}
+    how: dict[str, Any] = {
+        "device": device,
+        "gradient": PhysicsAware(n_anchored_steps=0, pretrain=False),
+        "twin": NeuralTwin(),
+    }
     if method == "PAT, physics twin" or (method == "in silico" and system.twin is not None):
         how |= {"twin": system.twin(device), "n_calibration_shots": system.n_physics_shots}
     if method == "exact":

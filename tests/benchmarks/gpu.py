@@ -56,7 +56,7 @@ def fitting(device: Any, twin: Any, X: np.ndarray, y: np.ndarray, **how: Any) ->
         network = PhysicalNetworkClassifier(
             there,
             twin(there),
-            gradient=PhysicsAware(n_anchored_steps=1),
+            gradient=PhysicsAware(n_anchored_steps=1, pretrain=False),
             torch_device=place,
             random_state=0,
             max_iter=2,

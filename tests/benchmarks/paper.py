@@ -189,7 +189,9 @@ def run(name: str, method: str, seed: int, data: dict[str, np.ndarray], validate
         copies = [images, *(distort(images, rng) for _ in range(system.n_copies))]
         X, classes = np.concatenate([system.features(part) for part in copies]), np.tile(y, len(copies))
         device = system.device(seed)
-        how: dict[str, Any] = {"gradient": "in_silico" if method == "in silico" else PhysicsAware(n_anchored_steps=0)}
+        how: dict[str, Any] = {
+            "gradient": "in_silico" if method == "in silico" else PhysicsAware(n_anchored_steps=0, pretrain=False)
+        }
         how |= {"device": device, "twin": system.twin(), "n_calibration_shots": 0}
         if method == "identity":
             how |= {"device": system.identity(device), "twin": None, "gradient": "exact"}

@@ -446,7 +446,8 @@ def test_fixed_values_between_the_steps_of_a_channel_are_refused_before_the_firs
     network = small(device=Guarded(), **split)
     for attempt in (lambda: network.fit(*IRIS), lambda: network.plan(IRIS[0])):
         with pytest.raises(
-            ControlBoundsError, match=r"'fixed' must be at whole steps of Guarded\. Got 0\.6 for channel 5 \(step 0\.25 from 0"
+            ControlBoundsError,
+            match=r"'fixed' must be at whole steps of Guarded\. Got 0\.6 for channel 5 \(step 0\.25 from 0",
         ):
             attempt()
     network.set_params(control_split=ControlSplit(fixed={3: 0.5, 5: 0.75}), max_iter=1).fit(*IRIS)

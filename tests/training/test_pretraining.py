@@ -1,4 +1,4 @@
-"""A training that begins in silico: no shot more, and the device goes on from what the twin has found."""
+"""A training that begins in silico: the device goes on from what the twin has found, if it confirms that."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.preprocessing import StandardScaler
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
 from skpat.devices import SecondHarmonicLaser
-from skpat.training import InSilico, PhysicsAware, SharpnessAware
+from skpat.training import InSilico, PhysicsAware, SharpnessAware, pretraining
 from skpat.training.loop import Trainer
-from skpat.twins import PhysicsTwin
+from skpat.training.pretraining import confirmed_part
+from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
 
 X, Y = (part[::2] for part in load_iris(return_X_y=True))
 X = StandardScaler().fit_transform(X)
@@ -32,7 +35,7 @@ def network(kind: type = PhysicalNetworkClassifier, **params: Any) -> Any:
         "max_iter": 3,
     }
     defaults |= {"learning_rate_init": 0.05, "batch_size": 25, "random_state": 0}
-    return kind(LASER, TWIN, **(defaults | params))
+    return kind(LASER, **({"twin": TWIN} | defaults | params))
 
 
 def same_weights(one: Any, other: Any) -> bool:
@@ -69,9 +72,11 @@ def test_the_device_goes_on_with_small_steps_from_the_weights_found_in_silico(
 
     monkeypatch.setattr(Trainer, "epoch", watched)
     network(kind).fit(X, Y)
-    assert [name for name, _ in seen] == ["InSilico"] * 3 + ["PhysicsAware"] * 3
-    np.testing.assert_allclose([start for _, start in seen], [0, 1 / 3, 2 / 3, 0.75, 0.75 + 1 / 12, 0.75 + 2 / 12])
-    first, in_silico, on_device = weights[0], weights[5], weights[6]
+    assert [name for name, _ in seen] == ["InSilico"] * 6 + ["PhysicsAware"] * 3
+    np.testing.assert_allclose(
+        [start for _, start in seen], [i / 6 for i in range(6)] + [0.75 + i / 12 for i in range(3)]
+    )
+    first, in_silico, on_device = weights[0], weights[11], weights[12]
     for name, weight in on_device.items():
         np.testing.assert_array_equal(weight, in_silico[name])
     for name in (
@@ -103,7 +108,7 @@ def test_ctrl_c_in_silico_ends_the_fit_before_its_first_step_on_the_device(monke
         return run(self, apparatus)
 
     monkeypatch.setattr(InSilico, "run", interrupted)
-    with pytest.warns(UserWarning, match=r"interrupted in epoch 2 of 3.*keeps the best weights"):
+    with pytest.warns(UserWarning, match=r"interrupted in epoch 2 of 6.*keeps the best weights"):
         found = network().fit(X, Y)
     assert found.shots_["training"] == 0
     assert found.predict(X).shape == Y.shape
@@ -118,3 +123,78 @@ def test_budgets_and_journals_hold(max_shots: int | None, tmp_path: Path) -> Non
         one, again = clone(made).fit(X, Y), clone(made).fit(X, Y)
     assert sum(again.shots_.values()) == 0 < sum(one.shots_.values()) <= (max_shots or np.inf)
     assert same_weights(one, again)
+
+
+AUTO = {"gradient": PhysicsAware(), "max_iter": 12}
+
+
+def test_what_the_device_confirms_is_kept_for_the_shots_of_a_hundred_rows() -> None:
+    begun, anew = network(**AUTO).fit(X, Y), network(max_iter=12, gradient=PhysicsAware(pretrain=False)).fit(X, Y)
+    assert (begun.pretrained_, anew.pretrained_) == (True, False)
+    assert begun.loss_curve_[0] < 0.5 * anew.loss_curve_[0]
+    assert begun.shots_["calibration"] == anew.shots_["calibration"] + 2 * 75
+    assert begun.shots_["training"] == anew.shots_["training"]
+    assert begun.plan(X).calibration == anew.plan(X).calibration + 2 * 75
+
+
+@pytest.mark.parametrize("n_shots", [1, 2])
+def test_what_the_device_does_not_confirm_leaves_the_training_as_it_would_have_been(n_shots: int, capsys: Any) -> None:
+    wrong = {
+        "twin": PhysicsTwin(SecondHarmonicLaser(16, 8, n_steps=2, coupling=1.0)),
+        "n_shots": n_shots,
+        "max_iter": 12,
+    }
+    tried = network(gradient=PhysicsAware(), verbose=1, **wrong).fit(X, Y)
+    assert "In silico: 24 epochs" in capsys.readouterr().out
+    anew = network(gradient=PhysicsAware(pretrain=False), **wrong).fit(X, Y)
+    assert not tried.pretrained_
+    assert tried.shots_["calibration"] == anew.shots_["calibration"] + 2 * 75 * n_shots
+    assert same_weights(tried, anew)
+    assert tried.loss_curve_ == anew.loss_curve_
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"gradient": PhysicsAware(refine=False)},
+        {"gradient": SharpnessAware()},
+        {"gradient": "asymmetric"},
+        {"twin": NeuralTwin(max_iter=5)},
+        {"twin": ResidualTwin(TWIN, NeuralTwin(max_iter=5))},
+        {"max_iter": 3},
+        {"max_shots": 450},
+    ],
+    ids=str,
+)
+def test_nothing_begins_in_silico_that_need_not(how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError("in silico")
+
+    monkeypatch.setattr(InSilico, "run", refuse)
+    found = network(**(AUTO | how)).fit(X, Y)
+    assert not found.pretrained_
+    assert sum(found.shots_.values()) <= found.plan(X).shots
+
+
+def test_a_budget_that_faults_have_used_up_confirms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = pretraining.pretrain
+
+    def and_then_none_left(trainer: Trainer, *args: Any) -> Any:
+        trainer.session.max_shots = trainer.session.ledger.answered
+        return begin(trainer, *args)
+
+    monkeypatch.setattr(pretraining, "pretrain", and_then_none_left)
+    with pytest.warns(UserWarning, match="must have shots for at least one step"):
+        found = network(**AUTO).fit(X, Y)
+    assert not found.pretrained_
+
+
+@given(st.floats(1e-3, 1e3), st.floats(0.01, 0.99), st.floats(0.01, 10))
+def test_the_part_that_is_confirmed_does_not_depend_on_the_scale_of_the_loss(
+    scale: float, promised: float, held: float
+) -> None:
+    part = confirmed_part(1.0, promised, held)
+    assert confirmed_part(scale, scale * promised, scale * held) == pytest.approx(part, abs=1e-6)
+    assert confirmed_part(1.0, promised, promised) == 1
+    assert confirmed_part(1.0, promised, 1.0) == 0 == confirmed_part(promised, 1.0, held)
+    assert confirmed_part(1.0, promised, held * 1.01) < part
