@@ -16,7 +16,8 @@ those of ``shots.py``; the circuit (40 channels, 20 outputs) and the plate (100,
 
 In the sweeps of mismatch the twin knows the equations, with the constants of the design, and only "default" seeks the true
 ones (of the oscillators the nonlinearity; their couplings' errors are too many): before the training, with as many shots as
-``n_calibration_shots="auto"`` takes, and in its course. For the others nothing is fitted: what a method makes of a wrong
+``n_calibration_shots="auto"`` takes, and in its course; it begins in silico, and goes on from there
+if the device confirms it, and "begun on the device" does not. For the others nothing is fitted: what a method makes of a wrong
 twin is the question. "PAT, residual twin" and "PAT, learned twin", with the plate, stand for what else one would do about
 it, with as many calibration shots as ``n_calibration_shots="auto"`` takes and, like the default there, one anchored step for
 each measured one; "PAT, residual twin, further" takes up to eight. In "left out, plate" the device states its equations, the
@@ -66,9 +67,10 @@ EPOCH_FACTORS = {"SPSA": 5, "forward-forward": 2}
 METHODS: dict[str, dict[str, Any]] = {
     "exact": {"gradient": "exact"},
     "default": {},
+    "begun on the device": {"gradient": PhysicsAware(pretrain=False)},
     "PAT, static": {"gradient": PhysicsAware(refine=False)},
-    "equations alone": {},
-    "PAT, wrong twin": {},
+    "equations alone": {"gradient": PhysicsAware(pretrain=False)},
+    "PAT, wrong twin": {"gradient": PhysicsAware(pretrain=False)},
     "PAT, residual twin": {"gradient": PhysicsAware(n_anchored_steps=1)},
     "PAT, learned twin": {"gradient": PhysicsAware(n_anchored_steps=1)},
     "in silico": {"gradient": "in_silico"},
@@ -184,7 +186,7 @@ def twin_of(sweep: Sweep, method: str) -> dict[str, Any]:
         return {"twin": NeuralTwin()}
     if method == "equations alone":
         return {"twin": PhysicsTwin(*sweep.model().equations)}
-    if method == "default":
+    if method in ("default", "begun on the device"):
         return {"twin": PhysicsTwin(sweep.model(), sweep.unknown) if sweep.unknown else None}
     if method.startswith("PAT, residual twin"):
         return {"twin": ResidualTwin(PhysicsTwin(sweep.model()))}
@@ -231,7 +233,7 @@ def methods_of(name: str) -> list[str]:
     learned = ("PAT, residual twin", "PAT, learned twin", "PAT, residual twin, further")
     known = SWEEPS[name].model is not None
     in_equations = ("PAT, static", "one anchored step", *(() if SWEEPS[name].learns else learned))
-    without = in_equations if known else ("PAT, wrong twin", *learned)
+    without = in_equations if known else ("begun on the device", "PAT, wrong twin", *learned)
     also = () if name == "left out, plate" else ("equations alone",)
     return [method for method in METHODS if method not in (*without, *also)]
 
