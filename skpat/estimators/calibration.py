@@ -143,6 +143,8 @@ class Calibrated:
         rng.set_state(self._rng.get_state())  # what is not kept leaves the training as it would have been
         first = copy.deepcopy(self._statistics)
         trainer = self._make_trainer(session, len(data))
+        if self.verbose:
+            print("In silico: trains on the twin first, without a shot", flush=True)
         found, history = pretrain(trainer, data, rng)
         self.pretrained_ = True
         if tried and not history.interrupted:

@@ -311,7 +311,7 @@ def _of_conversions(name: str, n_shots: int, network: Any, constants: dict[str, 
 
 def _of_operations(name: str, count: float | None, constants: dict[str, float]) -> CostRow:
     if count is None:
-        return CostRow(name, None, "multiply-adds", None, None, f"{UNKNOWN} (operations of this twin are not known)")
+        return CostRow(name, None, "multiply-adds", None, None, f"{UNKNOWN} (how many there were is not kept)")
     each = constants["joules_per_operation"], constants["seconds_per_operation"]
     return CostRow(name, count, "multiply-adds", count * each[0], count * each[1], ASSUMED)
 
@@ -329,9 +329,8 @@ def _count_twin(network: Any) -> float | None:
     """Multiply-adds of the twin's fits and refinements: of a learned twin, from its size and its steps."""
     twin = network.twin_
     needed = ("n_refine_steps", "refine_batch_size", "n_iter_")
-    if (
-        not network._gradient.trains_on_device or network._gradient.pretrain
-    ):  # a training ran on it; its length is not kept
+    trained_on = not network._gradient.trains_on_device or network._gradient.begins_in_silico(twin)
+    if trained_on:  # for how long is not kept
         return None
     if not all(hasattr(twin, name) for name in needed) or not hasattr(twin.module_, "parameters"):
         return None

@@ -225,7 +225,7 @@ def test_a_regressor_and_other_methods() -> None:
     assert "twin" not in str(report)
     in_silico = fitted(gradient="in_silico", max_iter=1).cost_report(X)
     assert in_silico["twin"].joules is None
-    assert "not known" in in_silico["twin"].source
+    assert in_silico["twin"].source == "unknown (how many there were is not kept)"
     begun = fitted(gradient=PhysicsAware(pretrain=True), max_iter=1).cost_report(X)
     assert begun["twin"].joules is None  # it, too, has trained on its twin
 
