@@ -27,6 +27,9 @@ LASER = SecondHarmonicLaser(16, 8, n_steps=2, coupling=27.0)
 TWIN = PhysicsTwin(SecondHarmonicLaser(16, 8, n_steps=2), ["coupling"])
 
 
+AUTO = {"gradient": PhysicsAware(), "max_iter": 12, "batch_size": 75}
+
+
 def network(kind: type = PhysicalNetworkClassifier, **params: Any) -> Any:
     defaults: dict[str, Any] = {
         "gradient": PhysicsAware(pretrain=True),
@@ -115,21 +118,19 @@ def test_ctrl_c_in_silico_ends_the_fit_before_its_first_step_on_the_device(monke
     assert len(found.loss_curve_) == 2
 
 
-@pytest.mark.parametrize("max_shots", [None, 900])
-def test_budgets_and_journals_hold(max_shots: int | None, tmp_path: Path) -> None:
-    made = network(max_shots=max_shots, journal=tmp_path / "run.db", early_stopping=True, n_calibration_shots=100)
+@pytest.mark.parametrize("how", [{}, AUTO, AUTO | {"max_shots": 900}, {"max_shots": 900}], ids=str)
+def test_budgets_and_journals_hold(how: dict[str, Any], tmp_path: Path) -> None:
+    made = network(**how, journal=tmp_path / "run.db", early_stopping=True, n_calibration_shots=100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         one, again = clone(made).fit(X, Y), clone(made).fit(X, Y)
-    assert sum(again.shots_.values()) == 0 < sum(one.shots_.values()) <= (max_shots or np.inf)
+    assert sum(again.shots_.values()) == 0 < sum(one.shots_.values()) <= how.get("max_shots", np.inf)
     assert same_weights(one, again)
-
-
-AUTO = {"gradient": PhysicsAware(), "max_iter": 12}
+    assert one.pretrained_ == again.pretrained_ == (how.get("max_shots") is None or "batch_size" not in how)
 
 
 def test_what_the_device_confirms_is_kept_for_the_shots_of_a_hundred_rows() -> None:
-    begun, anew = network(**AUTO).fit(X, Y), network(max_iter=12, gradient=PhysicsAware(pretrain=False)).fit(X, Y)
+    begun, anew = network(**AUTO).fit(X, Y), network(**(AUTO | {"gradient": PhysicsAware(pretrain=False)})).fit(X, Y)
     assert (begun.pretrained_, anew.pretrained_) == (True, False)
     assert begun.loss_curve_[0] < 0.5 * anew.loss_curve_[0]
     assert begun.shots_["calibration"] == anew.shots_["calibration"] + 2 * 75
@@ -142,11 +143,10 @@ def test_what_the_device_does_not_confirm_leaves_the_training_as_it_would_have_b
     wrong = {
         "twin": PhysicsTwin(SecondHarmonicLaser(16, 8, n_steps=2, coupling=1.0)),
         "n_shots": n_shots,
-        "max_iter": 12,
     }
-    tried = network(gradient=PhysicsAware(), verbose=1, **wrong).fit(X, Y)
+    tried = network(verbose=1, **(AUTO | wrong)).fit(X, Y)
     assert "In silico: 24 epochs" in capsys.readouterr().out
-    anew = network(gradient=PhysicsAware(pretrain=False), **wrong).fit(X, Y)
+    anew = network(**(AUTO | wrong | {"gradient": PhysicsAware(pretrain=False)})).fit(X, Y)
     assert not tried.pretrained_
     assert tried.shots_["calibration"] == anew.shots_["calibration"] + 2 * 75 * n_shots
     assert same_weights(tried, anew)
