@@ -21,7 +21,7 @@ from skpat.estimators.calibration import Calibrated
 from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
 from skpat.estimators.cost_report import Costed
 from skpat.estimators.exchanged import warn_if_exchanged
-from skpat.estimators.journaled import find_run, left_alone_if_nothing_came, own_random_state, taken_back_on_error
+from skpat.estimators.journaled import find_run, left_alone_if_nothing_was_asked, own_random_state, taken_back_on_error
 from skpat.estimators.plan import Plan
 from skpat.estimators.recalibration import Recalibrated
 from skpat.estimators.specification import (
@@ -148,8 +148,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         """
         self._validate_params()
         n_rows, n_features = _shape(X, self)
-        made = None
-        if self.warm_start and hasattr(self, "loss_"):
+        goes_on = self.warm_start and hasattr(self, "loss_")
+        if goes_on:
             refuse_changes(self, self._built_from)
             validate_data(self, X, reset=False, skip_check_array=True)
             device, gradient, network = self.device_, self._gradient, self._network
@@ -166,8 +166,11 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             n_training, (n_validation, n_others) = n_rows, _shape(X_val, self)
             if n_others != n_features:
                 raise ValueError(f"'X_val' must have the {n_features} features of X. Got {n_others}.")
-        self._check_budget(gradient, n_training, network.n_calls, made)
-        calibration = self._count_before_training(gradient, n_training, network.n_calls, self.max_shots, made)
+        self._check_budget(gradient, n_training, network.n_calls, goes_on=goes_on)
+        count = self._count_checks if goes_on else self._count_calibration
+        calibration = count(gradient, n_training, network.n_calls, self.max_shots)
+        if not goes_on:
+            calibration += self._count_trial(gradient, made.twin, n_training, network.n_calls, self.max_shots)
         of_epoch = (
             n_training * calls * gradient.shots_per_row,
             n_validation * calls * gradient.trains_on_device,
@@ -214,7 +217,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         record = find_run(self, X, y, sample_weight, X_val, y_val, classes, go_on, incremental)
         rng = self._rng if go_on else own_random_state(self.random_state, record)
         try:
-            with taken_back_on_error(self, record, rng, go_on), left_alone_if_nothing_came(self):
+            with taken_back_on_error(self, record, rng, go_on), left_alone_if_nothing_was_asked(self):
                 accepted = self._accept(rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
                 self._fit_from(rng, record, watch, accepted, incremental)
         finally:
@@ -295,11 +298,11 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         data = Data(X, targets, sample_weight, hash_rows(X))
         data, held_out = self._hold_out(data, X_val, y_val, incremental, rng)
         if made is None:
-            self._check_budget(self._gradient, len(data), self._network.n_calls)
+            self._check_budget(self._gradient, len(data), self._network.n_calls, goes_on=True)
             return None, self._network, data, held_out
         network = self._make_network(made, data.X.shape[1], self._count_scores(), data.X.dtype)
         made.gradient.prepare(network)
-        self._check_budget(made.gradient, len(data), network.n_calls, made)
+        self._check_budget(made.gradient, len(data), network.n_calls)
         prepare(made, network.bounds, self.torch_device, data.X.dtype)
         return made, network, data, held_out
 

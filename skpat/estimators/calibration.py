@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 
 from skpat.devices.specification import channel_periods
-from skpat.exceptions import TwinError
+from skpat.exceptions import NonFiniteTrainingError, TwinError
 from skpat.lab.session import Session
 from skpat.seeding import seeded_copy
 
@@ -130,10 +131,9 @@ class Calibrated:
     def _pretrain(self: Any, session: Session, data: Any) -> Any:
         """A training in silico before the one on the device, if the method asks for it, and what it found, if that is kept.
 
-        Its history; None if there was none.
+        Its history; None if there was none, or none that ended with numbers.
         """
-        from skpat.training.calibration import draw_rows
-        from skpat.training.pretraining import TRIAL_ROWS, is_confirmed, pretrain
+        from skpat.training.pretraining import pretrain
 
         tried = self._gradient.pretrain == "auto"
         n_trial = self._count_trial(self._gradient, self.twin_, len(data), self._network.n_calls, self.max_shots)
@@ -145,43 +145,60 @@ class Calibrated:
         trainer = self._make_trainer(session, len(data))
         if self.verbose:
             print("In silico: trains on the twin first, without a shot", flush=True)
-        found, history = pretrain(trainer, data, rng)
-        self.pretrained_ = True
-        if tried and not history.interrupted:
-            drawn = draw_rows(data.row_keys, data.sample_weight, min(TRIAL_ROWS, len(data)), rng)
-            self.pretrained_ = is_confirmed(trainer, data.rows(drawn))
-        if self.pretrained_:
+        try:
+            found, history = pretrain(trainer, data, rng)
+        except NonFiniteTrainingError:
+            if not tried:
+                raise
+            self._statistics = first
+            return None
+        kept = history.interrupted or not tried or self._is_confirmed(trainer, data, rng, history)
+        if kept:
             self.weights_ = found
         else:
             self._statistics = first
-        if self.verbose:
-            said = (
-                "the device goes on from there"
-                if self.pretrained_
-                else "not confirmed by the device, which begins anew"
-            )
+        self.pretrained_ = kept and not history.interrupted
+        if self.verbose and not history.interrupted:
+            said = "the device goes on from there" if kept else "not confirmed by the device, which begins anew"
             print(f"In silico: {len(history.loss_curve)} epochs, loss {history.loss_curve[-1]:.4g}; {said}", flush=True)
         return history
 
-    def _check_budget(self: Any, gradient: Any, n_rows: int, n_calls: int, made: Any = None) -> None:
-        """Refuse a budget that does not reach to the first step of the training, one that goes on if nothing is ``made`` anew.
-        Nothing has been sent."""
+    def _is_confirmed(self: Any, trainer: Any, data: Any, rng: np.random.RandomState, history: Any) -> bool:
+        """Whether a few rows on the device confirm what was found in silico; Ctrl-C ends the fit with it, as in silico."""
+        from skpat.training.calibration import draw_rows
+        from skpat.training.pretraining import TRIAL_ROWS, is_confirmed
+
+        drawn = draw_rows(data.row_keys, data.sample_weight, TRIAL_ROWS, rng)
+        try:
+            return is_confirmed(trainer, data.rows(drawn))
+        except KeyboardInterrupt:
+            history.interrupted = True
+            warnings.warn(
+                "The training was interrupted before its first step on the device. The estimator keeps the weights that were "
+                "found in silico.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return True
+
+    def _check_budget(self: Any, gradient: Any, n_rows: int, n_calls: int, goes_on: bool = False) -> None:
+        """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
         if self.max_shots is None:
             return
-        per_row = gradient.shots_per_row + gradient.final_shots_per_row
-        of_batch = self._count_batch(n_rows) * per_row * n_calls * self.n_shots
+        of_batch = self._count_first_step(gradient, n_rows, n_calls)
 
         def needed(max_shots: int) -> int:
-            return of_batch + self._count_before_training(gradient, n_rows, n_calls, max_shots, made)
+            count = self._count_checks if goes_on else self._count_calibration
+            return of_batch + int(count(gradient, n_rows, n_calls, max_shots))
 
         least = self.max_shots
         while needed(least) > least:  # a larger budget gives more to the calibration
             least = needed(least)
         if self.max_shots < least:
-            what = "one batch" if made is None else "the calibration and one batch"
+            what = "one batch" if goes_on else "the calibration and one batch"
             raise ValueError(
                 f"'max_shots' must allow for {what}, {least:,} shots in all. Got {self.max_shots:,}. Nothing was sent. "
-                f"Use a larger max_shots, or a smaller {'' if made is None else 'n_calibration_shots, '}batch_size or n_shots."
+                f"Use a larger max_shots, or a smaller {'' if goes_on else 'n_calibration_shots, '}batch_size or n_shots."
             )
 
     def _check_calibration(self: Any, made: Any) -> None:
@@ -195,26 +212,31 @@ class Calibrated:
                 "gradient='physics_aware', or a PhysicsTwin, which also takes its constants on trust."
             )
 
-    def _count_before_training(
-        self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None, made: Any
-    ) -> int:
-        """Shots that are counted as calibration, the checks of the training among them; these alone if nothing is ``made``."""
-        checks: int = self._count_checks(gradient, n_rows, n_calls, max_shots)
-        if made is None:
-            return checks
+    def _count_calibration(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
+        """Shots that are counted as calibration, the checks of the training among them."""
         statistics = self._count_statistics_rows(n_rows, n_calls, max_shots) * n_calls
         twin = gradient.uses_twin * self._count_twin_shots(n_rows, n_calls, max_shots)
-        trial = self._count_trial(gradient, made.twin, n_rows, n_calls, max_shots)
-        return int((statistics + twin) * self.n_shots + trial + checks)
+        return (statistics + twin) * self.n_shots + self._count_checks(gradient, n_rows, n_calls, max_shots)
 
     def _count_trial(self: Any, gradient: Any, twin: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
-        """Shots of the rows that tell what a training in silico is worth; none, if there is none or they would be a burden."""
+        """Shots, of the calibration, too, that tell what a training in silico is worth.
+
+        None, if there is no such training, if they would be a burden, or if the budget would not reach to the first step.
+        """
         from skpat.training.pretraining import TRIAL_ROWS
 
         if gradient.pretrain != "auto" or not gradient.begins_in_silico(twin):
             return 0
-        n_shots: int = min(TRIAL_ROWS, n_rows) * n_calls * self.n_shots
-        return n_shots if n_shots <= _CHECK_SHARE * self._count_training(gradient, n_rows, n_calls, max_shots) else 0
+        n_shots: int = TRIAL_ROWS * n_calls * self.n_shots
+        if n_shots > _CHECK_SHARE * self._count_training(gradient, n_rows, n_calls, max_shots):
+            return 0
+        other = self._count_calibration(gradient, n_rows, n_calls, max_shots)
+        other += self._count_first_step(gradient, n_rows, n_calls)
+        return n_shots if max_shots is None or other + n_shots <= max_shots else 0
+
+    def _count_first_step(self: Any, gradient: Any, n_rows: int, n_calls: int) -> int:
+        per_row: int = gradient.shots_per_row + gradient.final_shots_per_row
+        return int(self._count_batch(n_rows)) * per_row * n_calls * int(self.n_shots)
 
     def _count_training(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
         training: int = n_rows * self.max_iter * n_calls * self.n_shots * gradient.shots_per_row

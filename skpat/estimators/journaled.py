@@ -16,7 +16,7 @@ from skpat.estimators.specification import default_device
 from skpat.lab.fingerprint import fingerprint
 from skpat.lab.journal import Journal, JournalRun
 
-__all__ = ["find_run", "left_alone_if_nothing_came", "own_random_state", "taken_back_on_error"]
+__all__ = ["find_run", "left_alone_if_nothing_was_asked", "own_random_state", "taken_back_on_error"]
 
 
 def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
@@ -58,11 +58,9 @@ def own_random_state(random_state: Any, record: JournalRun | None) -> np.random.
 
 
 @contextmanager
-def left_alone_if_nothing_came(estimator: Any) -> Iterator[None]:
-    """A call that ends with an error before the device, or a journal, has answered leaves the estimator as it was.
-
-    It predicts as before, and can go on from where it was.
-    """
+def left_alone_if_nothing_was_asked(estimator: Any) -> Iterator[None]:
+    """A call that ends with an error before anything was asked of the device, or of a journal, leaves the estimator as it was:
+    it predicts as before."""
     before = dict(vars(estimator))
     n_before = before["ledger_"].answered if "ledger_" in before else 0
     try:

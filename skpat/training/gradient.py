@@ -154,8 +154,9 @@ class GradientEstimator(BaseEstimator):
         return False
 
     def begins_in_silico(self, twin: Any) -> bool:
-        """Whether a fit with this twin first trains in silico, without a shot, once the twin is calibrated. Default: no."""
-        return False
+        """Whether a fit with this twin first trains in silico, without a shot, once the twin is calibrated. Default: with
+        any twin, if ``pretrain`` says so."""
+        return bool(self.pretrain)
 
     @property
     def step_factor(self) -> float:

@@ -56,11 +56,11 @@ class PhysicsAware(GradientEstimator):
     pretrain : bool or "auto", default="auto"
         Whether a fit first trains in silico, on the calibrated twin, for up to twice ``max_iter`` epochs, which costs time and
         no shot. The device then goes on from there with small steps, the last quarter of their half cosine. "auto": for twins
-        that know the equations, and only if the device confirms what was found: 100 rows are measured, and on a logarithmic
-        scale their loss must have gone half of the way that it went on the twin, from that of a network that knows nothing.
-        Else the training begins anew, with the first weights and whole steps. Not with ``refine=False``, nor where these rows
-        would be more than a tenth of all shots. A learned twin is calibrated where the training begins, and knows little of
-        where it ends.
+        that know the equations (that need no shots, ``needs_shots``), and only if the device confirms what was found: 100 rows
+        are measured, and on a logarithmic scale their loss must have gone half of the way that it went on the twin, from that
+        of the best constant. Else the training begins anew, with the first weights and whole steps. Not with
+        ``refine=False``, nor where these rows would be more than a tenth of all shots. A learned twin is calibrated where the
+        training begins, and knows little of where it ends.
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 
@@ -165,9 +165,9 @@ class PhysicsAware(GradientEstimator):
         return bool(self.refine and getattr(twin, "explores", False))
 
     def begins_in_silico(self, twin: Any) -> bool:
-        """Whether ``pretrain`` says so; "auto": with a twin that need not learn on the way what the equations know."""
+        """Whether ``pretrain`` says so; "auto": with a twin that knows something without any shot."""
         if self.pretrain == "auto":
-            return bool(self.refine and not self.explores(twin))
+            return bool(self.refine) and not (self.explores(twin) or getattr(twin, "needs_shots", False))
         return bool(self.pretrain)
 
     def displaces(self, twin: Any) -> bool:

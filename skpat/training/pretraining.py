@@ -69,8 +69,29 @@ def is_confirmed(trainer: Trainer, data: Data) -> bool:
         held = forward(trainer.network, weights, data.X, on_device)
     except ShotBudgetError:
         return False
-    losses = (row_losses(trainer, scores, data.targets).mean() for scores in (np.zeros_like(held), promised, held))
-    return confirmed_part(*map(float, losses)) >= _CONFIRMED
+    losses = (row_losses(trainer, scores, data.targets).mean() for scores in (promised, held))
+    return confirmed_part(_least_constant_loss(trainer, held, data.targets), *map(float, losses)) >= _CONFIRMED
+
+
+def _least_constant_loss(trainer: Trainer, like: np.ndarray, targets: np.ndarray) -> float:
+    """Mean loss of the best scores that are the same for all rows."""
+    import torch
+
+    scores = torch.zeros(like.shape[1:], dtype=torch.float64, requires_grad=True)
+    rows = torch.from_numpy(targets)
+    rows = rows.double() if rows.is_floating_point() else rows
+    search = torch.optim.LBFGS([scores], max_iter=50, line_search_fn="strong_wolfe")
+
+    def mean_loss() -> torch.Tensor:
+        search.zero_grad()
+        with torch.enable_grad():
+            loss = trainer.loss(scores.expand(like.shape), rows).mean()
+        loss.backward()
+        return loss
+
+    search.step(mean_loss)
+    with torch.no_grad():
+        return float(trainer.loss(scores.expand(like.shape), rows).mean())
 
 
 def confirmed_part(untrained: float, promised: float, held: float) -> float:
@@ -79,7 +100,7 @@ def confirmed_part(untrained: float, promised: float, held: float) -> float:
     Parameters
     ----------
     untrained : float
-        Loss of a network whose scores are all zero: that knows nothing.
+        Loss of the best scores that are the same for all rows: of a network that knows nothing of X.
     promised, held : float
         Losses of the trained one, on the twin and on the device.
 

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
 from skpat.devices import SecondHarmonicLaser
+from skpat.exceptions import NonFiniteTrainingError
 from skpat.training import InSilico, PhysicsAware, SharpnessAware, pretraining
 from skpat.training.loop import Trainer
 from skpat.training.pretraining import confirmed_part
@@ -27,7 +28,13 @@ LASER = SecondHarmonicLaser(16, 8, n_steps=2, coupling=27.0)
 TWIN = PhysicsTwin(SecondHarmonicLaser(16, 8, n_steps=2), ["coupling"])
 
 
-AUTO = {"gradient": PhysicsAware(), "max_iter": 12, "batch_size": 75}
+AUTO = {"gradient": PhysicsAware(), "max_iter": 16, "batch_size": 75}
+
+
+class Learned(PhysicsTwin):
+    """A twin of somebody's own that knows nothing before it has seen shots."""
+
+    needs_shots = True
 
 
 def network(kind: type = PhysicalNetworkClassifier, **params: Any) -> Any:
@@ -113,6 +120,7 @@ def test_ctrl_c_in_silico_ends_the_fit_before_its_first_step_on_the_device(monke
     monkeypatch.setattr(InSilico, "run", interrupted)
     with pytest.warns(UserWarning, match=r"interrupted in epoch 2 of 6.*keeps the best weights"):
         found = network().fit(X, Y)
+    assert not found.pretrained_  # no training on the device has gone on from there
     assert found.shots_["training"] == 0
     assert found.predict(X).shape == Y.shape
     assert len(found.loss_curve_) == 2
@@ -133,9 +141,9 @@ def test_what_the_device_confirms_is_kept_for_the_shots_of_a_hundred_rows() -> N
     begun, anew = network(**AUTO).fit(X, Y), network(**(AUTO | {"gradient": PhysicsAware(pretrain=False)})).fit(X, Y)
     assert (begun.pretrained_, anew.pretrained_) == (True, False)
     assert begun.loss_curve_[0] < 0.5 * anew.loss_curve_[0]
-    assert begun.shots_["calibration"] == anew.shots_["calibration"] + 2 * 75
+    assert begun.shots_["calibration"] == anew.shots_["calibration"] + 2 * 100
     assert begun.shots_["training"] == anew.shots_["training"]
-    assert begun.plan(X).calibration == anew.plan(X).calibration + 2 * 75
+    assert begun.plan(X).calibration == anew.plan(X).calibration + 2 * 100
 
 
 @pytest.mark.parametrize("n_shots", [1, 2])
@@ -145,10 +153,10 @@ def test_what_the_device_does_not_confirm_leaves_the_training_as_it_would_have_b
         "n_shots": n_shots,
     }
     tried = network(verbose=1, **(AUTO | wrong)).fit(X, Y)
-    assert "In silico: 24 epochs" in capsys.readouterr().out
+    assert "; not confirmed by the device, which begins anew" in capsys.readouterr().out
     anew = network(**(AUTO | wrong | {"gradient": PhysicsAware(pretrain=False)})).fit(X, Y)
     assert not tried.pretrained_
-    assert tried.shots_["calibration"] == anew.shots_["calibration"] + 2 * 75 * n_shots
+    assert tried.shots_["calibration"] == anew.shots_["calibration"] + 2 * 100 * n_shots
     assert same_weights(tried, anew)
     assert tried.loss_curve_ == anew.loss_curve_
 
@@ -160,9 +168,10 @@ def test_what_the_device_does_not_confirm_leaves_the_training_as_it_would_have_b
         {"gradient": SharpnessAware()},
         {"gradient": "asymmetric"},
         {"twin": NeuralTwin(max_iter=5)},
+        {"twin": Learned(SecondHarmonicLaser(16, 8, n_steps=2), ["coupling"])},
         {"twin": ResidualTwin(TWIN, NeuralTwin(max_iter=5))},
         {"max_iter": 3},
-        {"max_shots": 450},
+        {"max_shots": 800},
     ],
     ids=str,
 )
@@ -174,6 +183,73 @@ def test_nothing_begins_in_silico_that_need_not(how: dict[str, Any], monkeypatch
     found = network(**(AUTO | how)).fit(X, Y)
     assert not found.pretrained_
     assert sum(found.shots_.values()) <= found.plan(X).shots
+
+
+def test_ctrl_c_while_the_device_is_asked_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "is_confirmed", interrupted)
+    with pytest.warns(UserWarning, match=r"interrupted before its first step on the device\. .* found in silico\."):
+        found = network(**AUTO).fit(X, Y)
+    assert (found.pretrained_, found.shots_["training"]) == (False, 0)
+    assert found.score(X, Y) > 0.8
+
+
+def test_numbers_that_end_in_silico_leave_the_training_as_it_would_have_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends(trainer: Trainer, data: Any, rng: Any) -> None:
+        trainer.gradient = InSilico()
+        trainer.epoch(data, rng)
+        raise NonFiniteTrainingError("The training must have a finite loss.")
+
+    monkeypatch.setattr(pretraining, "pretrain", ends)
+    tried, anew = network(**AUTO).fit(X, Y), network(**(AUTO | {"gradient": PhysicsAware(pretrain=False)})).fit(X, Y)
+    assert tried.shots_ == anew.shots_
+    assert same_weights(tried, anew)
+    with pytest.raises(NonFiniteTrainingError):
+        network().fit(X, Y)
+
+
+def test_a_row_of_weight_two_counts_like_two_rows() -> None:
+    some = {"max_iter": 60, "batch_size": 64, "n_calibration_shots": 100, "twin": PhysicsTwin(LASER)}
+    rows, twice = slice(0, 57, 3), np.tile(np.arange(0, 57, 3), 2)
+    weighted = network(**(AUTO | some)).fit(X[rows], Y[rows], sample_weight=np.full(19, 2.0))
+    repeated = network(**(AUTO | some)).fit(X[twice], Y[twice])
+    assert weighted.pretrained_
+    assert repeated.pretrained_
+    for name, weight in weighted.weights_.items():
+        np.testing.assert_allclose(weight, repeated.weights_[name], atol=1e-9)
+
+
+def test_no_budget_is_refused_for_what_would_tell() -> None:
+    auto, plain = (network(**(AUTO | {"gradient": PhysicsAware(pretrain=pretrain)})) for pretrain in ("auto", False))
+    changed = {"n_calibration_shots": 1090, "max_iter": 200}
+    for max_shots in range(1300, 1800, 20):
+        auto.set_params(**changed, max_shots=max_shots)
+        plain.set_params(**changed, max_shots=max_shots)
+        try:
+            least = plain.plan(X)
+        except ValueError:
+            with pytest.raises(ValueError, match="'max_shots' must allow for"):
+                auto.plan(X)
+        else:
+            assert least.shots <= auto.plan(X).shots <= max_shots
+    auto.set_params(max_shots=1600).fit(X, Y)
+    assert sum(auto.shots_.values()) <= 1600
+
+
+@pytest.mark.parametrize("kind", [PhysicalNetworkClassifier, PhysicalNetworkRegressor])
+def test_what_a_network_knows_is_held_against_the_best_constant(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    part = pretraining.confirmed_part
+    monkeypatch.setattr(pretraining, "confirmed_part", lambda *losses: seen.append(losses[0]) or part(*losses))
+    monkeypatch.setattr(pretraining, "TRIAL_ROWS", 1000)
+    rare = np.where(np.arange(75) % 25 == 0, 1, 0)
+    how = {"max_iter": 150, "n_calibration_shots": 100, "n_iter_no_change": 2, "tol": 1.0}
+    network(kind, **(AUTO | how)).fit(X, rare)
+    share = 3 / 75
+    of_classes = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert seen[0] == pytest.approx(of_classes if kind is PhysicalNetworkClassifier else 0.5, rel=0.3)
 
 
 def test_a_budget_that_faults_have_used_up_confirms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
