@@ -106,6 +106,7 @@ def run(name: str, method: str, seed: int) -> dict[str, Any]:
         "validation": [round(float(score), 4) for score in network.validation_scores_],
         "test": round(float(network.score(X_test, y_test)), 4),
         "cosine": cosine,
+        "pretrained": network.pretrained_,
         "fit_seconds": round(seconds, 1),
     }
 

@@ -223,6 +223,7 @@ def run(name: str, strength: float, method: str, seed: int, epochs: int) -> dict
         "accuracy": round(float(network.score(X_test, y_test)), 4),
         "calibration_shots": network.shots_["calibration"],
         "training_shots": network.shots_["training"],
+        "pretrained": network.pretrained_,
         "fit_seconds": round(seconds, 1),
     }
 
