@@ -429,13 +429,12 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
 
     def _validation(self, session: Session, held_out: Any) -> Any:
         """``validate(weights)``: the score on held-out rows, where the training itself runs."""
-        twin = self.twin_
+        from skpat.training.in_silico import through_twin
 
-        def through_twin(batch: Any, layer: int, unit: int) -> np.ndarray:
-            return twin.predict(batch)
+        on_device = session.run(held_out.row_keys, "validation")
+        run = on_device if self._gradient.trains_on_device else through_twin(self.twin_)
 
         def validate(weights: dict[str, np.ndarray]) -> float:
-            run = session.run(held_out.row_keys, "validation") if self._gradient.trains_on_device else through_twin
             scores = forward(self._network, weights, held_out.X, run)
             return self._score_targets(scores, held_out.targets, held_out.sample_weight)
 
@@ -471,7 +470,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
             check=check,
             check_at=CHECK_AT if checked else (),
-            begin_at=BEGIN_AT if in_silico is not None and self.pretrained_ else 0.0,
+            begin_at=BEGIN_AT if self.pretrained_ and not go_on else 0.0,
         )
         warn_if_useless(checks, trainer, stacklevel=7)
         return trainer, weights, history

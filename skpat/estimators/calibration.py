@@ -129,7 +129,8 @@ class Calibrated:
         return dither, 3 * n_rows
 
     def _pretrain(self: Any, session: Session, data: Any) -> Any:
-        """A training in silico before the one on the device, if the method asks for it, and what it found, if that is kept.
+        """A training in silico before the one on the device, if the method asks for it; ``pretrained_`` tells whether the
+        device goes on from what it found.
 
         Its history; None if there was none, or none that ended with numbers.
         """
@@ -139,28 +140,30 @@ class Calibrated:
         n_trial = self._count_trial(self._gradient, self.twin_, len(data), self._network.n_calls, self.max_shots)
         if not self._gradient.begins_in_silico(self.twin_) or (tried and not n_trial):
             return None
-        rng = np.random.RandomState()
-        rng.set_state(self._rng.get_state())  # what is not kept leaves the training as it would have been
-        first = copy.deepcopy(self._statistics)
-        trainer = self._make_trainer(session, len(data))
         if self.verbose:
             print("In silico: trains on the twin first, without a shot", flush=True)
+        rng = np.random.RandomState()
+        rng.set_state(self._rng.get_state())  # what is not kept leaves the training as it would have been
+        before, self._statistics = self._statistics, copy.deepcopy(self._statistics)
+        trainer = self._make_trainer(session, len(data))
+        history: Any = None
+        kept, said = False, "no finite loss"
         try:
             found, history = pretrain(trainer, data, rng)
+            said = f"{len(history.loss_curve)} epochs, loss {history.loss_curve[-1]:.4g}"
+            kept = history.interrupted or not tried or self._is_confirmed(trainer, data, rng, history)
         except NonFiniteTrainingError:
             if not tried:
                 raise
-            self._statistics = first
-            return None
-        kept = history.interrupted or not tried or self._is_confirmed(trainer, data, rng, history)
         if kept:
             self.weights_ = found
         else:
-            self._statistics = first
+            self._statistics = before
         self.pretrained_ = kept and not history.interrupted
-        if self.verbose and not history.interrupted:
-            said = "the device goes on from there" if kept else "not confirmed by the device, which begins anew"
-            print(f"In silico: {len(history.loss_curve)} epochs, loss {history.loss_curve[-1]:.4g}; {said}", flush=True)
+        if self.verbose and self.pretrained_:
+            print(f"In silico: {said}; the device goes on from there", flush=True)
+        elif self.verbose and not kept:
+            print(f"In silico: {said}; not confirmed by the device, which begins anew", flush=True)
         return history
 
     def _is_confirmed(self: Any, trainer: Any, data: Any, rng: np.random.RandomState, history: Any) -> bool:

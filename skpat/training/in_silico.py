@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from skpat.controls import ControlBatch
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus, GradientEstimator
-from skpat.twins.base import respond
+from skpat.twins.base import Twin, respond
 
-__all__ = ["InSilico"]
+__all__ = ["InSilico", "through_twin"]
 
 
 class InSilico(GradientEstimator):
@@ -29,3 +32,12 @@ class InSilico(GradientEstimator):
         """The twin."""
         module = apparatus.twin.module_
         return lambda batch, layer, unit: respond(module, batch)
+
+
+def through_twin(twin: Twin) -> Run:
+    """The ``run(batch, layer, unit)`` of arrays, without gradients, that asks the twin in the device's place."""
+
+    def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+        return twin.predict(batch)
+
+    return run

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from skpat.controls import ControlBatch
 from skpat.exceptions import ShotBudgetError
 from skpat.network.forward import forward
-from skpat.training.in_silico import InSilico
+from skpat.training.in_silico import InSilico, through_twin
 from skpat.training.loop import Data, History, Trainer, train
 from skpat.training.loss_probe import row_losses
 
@@ -57,13 +56,9 @@ def is_confirmed(trainer: Trainer, data: Data) -> bool:
     data : Data
         The rows to measure, once, as calibration; they count alike.
     """
-    twin, weights = trainer.twin, trainer.weights_now()
-    assert twin is not None
-
-    def through_twin(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
-        return twin.predict(batch)
-
-    promised = forward(trainer.network, weights, data.X, through_twin)
+    assert trainer.twin is not None
+    weights = trainer.weights_now()
+    promised = forward(trainer.network, weights, data.X, through_twin(trainer.twin))
     on_device = trainer.session.run(data.row_keys, "calibration", shot=_SHOT)
     try:
         held = forward(trainer.network, weights, data.X, on_device)

@@ -10,10 +10,10 @@ exact gradient (the tissue), a long run of SPSA, of four times as many epochs, s
 
 "default" takes the device's equations where it states them (the plate, the mesh and the oscillators: nominal ones, while
 the specimen has errors that must be found), else a learned twin; "learned twin" and "static, learned" always a learned
-one. "one anchored step" is the default with no more than one step without the device for each measured one; "learned twin",
-which stands beside equations, takes no more either. With equations the default
-begins in silico, and goes on from there if the device confirms it; "begun on the device" does not. "cosine" is
-the median of the cosines of the parameter gradient, measured on the device after the training with shots that are not counted.
+one. With equations the default begins in silico, and goes on from there if the device confirms it; "begun on the device" does
+not. "one anchored step" is the default with no more than one step without the device for each measured one; "learned twin",
+which stands beside equations, takes no more either. "cosine" is the median of the cosines of the parameter gradient, measured
+on the device after the training with shots that are not counted.
 
 A run is one line of JSON in ``--results``; runs that stand there already are not repeated.
 

@@ -16,9 +16,9 @@ those of ``shots.py``; the circuit (40 channels, 20 outputs) and the plate (100,
 
 In the sweeps of mismatch the twin knows the equations, with the constants of the design, and only "default" seeks the true
 ones (of the oscillators the nonlinearity; their couplings' errors are too many): before the training, with as many shots as
-``n_calibration_shots="auto"`` takes, and in its course; it begins in silico, and goes on from there
-if the device confirms it, and "begun on the device" does not. For the others nothing is fitted: what a method makes of a wrong
-twin is the question. "PAT, residual twin" and "PAT, learned twin", with the plate, stand for what else one would do about
+``n_calibration_shots="auto"`` takes, and in its course. It begins in silico, and goes on from there if the device
+confirms it; "begun on the device" does not. For the others nothing is fitted: what a method makes of a wrong twin is the
+question. "PAT, residual twin" and "PAT, learned twin", with the plate, stand for what else one would do about
 it, with as many calibration shots as ``n_calibration_shots="auto"`` takes and, like the default there, one anchored step for
 each measured one; "PAT, residual twin, further" takes up to eight. In "left out, plate" the device states its equations, the
 default is that of the estimator, and "equations alone" is what it would be without a correction. In the other sweeps the
