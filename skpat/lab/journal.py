@@ -452,8 +452,8 @@ class JournalRun:
             raise JournalError(
                 f"The same fit must ask for what the journal {self.path} holds of it. It asks for other settings, with "
                 f"{n_left:,} recorded rows left. Nothing was sent. On another kind of processor, or with another version of "
-                "numpy, scipy or torch, numbers differ in their last digits, which a training makes large. Run it where it was "
-                "begun, or use another file to begin anew."
+                "numpy, scipy or torch, numbers differ in their last digits, which a training makes large; another version of "
+                "skpat may ask for other rows. Run it where it was begun, or use another file to begin anew."
             )
         self._is_past_the_record = True
 

@@ -234,8 +234,10 @@ class NeuralTwin(Twin):
         self.score_, self.output_scores_ = np.nan, np.full(outputs.shape[1], np.nan)
         if len(held_out) and np.ptp(outputs[held_out], axis=0).max() > 0:
             self.score_ = self.score(controls[held_out], outputs[held_out], sample_weight[held_out])
-            residual = np.square(outputs[held_out] - self.predict(controls[held_out])).mean(axis=0)
-            variance = np.where(np.ptp(outputs[held_out], axis=0) > 0, outputs[held_out].var(axis=0), np.inf)
+            seen, weight = outputs[held_out], sample_weight[held_out]
+            residual = np.average(np.square(seen - self.predict(controls[held_out])), axis=0, weights=weight)
+            variance = np.average(np.square(seen - np.average(seen, axis=0, weights=weight)), axis=0, weights=weight)
+            variance = np.where(np.ptp(seen, axis=0) > 0, variance, np.inf)
             self.output_scores_ = 1 - residual / variance
         self.trust_ = np.clip(np.where(np.isnan(self.output_scores_), 1.0, self.output_scores_), LEAST_TRUST, 1.0)
         self._rng = np.random.RandomState(rng.randint(2**31))

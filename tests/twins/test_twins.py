@@ -116,6 +116,18 @@ def test_shots_may_be_weighted_like_repetitions() -> None:
     np.testing.assert_allclose(a.predict(controls), b.predict(controls), rtol=1e-7)
 
 
+def test_what_is_trusted_at_first_goes_by_the_weights() -> None:
+    controls, outputs = shots(200)
+    spoiled = np.arange(200) % 2 == 0
+    outputs[spoiled] = np.random.RandomState(1).standard_normal(outputs[spoiled].shape) * outputs.std()
+    how: dict[str, Any] = {"validation_fraction": 0.5, "random_state": 0}
+    equal, weighted = (
+        NeuralTwin((8,), **how).fit(controls, outputs, sample_weight=np.where(spoiled, weight, 1.0))
+        for weight in (1.0, 1e-6)
+    )
+    assert np.median(weighted.trust_) > 0.9 > 0.6 > np.median(equal.trust_)
+
+
 def test_partial_fit_follows_a_drifted_device(twin: NeuralTwin) -> None:
     moved = pickle.loads(pickle.dumps(twin))
     controls, outputs = shots(200, seed=2)
