@@ -12,6 +12,7 @@ from skpat.network.forward import forward
 from skpat.training.in_silico import InSilico, through_twin
 from skpat.training.loop import Data, History, Trainer, train
 from skpat.training.loss_probe import row_losses
+from skpat.training.progress import ProgressInSilico
 
 __all__ = ["BEGIN_AT", "TRIAL_ROWS", "confirmed_part", "is_confirmed", "pretrain"]
 
@@ -43,7 +44,7 @@ def pretrain(trainer: Trainer, data: Data, rng: np.random.RandomState) -> tuple[
     """
     trainer.gradient = InSilico()
     trainer.settings = replace(trainer.settings, max_iter=_EPOCHS * trainer.settings.max_iter)
-    return train(trainer, data, rng)
+    return train(trainer, data, rng, note=ProgressInSilico(trainer.settings))
 
 
 def is_confirmed(trainer: Trainer, data: Data) -> bool:

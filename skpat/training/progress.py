@@ -7,7 +7,7 @@ import time
 from skpat.lab.session import Session
 from skpat.training.loop import History, Settings
 
-__all__ = ["Progress", "in_words"]
+__all__ = ["Progress", "ProgressInSilico", "in_words"]
 
 
 class Progress:
@@ -42,15 +42,39 @@ class Progress:
                 faults=n_faults,
             )
         if self.settings.verbose:
-            seconds = time.perf_counter() - self._begun
             parts = [f"loss {history.loss_curve[-1]:.5f}"]
             parts += [f"validation score {score:.4f}"] if score is not None else []
             parts.append(f"{ledger.total:,} shots")
+            seconds = time.perf_counter() - self._begun
             parts.append(f"{(ledger.total - self._shots_before) / max(seconds, 1e-9):,.0f} shots/s")
             parts += [f"{n_replayed:,} replayed"] if n_replayed else []
-            parts.append(f"{in_words(seconds / (epoch + 1) * (self.settings.max_iter - epoch - 1))} left")
+            parts.append(_left(seconds, epoch, self.settings.max_iter))
             parts += [f"{n_faults} fault{'s' if n_faults > 1 else ''} survived"] if n_faults else []
             print(f"Epoch {epoch + 1}/{self.settings.max_iter}: {', '.join(parts)}", flush=True)
+
+
+class ProgressInSilico:
+    """Prints how a training on the twin stands that goes before the one on the device. Called after each epoch.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``verbose=1`` prints.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self._begun = time.perf_counter()
+
+    def __call__(self, epoch: int, history: History) -> None:
+        if self.settings.verbose:
+            left = _left(time.perf_counter() - self._begun, epoch, self.settings.max_iter)
+            loss = history.loss_curve[-1]
+            print(f"In silico {epoch + 1}/{self.settings.max_iter}: loss {loss:.5f}, {left}", flush=True)
+
+
+def _left(seconds: float, epoch: int, max_iter: int) -> str:
+    return f"{in_words(seconds / (epoch + 1) * (max_iter - epoch - 1))} left"
 
 
 def in_words(seconds: float) -> str:

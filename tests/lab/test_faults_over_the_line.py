@@ -54,7 +54,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit(device: Any, journal: Any = None, **more: Any) -> PhysicalNetworkClassifier:
-    defaults = {"max_iter": 28, "n_calibration_shots": 60, "batch_size": 16, "random_state": 0, "tol": 0}
+    defaults = {"max_iter": 12, "n_calibration_shots": 60, "batch_size": 16, "random_state": 0, "tol": 0}
     network = PhysicalNetworkClassifier(device, SMALL_TWIN, journal=journal, **(defaults | more))
     return network.fit(*data())
 
@@ -66,7 +66,7 @@ def same_weights(one: Any, other: Any) -> bool:
 def test_two_hundred_faults_change_no_weight_and_no_bound_is_passed() -> None:
     with SimulatedInstrument(laser(), saturation=1e3) as instrument:
         clean = fit(visa(instrument.address))
-    faults = dict.fromkeys(KINDS, 0.06)
+    faults = dict.fromkeys(KINDS, 0.1)
     with SimulatedInstrument(
         laser(), faults=faults, seed=3, saturation=1e3, late_seconds=0.09, record=True
     ) as instrument:

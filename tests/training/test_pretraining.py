@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,11 @@ def test_what_the_device_does_not_confirm_leaves_the_training_as_it_would_have_b
         "n_shots": n_shots,
     }
     tried = network(verbose=1, **(AUTO | wrong)).fit(X, Y)
-    assert "; not confirmed by the device, which begins anew" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"In silico: \d+ epochs, loss \S+; not confirmed by the device, which begins anew\n", printed)
+    lines = re.findall(r"^In silico (\d+)/(\d+): loss \d\.\d{5}, .* left$", printed, re.M)
+    assert [int(epoch) for epoch, _ in lines] == list(range(1, len(lines) + 1))
+    assert {int(most) for _, most in lines} == {2 * tried.max_iter}
     anew = network(**(AUTO | wrong | {"gradient": PhysicsAware(pretrain=False)})).fit(X, Y)
     assert not tried.pretrained_
     assert tried.shots_["calibration"] == anew.shots_["calibration"] + 2 * 100 * n_shots
