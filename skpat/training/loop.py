@@ -195,7 +195,7 @@ class Trainer:
             torch.from_numpy(array[rows]).to(self.torch_device) for array in (data.X, data.targets, data.sample_weight)
         )
         n_total = data.sample_weight.sum()
-        share = data.sample_weight[rows] * (len(data) / n_total)
+        share = data.sample_weight[rows] / (n_total / len(data))
         measurements: list[Measurement] = []
 
         def loss_of(run: Run) -> torch.Tensor:
