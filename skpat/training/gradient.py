@@ -79,7 +79,7 @@ class Measurement:
     outputs : ndarray of shape (n_rows, n_outputs)
         What came back.
     sample_weight : ndarray of shape (n_rows,)
-        Weights of the rows, in units of the mean over all rows of the training.
+        Weights of the rows.
     """
 
     layer: int

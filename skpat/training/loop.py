@@ -195,14 +195,13 @@ class Trainer:
             torch.from_numpy(array[rows]).to(self.torch_device) for array in (data.X, data.targets, data.sample_weight)
         )
         n_total = data.sample_weight.sum()
-        share = data.sample_weight[rows] / (n_total / len(data))
         measurements: list[Measurement] = []
 
         def loss_of(run: Run) -> torch.Tensor:
             def recorded(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
                 outputs = run(batch, layer, unit)
                 if getattr(run, "measures", True):
-                    measurements.append(Measurement(layer, unit, batch, as_numpy(outputs), share))
+                    measurements.append(Measurement(layer, unit, batch, as_numpy(outputs), data.sample_weight[rows]))
                 return outputs
 
             scores = forward(self.network, self.weights, X, recorded)

@@ -18,7 +18,7 @@ from skpat.row_keys import hash_rows
 from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, bridge
 from skpat.training.calibration import draw_rows
 from skpat.training.loss import cross_entropy, squared_error, weighted_mean
-from skpat.twins import NeuralTwin, PhysicsTwin
+from skpat.twins import NeuralTwin
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
 
@@ -52,19 +52,6 @@ def test_drawn_rows_do_not_depend_on_order_and_weigh_like_repetitions(seed: int)
     }
     np.testing.assert_array_equal(draw["weighted"], draw["shuffled"])
     np.testing.assert_array_equal(draw["weighted"], draw["repeated"])
-
-
-@pytest.mark.parametrize("twin", [NeuralTwin((8,), max_iter=5, n_refine_steps=1), PhysicsTwin(LASER, ["coupling"])])
-@pytest.mark.parametrize("exponent", [-10, 8])
-def test_a_factor_of_all_weights_does_not_matter(twin: Any, exponent: int) -> None:
-    X, y = data()
-    weight = np.random.RandomState(1).uniform(0.5, 2, len(X))
-    fitted = [
-        small(twin=twin, alpha=0.0, batch_size=20).fit(X, y, sample_weight=factor * weight)
-        for factor in (1.0, 2.0**exponent)  # powers of two leave the digits as they are
-    ]
-    for name, value in fitted[0].weights_.items():
-        np.testing.assert_array_equal(value, fitted[1].weights_[name], err_msg=name)
 
 
 def test_a_row_of_weight_two_counts_like_two_rows() -> None:
