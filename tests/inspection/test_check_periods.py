@@ -116,8 +116,9 @@ TRUE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", TRUE)
-def test_a_right_period_raises_no_false_alarm(name: str) -> None:
-    for seed in range(10):
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 20), marks=pytest.mark.slow)], ids=["few", "many"])
+def test_a_right_period_raises_no_false_alarm(name: str, seeds: range) -> None:
+    for seed in seeds:
         check = check_device(TRUE[name](seed), random_state=seed)
         assert check.n_shots < (198 if name == "noisy near the ends" else 150)
         either = ("passed", "skipped")

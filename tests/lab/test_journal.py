@@ -140,7 +140,7 @@ def test_any_flipped_bit_of_an_answer_is_found_and_older_pieces_are_read(tmp_pat
     with Journal(path) as journal:
         right = Session(device, journal=journal).measure(POOL)
     ((content,),) = _executed(path, "SELECT outputs FROM batches")
-    for bit in range(8 * len(content)):
+    for bit in range(0, 8 * len(content), 1 if dtype is np.float32 else 7):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         _executed(path, "UPDATE batches SET outputs = ?", bytes(flipped))
@@ -457,8 +457,10 @@ def columns_first(controls: np.ndarray) -> np.ndarray:
 WEIGHTS = np.random.default_rng(0).normal(size=(8, 5))
 
 
-@pytest.mark.parametrize("gradient", ["physics_aware", "spsa"])
-@pytest.mark.parametrize(("max_batch", "n_shots"), [(None, 2), (1, 1), (7, 2)])
+@pytest.mark.parametrize(
+    ("gradient", "max_batch", "n_shots"),
+    [("physics_aware", None, 2), ("spsa", 1, 1), ("physics_aware", 7, 2), ("spsa", 7, 2)],
+)
 def test_answers_that_lie_column_by_column_are_replayed_to_the_same_weights(
     tmp_path: Path, gradient: str, max_batch: int | None, n_shots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,7 +243,7 @@ def test_every_method_trains_patches(gradient: Any) -> None:
 @pytest.mark.slow  # 15 s
 def test_patches_read_digits_that_one_call_has_no_room_for() -> None:
     X, y = load_digits(return_X_y=True)
-    network = small(max_iter=6, learning_rate_init=0.03).set_params(device=SecondHarmonicLaser(20, 6))
+    network = small(max_iter=6, learning_rate_init=0.03).set_params(device=SecondHarmonicLaser(20, 6, n_steps=2))
     network.fit(X[:400], y[:400])
     assert network.score(X[400:800], y[400:800]) > 0.75
 
@@ -298,7 +298,7 @@ def test_weights_of_patches_are_drawn() -> None:
 
 def test_gradients_of_an_estimator_are_exact_through_patches() -> None:
     """The step of a fit is that of autograd through a device without noise."""
-    device = SecondHarmonicLaser(20, 6, noise=0, noise_floor=0, energy_jitter=0)
+    device = SecondHarmonicLaser(20, 6, n_steps=2, noise=0, noise_floor=0, energy_jitter=0)
     first = small(max_iter=1, batch_size=100, shuffle=False, learning_rate_init=1e-3)
     first.set_params(device=device, gradient=ExactGradient()).fit(X.astype(np.float64), y)
     aware = clone(first).set_params(gradient="exact", encoder=PatchEncoder()).fit(X.astype(np.float64), y)

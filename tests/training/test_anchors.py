@@ -96,8 +96,12 @@ def test_with_known_equations_a_further_step_is_whole_where_nothing_bends_and_no
     learning_rate: float, n_steps: float
 ) -> None:
     X, y = np.random.default_rng(0).uniform(size=(40, 4)), np.arange(40) % 2
-    device = SecondHarmonicLaser(8, 4, random_state=0)
-    how: dict[str, Any] = {"twin": PhysicsTwin(SecondHarmonicLaser(8, 4), []), "max_iter": 1, "batch_size": 40}
+    device = SecondHarmonicLaser(8, 4, n_steps=2, random_state=0)
+    how: dict[str, Any] = {
+        "twin": PhysicsTwin(SecondHarmonicLaser(8, 4, n_steps=2), []),
+        "max_iter": 1,
+        "batch_size": 40,
+    }
     how |= {"alpha": 0.0, "random_state": 0}
 
     def coefficients(n_anchored_steps: int, learning_rate: float) -> np.ndarray:
@@ -116,8 +120,10 @@ def test_a_row_of_weight_two_is_two_rows_to_a_physics_twins_further_steps() -> N
     X, y = rng.uniform(size=(12, 4)), np.arange(12) % 2
     weight = rng.integers(1, 4, 12)
     how: dict[str, Any] = {"n_calibration_shots": 0, "batch_size": 100, "max_iter": 3, "random_state": 0, "alpha": 0.0}
-    twin = PhysicsTwin(SecondHarmonicLaser(8, 4, coupling=22.0), [])  # not trusted fully: the weights matter to R²
-    network = PhysicalNetworkClassifier(SecondHarmonicLaser(8, 4, random_state=0), twin, **how)
+    twin = PhysicsTwin(
+        SecondHarmonicLaser(8, 4, n_steps=2, coupling=22.0), []
+    )  # not trusted fully: the weights matter to R²
+    network = PhysicalNetworkClassifier(SecondHarmonicLaser(8, 4, n_steps=2, random_state=0), twin, **how)
     weighted = clone(network).fit(X, y, sample_weight=weight)
     repeated = clone(network).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight))
     for name, value in weighted.weights_.items():
@@ -128,7 +134,7 @@ def test_further_steps_cost_no_shots_and_are_taken() -> None:
     X, y = np.random.default_rng(0).uniform(size=(40, 4)), np.arange(40) % 2
     fitted = [
         PhysicalNetworkClassifier(
-            SecondHarmonicLaser(8, 4), gradient=PhysicsAware(n_anchored_steps=n), max_iter=2, random_state=0
+            SecondHarmonicLaser(8, 4, n_steps=2), gradient=PhysicsAware(n_anchored_steps=n), max_iter=2, random_state=0
         ).fit(X, y)
         for n in (0, 1)
     ]
@@ -164,7 +170,7 @@ def test_the_better_a_learned_twin_predicts_the_further_it_is_followed(
 def test_equations_and_twins_that_nothing_is_known_of_get_one_further_step() -> None:
     undisplaced = NeuralTwin()  # it predicts well, but shots like these say nothing of its slopes
     undisplaced.explores, undisplaced.trust_ = False, np.ones(3)
-    for twin in (NeuralTwin(), PhysicsTwin(SecondHarmonicLaser(8, 4), []), undisplaced):
+    for twin in (NeuralTwin(), PhysicsTwin(SecondHarmonicLaser(8, 4, n_steps=2), []), undisplaced):
         apparatus = Apparatus(lambda *a: np.zeros((1, 3)), None, twin, progress=0.5)
         assert PhysicsAware().count_further_steps(apparatus) == 1
 

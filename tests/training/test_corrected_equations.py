@@ -24,13 +24,13 @@ class Bench(DeviceWrapper):
     """A laser with another crystal than was believed, read by a detector that saturates, or does not."""
 
     def __init__(self, saturates=True, random_state=None):
-        super().__init__(SecondHarmonicLaser(12, 6, coupling=28.0, random_state=0))
+        super().__init__(SecondHarmonicLaser(12, 6, n_steps=2, coupling=28.0, random_state=0))
         self.saturates = saturates
         self.random_state = random_state
 
     @property
     def equations(self) -> Any:
-        return SecondHarmonicLaser(12, 6), ["coupling"]
+        return SecondHarmonicLaser(12, 6, n_steps=2), ["coupling"]
 
     def transform_outputs(self, outputs: np.ndarray, batch: ControlBatch) -> np.ndarray:
         return 8 * np.tanh(outputs / 8) if self.saturates else outputs
@@ -73,7 +73,7 @@ def test_right_equations_stay_alone_however_noisy_the_device_is() -> None:
         {"gradient": "in_silico"},
         {"gradient": "asymmetric"},
         {"n_calibration_shots": 0},
-        {"twin": PhysicsTwin(SecondHarmonicLaser(12, 6), ["coupling"])},
+        {"twin": PhysicsTwin(SecondHarmonicLaser(12, 6, n_steps=2), ["coupling"])},
     ],
     ids=lambda params: next(iter(params)),
 )

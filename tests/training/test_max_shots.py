@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_iris
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401
-from sklearn.model_selection import HalvingGridSearchCV
 
 from skpat import PhysicalNetworkClassifier, as_device
 from skpat.exceptions import ShotBudgetError
@@ -146,16 +144,6 @@ def test_the_best_weights_so_far_are_kept() -> None:
     )
     network.fit(X[::2], Y[::2], X_val=X[1::2], y_val=Y[1::2])
     assert network.validation_scores_[-1] < network.score(X[1::2], Y[1::2]) == max(network.validation_scores_)
-
-
-def test_it_is_a_resource_of_a_halving_search() -> None:
-    _, network = counted(max_iter=50)
-    search = HalvingGridSearchCV(
-        network, {"learning_rate_init": [0.003, 0.01, 0.03]}, resource="max_shots", min_resources=600, max_resources=1800,
-        factor=3, cv=2, random_state=0,
-    ).fit(X, Y)  # fmt: skip
-    assert sorted(set(search.cv_results_["n_resources"])) == [600, 1800]
-    assert sum(search.best_estimator_.shots_.values()) <= 1800
 
 
 def test_a_session_keeps_to_its_budget_also_in_repeats() -> None:

@@ -30,7 +30,7 @@ from skpat.training import (
 )
 from skpat.training.movable_weights import MovableWeights, count_movable
 
-LASER = SecondHarmonicLaser(12, 8)
+LASER = SecondHarmonicLaser(12, 8, n_steps=2)
 X, Y = (part[::2] for part in load_iris(return_X_y=True))
 X = StandardScaler().fit_transform(X)
 METHODS = {

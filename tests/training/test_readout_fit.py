@@ -24,8 +24,8 @@ from skpat.twins import NeuralTwin, PhysicsTwin
 
 X, Y = load_iris(return_X_y=True)
 X = StandardScaler().fit_transform(X)
-LASER = SecondHarmonicLaser(12, 8, random_state=0)
-WRONG = PhysicsTwin(SecondHarmonicLaser(12, 8, coupling=60.0))  # the device has 25
+LASER = SecondHarmonicLaser(12, 8, n_steps=2, random_state=0)
+WRONG = PhysicsTwin(SecondHarmonicLaser(12, 8, n_steps=2, coupling=60.0))  # the device has 25
 
 
 def classifier(**params: Any) -> PhysicalNetworkClassifier:
@@ -110,7 +110,7 @@ def test_a_regression_is_ridges() -> None:
 def test_a_row_of_weight_two_counts_like_two_rows() -> None:
     rng = np.random.RandomState(0)
     weight = rng.randint(0, 3, size=len(X)).astype(float)
-    quiet = SecondHarmonicLaser(12, 8, noise=0.0, noise_floor=0.0, energy_jitter=0.0)
+    quiet = SecondHarmonicLaser(12, 8, n_steps=2, noise=0.0, noise_floor=0.0, energy_jitter=0.0)
     fits = []
     network = classifier(gradient="in_silico", device=quiet).fit(X, Y)
     for rows in (data_of(network, weight), None):

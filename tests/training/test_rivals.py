@@ -26,7 +26,7 @@ from skpat.training import (
 )
 from skpat.twins import NeuralTwin, PhysicsTwin
 
-LASER = SecondHarmonicLaser(12, 8)
+LASER = SecondHarmonicLaser(12, 8, n_steps=2)
 X, Y = load_iris(return_X_y=True)
 X = StandardScaler().fit_transform(X)
 
@@ -74,7 +74,7 @@ def test_with_a_perfect_twin_asymmetric_is_exact(n_layers: int) -> None:
 
 
 def test_asymmetric_goes_back_through_the_twins_own_states() -> None:
-    wrong = PhysicsTwin(SecondHarmonicLaser(12, 8, coupling=15.0)).fit(np.empty((0, 12)), np.empty((0, 8)))
+    wrong = PhysicsTwin(SecondHarmonicLaser(12, 8, n_steps=2, coupling=15.0)).fit(np.empty((0, 12)), np.empty((0, 8)))
     one, two = (gradients(method, 2, wrong) for method in (Asymmetric(), PhysicsAware(refine=False)))
     assert_same(one, two, [name for name in one if name.startswith("readout")])  # the last outputs are measured
     assert np.abs(one["layers.1.theta"] - two["layers.1.theta"]).max() > 1e-6
@@ -146,11 +146,15 @@ def test_sharpness_asks_the_other_method_whether_the_device_will_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gradient", "factor"),
-    [("asymmetric", 1), ("direct_feedback_alignment", 1), ("sharpness_aware", 2), (SharpnessAware(SPSA()), 4)],
+    ("gradient", "factor", "dtype"),
+    [
+        ("asymmetric", 1, np.float32),
+        ("direct_feedback_alignment", 1, np.float64),
+        ("sharpness_aware", 2, np.float32),
+        (SharpnessAware(SPSA()), 4, np.float64),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_each_trains_and_costs_what_the_plan_says(gradient: Any, factor: int, dtype: type) -> None:
     network = PhysicalNetworkClassifier(
         SecondHarmonicLaser(16, 8, n_steps=2), NeuralTwin((16,), max_iter=5, n_refine_steps=1), n_layers=2, gradient=gradient,

@@ -35,12 +35,12 @@ class Saturating(DeviceWrapper):
 
 def real(**parameters: Any) -> Saturating:
     return Saturating(
-        SecondHarmonicLaser(N, M, **{"coupling": 28.0, "walk_off": 230.0, "random_state": 0} | parameters)
+        SecondHarmonicLaser(N, M, n_steps=2, **{"coupling": 28.0, "walk_off": 230.0, "random_state": 0} | parameters)
     )
 
 
 def believed() -> SecondHarmonicLaser:
-    return SecondHarmonicLaser(N, M)  # coupling 25, walk-off 200
+    return SecondHarmonicLaser(N, M, n_steps=2)  # coupling 25, walk-off 200
 
 
 def shots(
