@@ -260,6 +260,7 @@ def test_a_forked_child_waits_for_its_parent_and_opens_its_own_line(tmp_path: Pa
 @pytest.mark.parametrize(
     "backend", [pytest.param("loky", marks=pytest.mark.slow), "threading"]
 )  # loky: over the line too
+@pytest.mark.usefixtures("fresh_workers")
 def test_a_grid_search_over_two_workers_shares_an_address(tmp_path: Path, backend: str) -> None:
     import joblib
 

@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("pyvisa", reason="needs PyVISA: pip install 'skpat[visa]'")
 
-from joblib.externals.loky import get_reusable_executor
 from sklearn.model_selection import GridSearchCV
 
 from skpat import PhysicalNetworkClassifier
@@ -106,8 +105,8 @@ def test_with_noise_the_weights_are_those_of_the_answers_that_were_accepted(tmp_
 
 
 @pytest.mark.slow  # 20 s; test_connection.py has processes and threads without a line
+@pytest.mark.usefixtures("fresh_workers")
 def test_a_grid_search_and_threads_share_one_instrument() -> None:
-    get_reusable_executor().shutdown(wait=True)  # workers of other tests have other folders of locks
     with SimulatedInstrument(laser(), record=True) as instrument:
         device = visa(instrument.address, control_units="V")
         network = PhysicalNetworkClassifier(
@@ -124,7 +123,6 @@ def test_a_grid_search_and_threads_share_one_instrument() -> None:
             thread.join(120)
             assert not thread.is_alive()
         total = Ledger.at(instrument.address)
-    get_reusable_executor().shutdown(wait=True)
     assert searches[0].cv_results_["mean_test_score"].tolist() == searches[1].cv_results_["mean_test_score"].tolist()
     assert sum(total.values()) == instrument.rows
     assert instrument.overlaps == instrument.violations == 0
