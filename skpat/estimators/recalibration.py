@@ -74,7 +74,7 @@ class Recalibrated:
         >>> from sklearn.datasets import load_iris
         >>> from skpat import PhysicalNetworkClassifier
         >>> X, y = load_iris(return_X_y=True)
-        >>> network = PhysicalNetworkClassifier(max_iter=5, random_state=0).fit(X, y)
+        >>> network = PhysicalNetworkClassifier(max_iter=2, random_state=0).fit(X, y)
         >>> network.recalibrate(X, y, max_shots=200).shots_["recalibration"] <= 200
         True
         """
