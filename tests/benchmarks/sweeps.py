@@ -368,7 +368,10 @@ def main() -> None:
     shown = [
         r
         for r in known
-        if r["seed"] in wanted and r["sweep"] in arguments.sweeps and r["strength"] in arguments.strengths
+        if r["seed"] in wanted
+        and r["sweep"] in arguments.sweeps
+        and r["strength"] in arguments.strengths
+        and r["method"] in arguments.methods
     ]
     print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds {wanted[0]} to {wanted[-1]}")
     print(table(shown))

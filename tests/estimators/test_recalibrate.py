@@ -18,6 +18,7 @@ from skpat.lab import Journal
 from skpat.network import PatchEncoder
 from skpat.training.recalibration import LEAST_ROWS, _is_better
 from skpat.twins import NeuralTwin
+from tests.combinations import mostly_slow
 from tests.estimators.small_network import IRIS, Watched, small
 
 LATER = 10**6
@@ -131,19 +132,18 @@ def test_the_penalty_of_the_weights_does_not_pass_for_a_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gradient", "max_shots", "n_layers"),
-    [
-        ("physics_aware", 100, 2),
-        ("physics_aware", 3000, 1),
-        ("physics_aware", 3000, 2),
-        ("spsa", 333, 1),
-        ("spsa", 3000, 2),
-        ("in_silico", 3000, 1),
-        ("exact", 333, 1),
-        ("exact", 3000, 2),
-    ],
-)
-def test_the_budget_holds_and_is_counted(gradient: str, max_shots: int, n_layers: int) -> None:
+    ("gradient", "how"),
+    mostly_slow(
+        [
+            ("physics_aware", (100, 2)), ("physics_aware", (3000, 1)), ("physics_aware", (3000, 2)), ("spsa", (333, 1)),
+            ("spsa", (3000, 2)), ("in_silico", (3000, 1)), ("exact", (333, 1)), ("exact", (3000, 2)),
+        ],
+        ["physics_aware", "spsa", "in_silico", "exact"],
+        [(100, 2), (333, 1), (3000, 1), (3000, 2)],
+    ),
+)  # fmt: skip
+def test_the_budget_holds_and_is_counted(gradient: str, how: tuple[int, int]) -> None:
+    max_shots, n_layers = how
     network = trained(gradient=gradient, n_layers=n_layers, max_iter=1)
     network.loss_ = -np.inf  # never enough
     earlier, counted = network.shots_, network.ledger_.total
@@ -180,7 +180,7 @@ def test_no_drift_no_change_for_the_worse() -> None:
 
 @pytest.mark.parametrize("max_shots", [40, 300])
 def test_what_is_not_better_is_not_kept(max_shots: int) -> None:
-    network = trained(device=SecondHarmonicLaser())
+    network = trained(device=SecondHarmonicLaser())  # trained so far that no readout is better
     weights = {name: value.copy() for name, value in network.weights_.items()}
     network.recalibrate(X_TRAIN, Y_TRAIN, max_shots)  # nothing has drifted
     assert network.recalibration_.kept == "nothing new"

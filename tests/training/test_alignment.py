@@ -24,6 +24,7 @@ from skpat.training.loop import Data, Trainer
 from skpat.training.loss_probe import LossProbe
 from skpat.training.useless_twin import check_alignment, count_check_shots, is_useless, warn_if_useless
 from skpat.twins import NeuralTwin, PhysicsTwin
+from tests.combinations import mostly_slow
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
 TWO_LAYERS = {"n_layers": 2, "n_units": 2, "skip": "input"}
@@ -91,7 +92,11 @@ def true_cosines(trainer: Trainer, data: Data) -> tuple[float, list[float]]:
 
 @pytest.mark.parametrize(
     ("shape", "share"),
-    [*(({}, share) for share in (0.0, 0.3, 0.9, 1.0)), *((TWO_LAYERS, share) for share in (0.3, 1.0))],
+    mostly_slow(
+        [*(({}, share) for share in (0.0, 0.3, 0.9, 1.0)), (TWO_LAYERS, 0.3), (TWO_LAYERS, 1.0)],
+        [{}, TWO_LAYERS],
+        [0.0, 0.3, 0.9, 1.0],
+    ),
     ids=str,
 )
 def test_the_cosine_agrees_with_the_true_one_within_its_error(shape: dict[str, Any], share: float) -> None:

@@ -120,9 +120,8 @@ def test_a_row_of_weight_two_is_two_rows_to_a_physics_twins_further_steps() -> N
     X, y = rng.uniform(size=(12, 4)), np.arange(12) % 2
     weight = rng.integers(1, 4, 12)
     how: dict[str, Any] = {"n_calibration_shots": 0, "batch_size": 100, "max_iter": 3, "random_state": 0, "alpha": 0.0}
-    twin = PhysicsTwin(
-        SecondHarmonicLaser(8, 4, n_steps=2, coupling=22.0), []
-    )  # not trusted fully: the weights matter to R²
+    # not trusted fully: the weights matter to R²
+    twin = PhysicsTwin(SecondHarmonicLaser(8, 4, n_steps=2, coupling=22.0), [])
     network = PhysicalNetworkClassifier(SecondHarmonicLaser(8, 4, n_steps=2, random_state=0), twin, **how)
     weighted = clone(network).fit(X, y, sample_weight=weight)
     repeated = clone(network).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight))

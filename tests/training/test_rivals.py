@@ -25,8 +25,10 @@ from skpat.training import (
     SharpnessAware,
 )
 from skpat.twins import NeuralTwin, PhysicsTwin
+from tests.combinations import mostly_slow
 
 LASER = SecondHarmonicLaser(12, 8, n_steps=2)
+FACTORS = [("asymmetric", 1), ("direct_feedback_alignment", 1), ("sharpness_aware", 2), (SharpnessAware(SPSA()), 4)]
 X, Y = load_iris(return_X_y=True)
 X = StandardScaler().fit_transform(X)
 
@@ -146,16 +148,14 @@ def test_sharpness_asks_the_other_method_whether_the_device_will_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gradient", "factor", "dtype"),
-    [
-        ("asymmetric", 1, np.float32),
-        ("direct_feedback_alignment", 1, np.float64),
-        ("sharpness_aware", 2, np.float32),
-        (SharpnessAware(SPSA()), 4, np.float64),
-    ],
+    ("method", "dtype"),
+    mostly_slow(
+        zip(FACTORS, [np.float32, np.float64, np.float32, np.float64], strict=True), FACTORS, [np.float32, np.float64]
+    ),
     ids=str,
 )
-def test_each_trains_and_costs_what_the_plan_says(gradient: Any, factor: int, dtype: type) -> None:
+def test_each_trains_and_costs_what_the_plan_says(method: tuple[Any, int], dtype: type) -> None:
+    gradient, factor = method
     network = PhysicalNetworkClassifier(
         SecondHarmonicLaser(16, 8, n_steps=2), NeuralTwin((16,), max_iter=5, n_refine_steps=1), n_layers=2, gradient=gradient,
         max_iter=5, learning_rate_init=0.04, n_calibration_shots=200, n_iter_no_change=99, random_state=0,
