@@ -115,8 +115,8 @@ class ControlBatch:
             kind = sys.modules["torch"].promote_types(self.varying.dtype, self.shared.dtype)
             out = self.varying.new_empty(shape, dtype=kind)
         for index, part in ((self.varying_index, self.varying), (self.shared_index, self.shared)):
-            if len(index):  # torch takes no reversed views, and does not cast
-                out[:, np.ascontiguousarray(index)] = part if isinstance(out, np.ndarray) else part.to(out.dtype)
+            if len(index):  # torch takes no reversed views, wants them writable, and does not cast
+                out[:, np.array(index)] = part if isinstance(out, np.ndarray) else part.to(out.dtype)
         return out
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABCMeta, abstractmethod
 from contextlib import suppress
@@ -86,8 +87,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
     }
 
     @abstractmethod
-    def _encode_targets(self, y: Any, classes: Any, first: bool) -> np.ndarray:
-        """Check y, set what is learned from it, and return what the loss compares scores with."""
+    def _encode_targets(self, y: Any, classes: Any, first: bool, name: str = "y") -> np.ndarray:
+        """Check y, called ``name`` in messages, set what is learned from it, and return what the loss compares scores with."""
 
     def _prepare_targets(self, targets: np.ndarray, sample_weight: np.ndarray | None, dtype: Any) -> np.ndarray:
         """Bring encoded targets to the scale of the scores; sample_weight is given where that scale is to be set."""
@@ -237,7 +238,9 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
 
         made, network, data, held_out = accepted
         go_on = made is None
-        if made is not None:
+        if made is None:  # a method may keep arrays; another process, or a shallow copy, may hold them too
+            self._gradient: Any = copy.deepcopy(self._gradient)
+        else:
             self._begin(made, network, rng, data.X, data.sample_weight)
         data = self._ready(data, set_scale=not go_on)
         held_out = None if held_out is None else self._ready(held_out, set_scale=False)
@@ -366,7 +369,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             X_val, y_val = validate_data(
                 self, X_val, y_val, reset=False, accept_sparse="csr", dtype=data.X.dtype, **self._y_checks
             )
-            X_val, targets = _dense(X_val), self._encode_targets(y_val, None, first=False)
+            X_val, targets = _dense(X_val), self._encode_targets(y_val, None, first=False, name="y_val")
             if len(X_val) < self._fewest_validated:
                 raise ValueError(
                     f"'X_val' must have at least {self._fewest_validated} rows: R² is of several. Got {len(X_val)}. Nothing "
@@ -378,7 +381,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         strata = self._strata(data.targets)
         try:
             train_rows, test_rows = train_test_split(
-                np.arange(len(data)), test_size=self.validation_fraction, random_state=rng, stratify=strata
+                np.arange(len(data)), test_size=float(self.validation_fraction), random_state=rng, stratify=strata
             )
         except ValueError as error:
             raise ValueError(
@@ -411,7 +414,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         return Trainer(
             self._network,
             self.weights_,
-            self._statistics,
+            copy.deepcopy(self._statistics),
             loss=self._loss(),
             gradient=self._gradient,
             session=session,
@@ -476,7 +479,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         return trainer, weights, history
 
     def _record(self, trainer: Any, weights: Any, history: Any, incremental: bool, validated: bool) -> None:
-        self.weights_ = weights
+        self.weights_, self._statistics = weights, trainer.statistics
         self._optimizer_state = trainer.optimizer_state()
         self.n_iter_ = self.n_iter_ + 1 if incremental else len(history.loss_curve)
         self.loss_curve_ = self.loss_curve_ + history.loss_curve if incremental else history.loss_curve

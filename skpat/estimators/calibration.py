@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any
 
@@ -144,7 +143,6 @@ class Calibrated:
             print("In silico: trains on the twin first, without a shot", flush=True)
         rng = np.random.RandomState()
         rng.set_state(self._rng.get_state())  # what is not kept leaves the training as it would have been
-        before, self._statistics = self._statistics, copy.deepcopy(self._statistics)
         trainer = self._make_trainer(session, len(data))
         history: Any = None
         kept, said = False, "no finite loss"
@@ -156,9 +154,7 @@ class Calibrated:
             if not tried:
                 raise
         if kept:
-            self.weights_ = found
-        else:
-            self._statistics = before
+            self.weights_, self._statistics = found, trainer.statistics
         self.pretrained_ = kept and not history.interrupted
         if self.verbose and self.pretrained_:
             print(f"In silico: {said}; the device goes on from there", flush=True)

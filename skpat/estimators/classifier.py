@@ -247,18 +247,18 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         scores = self._predict_scores(X)
         return log_expit(scores) if self.multilabel_ else log_softmax(scores, axis=1)
 
-    def _encode_targets(self, y: Any, classes: Any, first: bool) -> np.ndarray:
-        kind = type_of_target(y, input_name="y", raise_unknown=True)
+    def _encode_targets(self, y: Any, classes: Any, first: bool, name: str = "y") -> np.ndarray:
+        kind = type_of_target(y, input_name=name, raise_unknown=True)
         if not first and classes is not None:
             self._check_same(classes)
         if first:
             check_classification_targets(y)
             self.multilabel_ = kind == "multilabel-indicator"
         if self.multilabel_:
-            return self._encode_labels(y, classes, first)
+            return self._encode_labels(y, classes, first, name)
         if kind.startswith("multilabel") or kind.endswith("-multioutput"):
             raise ValueError(
-                f"'y' must hold one class for each row, or zeros and ones that tell which labels a row has. Got {kind} "
+                f"'{name}' must hold one class for each row, or zeros and ones that tell which labels a row has. Got {kind} "
                 f"of shape {y.shape}. Nothing was sent. Use "
                 "sklearn.multioutput.MultiOutputClassifier for several classes of a row."
             )
@@ -267,9 +267,13 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
             self.classes_ = unique_labels(y) if classes is None else unique_labels(classes)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
+            if name == "y":
+                remedy = "Name all labels in the first partial_fit, classes=[...], or fit anew."
+            else:
+                remedy = "Leave these rows out, or give rows of them to train with."
             raise ValueError(
-                f"'y' must have the labels {self.classes_.tolist()} only. Got also {unknown.tolist()}. Nothing was sent. Name "
-                "all labels in the first partial_fit, classes=[...], or fit anew."
+                f"'{name}' must have the labels {self.classes_.tolist()} only. Got also {unknown.tolist()}. Nothing was sent. "
+                f"{remedy}"
             )
         return np.searchsorted(self.classes_, y).astype(np.int64)
 
@@ -279,7 +283,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
                 f"'classes' must be those of the first call, {self.classes_.tolist()}. Got {list(classes)}. Nothing was sent."
             )
 
-    def _encode_labels(self, y: Any, classes: Any, first: bool) -> np.ndarray:
+    def _encode_labels(self, y: Any, classes: Any, first: bool, name: str) -> np.ndarray:
         """An indicator matrix as numbers, for the loss."""
         y = np.asarray(y.toarray() if hasattr(y, "toarray") else y)
         if first:
@@ -287,7 +291,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         n_labels = len(self.classes_)
         if y.ndim != 2 or y.shape[1] != n_labels or not np.isin(y, (0, 1)).all():
             raise ValueError(
-                f"'y' must be zeros and ones of shape (n_samples, {n_labels}), like the first y or the classes. Got shape "
+                f"'{name}' must be zeros and ones of shape (n_samples, {n_labels}), like the first y or the classes. Got shape "
                 f"{y.shape}. Nothing was sent."
             )
         return y.astype(np.float64)

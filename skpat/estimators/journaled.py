@@ -81,11 +81,9 @@ def taken_back_on_error(
     if record is None:
         yield
         return
-    own = ("_statistics", "_optimizer_state")
     saved = copy.deepcopy(
         (
             rng.get_state(),
-            {name: vars(estimator)[name] for name in own if go_on},
             vars(estimator._gradient) if go_on else {},
             vars(estimator.twin_) if go_on and estimator.twin_ is not None else {},
         )
@@ -93,10 +91,9 @@ def taken_back_on_error(
     try:
         yield
     except BaseException:
-        state, attributes, of_gradient, of_twin = saved
+        state, of_gradient, of_twin = saved
         rng.set_state(state)
         if go_on:
-            estimator.__dict__.update(attributes)
             estimator._gradient.__dict__.update(of_gradient)
             if estimator.twin_ is not None:
                 estimator.twin_.__dict__.update(of_twin)

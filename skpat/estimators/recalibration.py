@@ -134,7 +134,6 @@ class Recalibrated:
         ):
             trainer = self._make_trainer(session, len(data), purpose="recalibration")
             trainer.twin, trainer.gradient = twin, gradient
-            trainer.statistics = copy.deepcopy(self._statistics)
             found = recalibrate(
                 trainer,
                 data,

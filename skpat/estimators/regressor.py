@@ -182,13 +182,13 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         targets = scores * self._target_scale.astype(scores.dtype) + self._target_mean.astype(scores.dtype)
         return targets.ravel() if self._target_ndim == 1 else targets
 
-    def _encode_targets(self, y: Any, classes: Any, first: bool) -> np.ndarray:
+    def _encode_targets(self, y: Any, classes: Any, first: bool, name: str = "y") -> np.ndarray:
         columns = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
         if first:
             self._target_ndim, self.n_targets_ = np.ndim(y), columns.shape[1]
         elif columns.shape[1] != self.n_targets_:
             raise ValueError(
-                f"'y' must have {self.n_targets_} columns, like the first y. Got {columns.shape[1]}. Nothing was sent."
+                f"'{name}' must have {self.n_targets_} columns, like the first y. Got {columns.shape[1]}. Nothing was sent."
             )
         return columns
 

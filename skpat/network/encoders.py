@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 Weights = dict[str, Any]
+_FEWEST_ROUNDED = 16  # rows: as many roundings, at least, are in a column's mean
 
 
 def route(n_slots: int, n_sources: int) -> np.ndarray:
@@ -38,13 +39,14 @@ def route(n_slots: int, n_sources: int) -> np.ndarray:
 
 
 def weighted_mean_and_scale(X: np.ndarray, sample_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column, whatever its unit; a constant column has scale 1."""
+    """Mean and standard deviation of each column, whatever its unit; a column that is constant but for rounding has scale 1."""
     total = sample_weight.sum()
     exponent = np.frexp(np.abs(X).max(axis=0))[1]  # powers of two cost no digit, and keep squares within the floats
     X = np.ldexp(X, -exponent)
     mean = sample_weight @ X / total
     variance = sample_weight @ np.square(X - mean) / total
-    constant = variance <= (1e-7 * np.maximum(np.abs(mean), 1e-30)) ** 2
+    rounding = max(len(X), _FEWEST_ROUNDED) * np.finfo(np.float64).eps
+    constant = variance <= (rounding * np.maximum(np.abs(mean), 1e-30)) ** 2
     return np.ldexp(mean, exponent), np.where(constant, 1.0, np.ldexp(np.sqrt(variance), exponent))
 
 

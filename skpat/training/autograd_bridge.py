@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -34,8 +35,9 @@ class _PhysicsAwareFunction(torch.autograd.Function):
         with torch.enable_grad():
             outputs = ctx.model(controls)
         (found,) = torch.autograd.grad(outputs, controls, grad_outputs, materialize_grads=True)
-        of_varying = found[:, ctx.batch.varying_index] if ctx.needs_input_grad[0] else None
-        of_shared = found[:, ctx.batch.shared_index].sum(0) if ctx.needs_input_grad[1] else None
+        # copies: torch warns of an index that cannot be written to, as joblib maps them
+        of_varying = found[:, np.array(ctx.batch.varying_index)] if ctx.needs_input_grad[0] else None
+        of_shared = found[:, np.array(ctx.batch.shared_index)].sum(0) if ctx.needs_input_grad[1] else None
         return of_varying, of_shared, None, None, None, None
 
 

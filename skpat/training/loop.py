@@ -151,7 +151,7 @@ class Trainer:
         self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
         self.optimizer = torch.optim.Adam(self.trainable, lr=settings.learning_rate_init, fused=True)
         if optimizer_state is not None:
-            self.optimizer.load_state_dict(_map_arrays(optimizer_state, torch.from_numpy))
+            self.optimizer.load_state_dict(_map_arrays(optimizer_state, lambda array: torch.from_numpy(array.copy())))
 
     def set_step(self, progress: float) -> None:
         """Set the step size for a run that has come ``progress`` (0 to 1) of its way: half a cosine, falling."""

@@ -120,7 +120,7 @@ def build_module(
 
 def _no_zeros(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """The scales, with a number in place of those of constants: 1, or less where all others are smaller."""
-    varies = scale > max(1e-9, 4 * np.finfo(scale.dtype).eps) * np.abs(mean)
+    varies = scale > max(1e-12, 4 * np.finfo(scale.dtype).eps) * np.abs(mean)
     return np.where(varies, scale, min(1.0, scale[varies].max()) if varies.any() else 1.0)
 
 
@@ -208,7 +208,7 @@ def module_state(module: NeuralModule) -> dict[str, Any]:
 def module_from_state(state: dict[str, Any], place: str) -> NeuralModule:
     """The module whose state :func:`module_state` gave."""
     module = NeuralModule(state["widths"], state["periods"])
-    arrays = {name: torch.from_numpy(array) for name, array in state["arrays"].items()}
+    arrays = {name: torch.from_numpy(array.copy()) for name, array in state["arrays"].items()}
     module.to(arrays["control_mean"].dtype).load_state_dict(arrays)
     return module.to(place)
 

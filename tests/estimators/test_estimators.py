@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import pickle
 import threading
+import warnings
 from typing import Any
 
 import joblib
@@ -245,6 +248,23 @@ def test_data_and_targets_may_have_any_unit(unit: float) -> None:
     assert r2_score(y, network.predict(X * unit) / unit) > 0.2
 
 
+@pytest.mark.parametrize(("offset", "unit"), [(5e6, 0.1), (1.934e14, 1e6)])  # Hz, of a quartz balance and of light
+def test_a_constant_that_doubles_hold_does_not_matter(offset: float, unit: float) -> None:
+    X, y = load_diabetes(return_X_y=True)
+    X, y = X[::2], (y[::2] - y.mean()) / y.std()
+    network = small(PhysicalNetworkRegressor, NoisyBank(noise=0.0), max_iter=5).fit(
+        offset + unit * X, offset + unit * y
+    )
+    np.testing.assert_allclose(network.weights_["encoder.scale"], unit * X.std(axis=0), rtol=1e-5)
+    assert network.score(offset + unit * X, offset + unit * y) > 0.2
+
+
+@pytest.mark.parametrize("validation_fraction", [0.2, np.float32(0.2)])
+def test_the_part_held_out_may_be_any_real_number(validation_fraction: float) -> None:
+    network = small(early_stopping=True, validation_fraction=validation_fraction, max_iter=1).fit(*IRIS)
+    assert len(network.validation_scores_) == 1
+
+
 def test_rows_without_weight_are_never_sent(watched: Watched) -> None:
     X, y = IRIS
     weight = np.zeros(len(X))
@@ -296,6 +316,48 @@ def test_partial_fit_learns_and_survives_pickling() -> None:
     regressor = small(PhysicalNetworkRegressor).partial_fit(X, y.astype(float))
     with pytest.raises(ValueError, match=r"'y' must have 1 columns, like the first y. Got 2"):
         regressor.partial_fit(X, np.column_stack([y, y]))
+
+
+@pytest.mark.parametrize("gradient", ["physics_aware", "exact", "evolution_strategy", "spsa", "forward_forward"])
+def test_a_network_whose_arrays_are_mapped_goes_on_like_any_other(gradient: str, tmp_path: Any) -> None:
+    if gradient == "evolution_strategy":
+        pytest.importorskip("cma", reason="cma is not installed")
+    X, y = IRIS
+    fitted = small(device=SecondHarmonicLaser(12, 6, n_steps=2), max_iter=1, gradient=gradient).fit(X, y)
+    joblib.dump(fitted, tmp_path / "network.joblib")
+    network = joblib.load(tmp_path / "network.joblib")
+    mapped = joblib.load(tmp_path / "network.joblib", mmap_mode="r")  # as joblib's workers get large ones
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for one in (mapped, network):
+            one.partial_fit(X, y)
+            one.recalibrate(X, y, max_shots=200)
+            one.partial_fit(X, y)
+    assert same(mapped.weights_, network.weights_)
+
+
+@pytest.mark.parametrize("gradient", ["spsa", "physics_aware"])
+def test_a_partial_fit_that_fails_leaves_weights_that_fit_each_other(gradient: str) -> None:
+    X, y = IRIS
+    network = small(batch_size=10, gradient=gradient, shuffle=False).partial_fit(X, y)
+    copied = copy.copy(network)
+    twin = copy.deepcopy(network)
+    measure, calls = network.device_.measure, itertools.count()
+
+    def failing(batch: Any) -> np.ndarray:
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return measure(batch)
+
+    network.device_.measure = failing
+    with pytest.raises(KeyboardInterrupt):
+        network.partial_fit(X, y)
+    del network.device_.measure
+    for left in (network, copied):
+        assert same(left.weights_, twin.weights_)
+        np.testing.assert_array_equal(left.weights_["layers.0.mean"], left._statistics[0].mean)
+        for number, moments in twin._optimizer_state["state"].items():
+            assert same(left._optimizer_state["state"][number], moments)
 
 
 def test_pickles_predict_the_same() -> None:

@@ -211,6 +211,15 @@ def test_mean_and_scale_follow_the_unit_of_a_feature(exponent: int) -> None:
     np.testing.assert_array_equal(scale_in_unit, [scale[0] * 2.0**exponent, 1.0])  # 1: of a constant
 
 
+@given(st.integers(1, 400), st.floats(1e-3, 1e3), st.integers(0, 2**32 - 1))
+def test_what_rounding_makes_of_a_constant_is_no_feature(n_rows: int, level: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    constant = np.full(n_rows, level)
+    rounded = np.nextafter(constant, rng.choice([-np.inf, np.inf], n_rows))
+    _, scale = weighted_mean_and_scale(np.column_stack([constant, rounded]), rng.uniform(0.1, 3, n_rows))
+    np.testing.assert_array_equal(scale, 1.0)
+
+
 def test_bins_readout_is_a_mean_of_disjoint_groups() -> None:
     readout = BinsReadout(10, 3)
     weights = {"readout.gain": np.ones(1), "readout.intercept": np.zeros(3)}
