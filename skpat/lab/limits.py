@@ -36,7 +36,7 @@ class Limits:
     def _read(self) -> None:
         """Take the limits over from the device."""
         self._device_bounds = check_device_specification(self.device)
-        self._stated = _content(self.device.bounds)
+        self._stated = self._all_stated()
         shape = self._device_bounds.shape
         self.bounds = self._device_bounds
         if self._own_bounds is not None:
@@ -57,11 +57,19 @@ class Limits:
                     f"'bounds' must overlap those of {device_name(self.device)}. Got {own[channel].tolist()} for channel "
                     f"{channel} (the device allows {self._device_bounds[channel].tolist()})."
                 )
-        self._other = tuple(getattr(self.device, name, None) is None for name in ("control_steps", "max_change"))
         self._steps = _per_channel(getattr(self.device, "control_steps", None), len(self.bounds))
         self._max_change = _per_channel(getattr(self.device, "max_change", None), len(self.bounds))
         self._parts: tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...] | None = None
         self._names_of_parts: list[tuple[Any, ...]] = []
+
+    def _all_stated(self) -> tuple[Any, ...]:
+        device = self.device
+        steps, largest = getattr(device, "control_steps", None), getattr(device, "max_change", None)
+        return (
+            _content(device.bounds),
+            None if steps is None else _content(steps),
+            None if largest is None else _content(largest),
+        )
 
     def check(self, batch: ControlBatch) -> ControlBatch:
         """The batch as floats.
@@ -73,10 +81,7 @@ class Limits:
         ValueError
             If the batch does not set every channel once. Nothing was sent.
         """
-        if _content(self.device.bounds) != self._stated or self._other != (
-            getattr(self.device, "control_steps", None) is None,
-            getattr(self.device, "max_change", None) is None,
-        ):  # changed since
+        if self._all_stated() != self._stated:  # changed since
             self._read()
         if batch.n_controls != len(self.bounds):
             raise ValueError(

@@ -228,6 +228,30 @@ def test_channel_numbers_that_change_in_place_are_noticed() -> None:
         session.measure(ControlBatch(np.array([[100.0]]), index, np.array([0.5]), rest))
 
 
+@pytest.mark.parametrize("as_array", [False, True])
+@pytest.mark.parametrize(
+    ("limit", "wide", "narrow"),
+    [
+        ("bounds", [(0.0, 1.0)] * 2, [(0.0, 0.5), (0.0, 1.0)]),
+        ("max_change", 0.5, 0.1),
+        ("control_steps", [0.1, 0.1], [0.25, 0.1]),
+    ],
+)
+def test_limits_that_narrow_while_a_session_is_open_are_obeyed(
+    limit: str, wide: Any, narrow: Any, as_array: bool
+) -> None:
+    device = Recorder(**{limit: np.array(wide) if as_array else wide})
+    session = Session(device)
+    session.measure(np.array([[0.4, 0.0]]))
+    if as_array:
+        getattr(device, limit)[...] = narrow  # in place
+    else:
+        setattr(device, limit, narrow)
+    with pytest.raises(ControlBoundsError, match=r"Nothing was sent"):
+        session.measure(np.array([[0.4, 0.0], [0.7, 0.0]]))
+    assert sum(map(len, device.received)) == 1
+
+
 @pytest.mark.parametrize("bounds", [0.5, (0,), [[0]] * 2, [(0, 1)], (0, 0.5, 1)], ids=str)
 def test_stricter_bounds_of_another_shape_are_refused(bounds: Any) -> None:
     device = Recorder()
