@@ -12,9 +12,9 @@ __all__ = ["channel_periods", "check_device_specification", "device_name", "lost
 
 _STATED = (
     "n_controls", "n_outputs", "bounds", "control_steps", "max_change", "max_batch", "address", "output_range", "on_bad_output",
-    "max_retries", "settling_seconds", "slow_controls", "periodic",
+    "max_retries", "settling_seconds", "slow_controls", "periodic", "name", "control_units", "output_units",
 )  # fmt: skip
-_DOING = ("measure", "check_controls", "set_shared", "safe_state", "identify", "open", "close")
+_DOING = ("measure", "check_controls", "set_shared", "safe_state", "identify", "open", "close", "equations")
 _BAD_OUTPUT = ("retry", "mask", "raise")
 _WHAT_TO_DO = {
     "control_steps": " Use 0 for a channel without steps.",

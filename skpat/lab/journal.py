@@ -64,6 +64,9 @@ class Journal:
     seeds), so the same ``fit`` again, after a crash or a Ctrl-C, takes from the journal what is there and measures the
     rest.
 
+    A file that is moved, removed or replaced while it is in use is noticed: nothing is written to it any more (JournalError),
+    and the next run begins a new one.
+
     Other processes may read the file while it is written. Two fits of the same run take turns, and the second replays what
     the first has recorded. A pickled or copied Journal is its path.
 
@@ -93,6 +96,7 @@ class Journal:
         self.path = Path(path)
         self._lock = threading.RLock()
         self._file: tuple[int, sqlite3.Connection] | None = None
+        self._number: tuple[int, int] | None = None  # of the file that is open, on its disk
 
     def run(self, device: Any, signature: str = "", title: str = "") -> JournalRun:
         """The record of one run on a device, begun or gone on with.
@@ -111,6 +115,10 @@ class Journal:
             If the journal was made with another device, or the file is no journal.
         """
         mine = device_description(device)
+        with self._lock:
+            if self._is_lost():
+                self._hand_over()
+                self.close()
         with self.transaction() as file:
             about = dict(file.execute("SELECT name, value FROM about"))
             if not about:
@@ -237,6 +245,12 @@ class Journal:
                 raise
 
     def _connected(self, to_write: bool = False) -> sqlite3.Connection:
+        if self._is_lost():
+            self._hand_over()
+            raise JournalError(
+                f"The journal {self.path} must stay where it is while it is in use. Got another file in its place, or none. "
+                "Put it back, and run the same fit again; without it, that fit begins a new one."
+            )
         if self._file is not None and self._file[0] == os.getpid():
             return self._file[1]
         _check_file(self.path, to_write)
@@ -257,8 +271,19 @@ class Journal:
         except BaseException:
             file.close()
             raise
-        self._file = os.getpid(), file
+        self._file, self._number = (os.getpid(), file), _number_of(self.path)
         return file
+
+    def _is_lost(self) -> bool:
+        """Whether the file that is open has been removed, or replaced: what is written to it is nowhere."""
+        return self._file is not None and self._file[0] == os.getpid() and _number_of(self.path) != self._number
+
+    def _hand_over(self) -> None:
+        """Write to a file that was moved what stands in the log beside its old place: it would be lost with that. Another file
+        in that place has taken the log over, and shall not be disturbed."""
+        if self._file is not None and not self.path.exists():
+            with suppress(sqlite3.Error):
+                self._file[1].execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the file. It is opened again when needed."""
@@ -521,8 +546,21 @@ class JournalRun:
             )
 
 
+def _number_of(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of the same name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _check_file(path: Path, to_write: bool) -> None:
     """Raise JournalError unless the file is a journal, or may become one. It is only read here."""
+    if path.is_dir():
+        raise JournalError(
+            f"The journal must be a file. Got the folder {path.resolve()}. Use {str(path / 'run.db')!r}."
+        )
     if not path.exists() or not path.stat().st_size:
         if to_write:
             return

@@ -108,6 +108,9 @@ def test_the_plan_refuses_a_twin_that_a_fit_refuses(twin: Any, message: str) -> 
         ("bounds", (0.0, 0.5)),
         ("control_steps", 0.25),
         ("check_controls", lambda batch: None),
+        ("name", "rig 2"),
+        ("control_units", "parts"),
+        ("equations", None),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

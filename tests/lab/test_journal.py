@@ -248,6 +248,38 @@ def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path, content: b
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", [".", "folder"])
+def test_a_folder_is_no_journal(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(JournalError, match=r"must be a file\. Got the folder .*\. Use '.*run\.db'"):
+        Session(Counter(), journal=tmp_path / name)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_removed_is_not_written_to_and_a_new_run_begins_a_new_one(
+    tmp_path: Path, replaced: bool
+) -> None:
+    path = tmp_path / "run.db"
+    device, journal = Counter(), Journal(path)
+    session = Session(device, journal=journal)
+    session.measure(POOL)
+    path.rename(tmp_path / "elsewhere.db")
+    if replaced:
+        Session(Counter(), journal=path).measure(POOL)
+    for attempt in (lambda: session.measure(POOL), journal.to_arrays):
+        with pytest.raises(JournalError, match=r"must stay where it is while it is in use"):
+            attempt()
+    n_before = device.answered
+    Session(device, journal=journal).measure(1 - POOL)
+    assert device.answered == n_before + len(POOL)
+    with Journal(path) as read_again:
+        assert len(read_again.to_arrays()["outputs"]) == len(POOL) * (2 if replaced else 1)
+    if replaced:
+        return  # by one that began with an empty log
+    with Journal(tmp_path / "elsewhere.db") as moved:
+        np.testing.assert_array_equal(moved.to_arrays()["outputs"][:, 0], [1, 2, 3, 4])
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"cannot be opened: .*Does its folder exist\?"):
         Session(Counter(), journal=Journal(tmp_path / "nowhere" / "run.db"))
