@@ -198,9 +198,10 @@ def of_weight(
 
 
 def hold_out(n_shots: int, fraction: float, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the shots that a twin learns from, and of those that judge it, both rising; fewer than ten judge nothing."""
+    """Numbers of the shots that a twin learns from, five at least, and of those that judge it, both rising; of fewer than ten
+    none judges."""
     order = rng.permutation(n_shots)
-    n_held_out = round(fraction * n_shots) if n_shots >= 10 else 0
+    n_held_out = min(round(fraction * n_shots), n_shots - 5) if n_shots >= 10 else 0
     return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
 
 

@@ -257,6 +257,21 @@ def test_other_channels_than_those_of_the_fit_are_refused(kind: str) -> None:
         clone(made).fit([], [])
 
 
+@pytest.mark.parametrize("n_shots", [10, 60])
+@pytest.mark.parametrize(
+    "twin",
+    [
+        NeuralTwin((4,), max_iter=2, validation_fraction=0.99),
+        PhysicsTwin(SecondHarmonicLaser(8, 4), ["length"], validation_fraction=0.99),
+        ResidualTwin(PhysicsTwin(SecondHarmonicLaser(8, 4), []), validation_fraction=0.99),
+    ],
+    ids=lambda twin: type(twin).__name__,
+)
+def test_some_shots_are_left_to_learn_from(twin: Any, n_shots: int) -> None:
+    controls = np.random.default_rng(0).uniform(size=(n_shots, 8))
+    assert np.isfinite(clone(twin).fit(controls, SecondHarmonicLaser(8, 4).measure(controls)).score_)
+
+
 @pytest.mark.parametrize(
     "twin", [NeuralTwin((4,), max_iter=2, random_state=0), PhysicsTwin(SecondHarmonicLaser(8, 4), [])]
 )
