@@ -119,7 +119,7 @@ class Device(BaseEstimator):
         raise NotImplementedError(f"{type(self).__name__} must define measure(batch) -> (n_rows, n_outputs).")
 
     def check_controls(self, batch: ControlBatch) -> None:
-        """Veto a setting as a whole (total power, charge) by raising ControlBoundsError. Default: accept."""
+        """Veto a setting as a whole (total power, charge) by raising ControlBoundsError; return nothing. Default: accept."""
 
     def open(self) -> None:
         """Connect to the hardware. Called by the session before the first measurement, and again after a fault.

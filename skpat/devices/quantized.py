@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skpat.controls import ControlBatch
+from skpat.devices.specification import ask_veto
 from skpat.devices.wrapper import DeviceWrapper, _handed_on, _if_wrapped_has, nearest_step
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Quantized(DeviceWrapper):
     def check_controls(self, batch: ControlBatch) -> None:
         """The wrapped device's veto against the settings that the converters will make."""
         self.check_parameters()
-        self._call("check_controls", self.transform_controls(batch))
+        ask_veto(self._wrapped, self.transform_controls(batch))
 
     @_if_wrapped_has("forward")
     def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:

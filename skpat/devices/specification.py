@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from skpat.controls import ControlBatch
 from skpat.exceptions import DeviceContractError
 
-__all__ = ["channel_periods", "check_device_specification", "device_name", "lost_in_copy", "refuse_lost"]
+__all__ = ["ask_veto", "channel_periods", "check_device_specification", "device_name", "lost_in_copy", "refuse_lost"]
 
 _STATED = (
     "n_controls", "n_outputs", "bounds", "control_steps", "max_change", "max_batch", "address", "output_range", "on_bad_output",
@@ -101,6 +102,25 @@ def check_device_specification(device: Any) -> np.ndarray:
         )
     _check_steps(device, name, bounds)
     return bounds
+
+
+def ask_veto(device: Any, batch: ControlBatch) -> None:
+    """Let a device object to a batch, if it has ``check_controls``.
+
+    Raises
+    ------
+    ControlBoundsError
+        What the device raises.
+    DeviceContractError
+        If it answers instead: False would be meant as a veto, and be overheard.
+    """
+    veto = getattr(device, "check_controls", None)
+    answer = None if veto is None else veto(batch)
+    if answer is not None:
+        raise DeviceContractError(
+            f"'check_controls' of {device_name(device)} must raise skpat.exceptions.ControlBoundsError where it objects, and "
+            f"return nothing. It returned {answer!r}. Nothing was sent."
+        )
 
 
 def lost_in_copy(device: Any, copy: Any) -> list[str]:

@@ -10,7 +10,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
-from skpat.devices.specification import channel_periods, check_device_specification, device_name
+from skpat.devices.specification import ask_veto, channel_periods, check_device_specification, device_name
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +187,7 @@ control_steps, max_change, periodic, output_range, on_bad_output, max_retries, s
     def check_controls(self, batch: ControlBatch) -> None:
         """The wrapped device's veto against the settings asked for."""
         self.check_parameters()
-        self._call("check_controls", batch)
+        ask_veto(self._wrapped, batch)
 
     def open(self) -> None:
         """Open the wrapped device."""
@@ -256,7 +256,7 @@ control_steps, max_change, periodic, output_range, on_bad_output, max_retries, s
         sent = self.transform_controls(batch)
         if sent is not batch:
             if _innermost_defines(device, "check_controls"):
-                device.check_controls(sent)
+                ask_veto(device, sent)
             if self._last_shared is not None:
                 self._send_shared(sent)
         outputs = readings_of(device.measure(sent))

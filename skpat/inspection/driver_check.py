@@ -143,6 +143,9 @@ class _Check:
         except ControlBoundsError as error:
             self.add("veto", "failed", f"Every setting that was tried is vetoed: {error}", "Look at check_controls.")
             return DeviceCheck(name, self.findings)
+        except DeviceContractError as error:
+            self.add("veto", "failed", str(error))
+            return DeviceCheck(name, self.findings)
         for restriction in self.legal.restrictions:
             self.add("settings", "skipped", f"Settings near the bounds were not tried ({restriction}).")
         self.copy, self.observed = copy, ObservedDevice(copy)

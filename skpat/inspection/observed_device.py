@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ControlBatch, as_numpy
-from skpat.devices.specification import device_name
+from skpat.devices.specification import ask_veto, device_name
 
 __all__ = ["ObservedDevice", "WrongAnswerError"]
 
@@ -131,7 +131,7 @@ class ObservedDevice:
         return getattr(self.device, "identify", _nothing)() or ""
 
     def check_controls(self, batch: ControlBatch) -> None:
-        getattr(self.device, "check_controls", _nothing)(batch)
+        ask_veto(self.device, batch)
 
     def _hand_on(self, what: str) -> None:
         self.events.append(what)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ControlBatch
-from skpat.devices.specification import check_device_specification, device_name
+from skpat.devices.specification import ask_veto, check_device_specification, device_name
 from skpat.exceptions import ControlBoundsError
 
 __all__ = ["Limits"]
@@ -105,9 +105,7 @@ class Limits:
                 self._check_steps(values, index)
         if self._max_change is not None:
             self.check_changes(batch, None)
-        veto = getattr(self.device, "check_controls", None)
-        if veto is not None:
-            veto(batch)
+        ask_veto(self.device, batch)
         return batch
 
     def check_changes(self, batch: ControlBatch, last_row: np.ndarray | None) -> None:

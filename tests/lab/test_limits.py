@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from skpat import ControlBatch, Device, PhysicalNetworkClassifier
-from skpat.exceptions import ControlBoundsError
+from skpat import ControlBatch, Device, PhysicalNetworkClassifier, check_device
+from skpat.devices import Noisy, Quantized
+from skpat.exceptions import ControlBoundsError, DeviceContractError
 from skpat.lab import Session
 
 
@@ -178,6 +179,22 @@ def test_a_veto_of_the_device_stops_a_batch_as_a_whole() -> None:
     with pytest.raises(ControlBoundsError, match=r"The power must be at most 1\. Got 1\.28"):
         Session(device).measure([[0.1, 0.1], [0.8, 0.8]])
     assert device.received == []
+
+
+@pytest.mark.parametrize("answer", [False, np.False_, True])
+@pytest.mark.parametrize("wrap", [lambda device: device, Noisy, lambda device: Quantized(device)])
+def test_a_veto_that_is_returned_and_not_raised_is_told(answer: Any, wrap: Any) -> None:
+    class Answering(Recorder):
+        def check_controls(self, batch: ControlBatch) -> Any:
+            return answer
+
+    device = Answering()
+    with pytest.raises(
+        DeviceContractError, match=r"must raise .*ControlBoundsError where it objects.*Nothing was sent"
+    ):
+        Session(wrap(device)).measure([[0.1, 0.1]])
+    assert device.received == []
+    assert "return nothing" in str(check_device(Answering(), on_fail=None)["veto"])
 
 
 # ---- what a hostile reader found ----
