@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ControlBatch, as_numpy
-from skpat.devices.specification import ask_veto, device_name
+from skpat.devices.specification import device_name
 
 __all__ = ["ObservedDevice", "WrongAnswerError"]
 
@@ -130,8 +130,8 @@ class ObservedDevice:
     def identify(self) -> str:
         return getattr(self.device, "identify", _nothing)() or ""
 
-    def check_controls(self, batch: ControlBatch) -> None:
-        ask_veto(self.device, batch)
+    def check_controls(self, batch: ControlBatch) -> Any:
+        return getattr(self.device, "check_controls", _nothing)(batch)
 
     def _hand_on(self, what: str) -> None:
         self.events.append(what)

@@ -7,13 +7,10 @@ import json
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -22,33 +19,17 @@ from skpat.devices.specification import device_name
 from skpat.exceptions import JournalError
 from skpat.lab.address_lock import AddressLock
 from skpat.lab.fingerprint import device_description
+from skpat.lab.journal_file import FORMAT, JournalFile
 from skpat.lab.replay import Answers, Replay, answers_of, control_keys, layout, sealed
 from skpat.row_keys import splitmix64
 
 __all__ = ["Journal", "JournalRun"]
 
 _log = logging.getLogger("skpat.lab")
-_FORMAT = "skpat journal 1"
 _ASIDE = np.uint64(0x61736964652E0001)  # mixed into the keys of rows that are no part of the run itself
-_BUSY_SECONDS = 60.0  # how long somebody else may hold the file
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE IF NOT EXISTS runs (
-    run INTEGER PRIMARY KEY, signature TEXT UNIQUE, title TEXT, seed INTEGER, started REAL);
-CREATE TABLE IF NOT EXISTS settings (
-    setting INTEGER PRIMARY KEY, digest BLOB UNIQUE, varying_index BLOB, shared_index BLOB, shared BLOB, dtype TEXT);
-CREATE TABLE IF NOT EXISTS batches (
-    batch INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER, setting INTEGER, purpose TEXT, shot INTEGER, n_rows INTEGER,
-    controls_dtype TEXT, outputs_dtype TEXT, row_keys BLOB, varying BLOB, outputs BLOB, time REAL);
-CREATE INDEX IF NOT EXISTS batches_of_a_run ON batches (run, batch);
-CREATE TABLE IF NOT EXISTS epochs (
-    run INTEGER, epoch INTEGER, max_iter INTEGER, loss REAL, score REAL, shots INTEGER, replayed INTEGER, faults INTEGER,
-    time REAL, PRIMARY KEY (run, epoch));
-CREATE TABLE IF NOT EXISTS faults (fault INTEGER PRIMARY KEY, run INTEGER, kind TEXT, message TEXT, time REAL);
-"""
 
 
-class Journal:
+class Journal(JournalFile):
     """A file of everything a device has answered.
 
     Parameters
@@ -90,14 +71,6 @@ class Journal:
     0 1
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        if str(path) == ":memory:":
-            raise ValueError("'path' of a Journal must be a file. Got ':memory:', which no crash would survive.")
-        self.path = Path(path)
-        self._lock = threading.RLock()
-        self._file: tuple[int, sqlite3.Connection] | None = None
-        self._number: tuple[int, int] | None = None  # of the file that is open, on its disk
-
     def run(self, device: Any, signature: str = "", title: str = "") -> JournalRun:
         """The record of one run on a device, begun or gone on with.
 
@@ -115,14 +88,11 @@ class Journal:
             If the journal was made with another device, or the file is no journal.
         """
         mine = device_description(device)
-        with self._lock:
-            if self._is_lost():
-                self._hand_over()
-                self.close()
+        self.let_go_if_lost()
         with self.transaction() as file:
             about = dict(file.execute("SELECT name, value FROM about"))
             if not about:
-                entries = {"format": _FORMAT, "device": device_name(device), "fingerprint": json.dumps(mine)}
+                entries = {"format": FORMAT, "device": device_name(device), "fingerprint": json.dumps(mine)}
                 file.executemany("INSERT INTO about VALUES (?, ?)", entries.items())
             elif (theirs := self._recorded_device(about)) != mine:
                 names = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
@@ -147,12 +117,6 @@ class Journal:
         if not isinstance(theirs, dict):
             raise self.damaged("it does not say of which device it is")
         return theirs
-
-    def damaged(self, fault: str) -> JournalError:
-        """The error of a journal that cannot be used."""
-        return JournalError(
-            f"The journal {self.path} is damaged: {fault[:300].rstrip('.')}. Restore it from a copy, or use another file."
-        )
 
     @property
     def about(self) -> dict[str, str]:
@@ -212,119 +176,6 @@ class Journal:
             for i, column in enumerate(table.T)
         }
         return pandas.DataFrame(arrays | wide)
-
-    def query(self, statement: str, *values: Any) -> list[tuple]:
-        """Rows of an SQL statement."""
-        with self._lock, self._readable():
-            return self._connected().execute(statement, values).fetchall()
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, MemoryError, OverflowError) as error:  # a damaged file claims any size
-            raise JournalError(f"The journal {self.path} cannot be read: {error}.") from error
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """On the disk as a whole when the block ends, or not at all."""
-        with self._lock:
-            file = self._connected(to_write=True)
-            try:
-                file.execute("BEGIN IMMEDIATE")
-                yield file
-                file.execute("COMMIT")
-            except (sqlite3.Error, MemoryError, OverflowError) as error:
-                _roll_back(file)
-                raise JournalError(
-                    f"The journal {self.path} cannot be written to: {error}. What was written before is safe. Mend the cause, "
-                    "and run the same fit again."
-                ) from error
-            except BaseException:
-                _roll_back(file)
-                raise
-
-    def _connected(self, to_write: bool = False) -> sqlite3.Connection:
-        if self._is_lost():
-            self._hand_over()
-            raise JournalError(
-                f"The journal {self.path} must stay where it is while it is in use. Got another file in its place, or none. "
-                "Put it back, and run the same fit again; without it, that fit begins a new one."
-            )
-        if self._file is not None and self._file[0] == os.getpid():
-            return self._file[1]
-        _check_file(self.path, to_write)
-        if self._file is not None:  # forked: SQLite forbids using, and closing, the parent's connection
-            _inherited.append(self._file[1])
-        try:
-            file = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        except sqlite3.OperationalError as error:
-            raise JournalError(f"The journal {self.path} cannot be opened: {error}. Does its folder exist?") from error
-        try:
-            if os.access(self.path, os.W_OK):
-                _until_free(lambda: file.execute("PRAGMA journal_mode = WAL"))
-                file.execute("PRAGMA synchronous = FULL")
-                _until_free(lambda: file.executescript(_SCHEMA))
-        except (sqlite3.Error, MemoryError) as error:
-            file.close()
-            raise JournalError(f"The journal {self.path} cannot be opened: {error}.") from error
-        except BaseException:
-            file.close()
-            raise
-        self._file, self._number = (os.getpid(), file), _number_of(self.path)
-        return file
-
-    def _is_lost(self) -> bool:
-        """Whether the file that is open has been removed, or replaced: what is written to it is nowhere."""
-        return self._file is not None and self._file[0] == os.getpid() and _number_of(self.path) != self._number
-
-    def _hand_over(self) -> None:
-        """Write to a file that was moved what stands in the log beside its old place: it would be lost with that. Another file
-        in that place has taken the log over, and shall not be disturbed."""
-        if self._file is not None and not self.path.exists():
-            with suppress(sqlite3.Error):
-                self._file[1].execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def close(self) -> None:
-        """Close the file. It is opened again when needed."""
-        with self._lock:
-            if self._file is not None and self._file[0] == os.getpid():
-                self._file[1].close()
-            self._file = None
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if self.__dict__.get("_file") is not None:
-            self.close()
-
-    def __reduce__(self) -> tuple:
-        return type(self), (self.path,)
-
-    def __repr__(self) -> str:
-        return f"Journal({str(self.path)!r})"
-
-
-_inherited: list[sqlite3.Connection] = []
-
-
-def _until_free(act: Callable[[], Any]) -> None:
-    """Do what SQLite refuses at once, whatever its time-out, while another connection does the same: begin a new file."""
-    give_up = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            act()
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise
-            if time.monotonic() > give_up:
-                raise
-        time.sleep(0.005)
 
 
 class JournalRun:
@@ -544,51 +395,6 @@ class JournalRun:
                 "INSERT INTO faults (run, kind, message, time) VALUES (?, ?, ?, ?)",
                 (self.number, kind, message, time.time()),
             )
-
-
-def _number_of(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another one of the same name; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _check_file(path: Path, to_write: bool) -> None:
-    """Raise JournalError unless the file is a journal, or may become one. It is only read here."""
-    if path.is_dir():
-        raise JournalError(
-            f"The journal must be a file. Got the folder {path.resolve()}. Use {str(path / 'run.db')!r}."
-        )
-    if not path.exists() or not path.stat().st_size:
-        if to_write:
-            return
-        raise JournalError(f"There is no journal {path} yet. A fit with journal={str(path)!r} makes it.")
-    file = None
-    try:
-        file = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        about = dict(file.execute("SELECT name, value FROM about")) if "about" in tables else {}
-    except sqlite3.OperationalError as error:
-        raise JournalError(f"The journal {path} cannot be read: {error}.") from error
-    except (sqlite3.Error, ValueError, MemoryError, OverflowError) as error:
-        raise JournalError(f"{path} is no journal of skpat: {error}. Use another file.") from error
-    finally:
-        if file is not None:
-            file.close()
-    if (tables and "about" not in tables) or (about and not str(about.get("format", "")).startswith("skpat journal")):
-        raise JournalError(f"{path} is a database, but no journal of skpat. Use another file.")
-    if about and about["format"] != _FORMAT:
-        raise JournalError(
-            f"{path} must be of format {_FORMAT!r}. Got {about['format']!r}. Use a newer skpat, or another file."
-        )
-
-
-def _roll_back(file: sqlite3.Connection) -> None:
-    with suppress(sqlite3.Error):
-        if file.in_transaction:
-            file.execute("ROLLBACK")
 
 
 @contextmanager

@@ -341,7 +341,7 @@ def test_a_partial_fit_that_fails_leaves_weights_that_fit_each_other(gradient: s
     X, y = IRIS
     network = small(batch_size=10, gradient=gradient, shuffle=False).partial_fit(X, y)
     copied = copy.copy(network)
-    twin = copy.deepcopy(network)
+    before = copy.deepcopy(network)
     measure, calls = network.device_.measure, itertools.count()
 
     def failing(batch: Any) -> np.ndarray:
@@ -354,9 +354,9 @@ def test_a_partial_fit_that_fails_leaves_weights_that_fit_each_other(gradient: s
         network.partial_fit(X, y)
     del network.device_.measure
     for left in (network, copied):
-        assert same(left.weights_, twin.weights_)
+        assert same(left.weights_, before.weights_)
         np.testing.assert_array_equal(left.weights_["layers.0.mean"], left._statistics[0].mean)
-        for number, moments in twin._optimizer_state["state"].items():
+        for number, moments in before._optimizer_state["state"].items():
             assert same(left._optimizer_state["state"][number], moments)
 
 

@@ -280,6 +280,14 @@ def test_a_file_that_was_removed_is_not_written_to_and_a_new_run_begins_a_new_on
         np.testing.assert_array_equal(moved.to_arrays()["outputs"][:, 0], [1, 2, 3, 4])
 
 
+def test_a_moved_file_has_all_that_was_recorded_when_it_is_closed(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run.db") as journal:
+        Session(Counter(), journal=journal).measure(POOL)
+        journal.path.rename(tmp_path / "elsewhere.db")
+    with Journal(tmp_path / "elsewhere.db") as moved:
+        assert len(moved.to_arrays()["outputs"]) == len(POOL)
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"cannot be opened: .*Does its folder exist\?"):
         Session(Counter(), journal=Journal(tmp_path / "nowhere" / "run.db"))

@@ -18,6 +18,7 @@ from skpat import ControlBatch
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import TwinError
 from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, gradient_cosine
+from skpat.twins.base import hold_out
 
 BOUNDS = np.array([[-1.0, 1.0]] * 4)
 
@@ -255,6 +256,14 @@ def test_other_channels_than_those_of_the_fit_are_refused(kind: str) -> None:
         fitted.partial_fit(controls, outputs[:, :2])
     with pytest.raises(ValueError, match=r"shape|at least one shot"):
         clone(made).fit([], [])
+
+
+@given(st.integers(1, 300), st.floats(0, 1, exclude_max=True))
+def test_what_is_held_out_and_what_is_learned_from_are_all_shots(n_shots: int, fraction: float) -> None:
+    kept, held_out = hold_out(n_shots, fraction, np.random.RandomState(0))
+    assert sorted([*kept, *held_out]) == list(range(n_shots))
+    assert len(kept) >= min(n_shots, 5)
+    assert len(held_out) == 0 or n_shots >= 10
 
 
 @pytest.mark.parametrize("n_shots", [10, 60])
