@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from skpat.devices.specification import check_device_specification, device_name
 from skpat.exceptions import DeviceIdentityError
 from skpat.lab.array_file import write_arrays
-from skpat.lab.deployment_file import FORMAT, MOST_SHOTS, STATED_OF_DEVICE, read_deployment
+from skpat.lab.deployment_file import FORMAT, MOST_SHOTS, STATED_OF_DEVICE, fit_an_array, read_deployment
 from skpat.lab.fingerprint import device_description
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
@@ -305,7 +305,8 @@ class DeployedNetwork:
         Raises
         ------
         ValueError
-            If the classes are neither numbers, booleans nor strings, or ``n_shots`` is above 65,536.
+            If the classes are neither numbers, booleans nor strings, ``n_shots`` is above 65,536, or the file would be larger
+            than what :func:`load` reads.
         OSError
             If the file cannot be written.
 
@@ -326,11 +327,14 @@ class DeployedNetwork:
             arrays["classes"] = classes.astype(str) if as_objects else classes
         else:
             arrays |= {"targets/mean": self._target_mean, "targets/scale": self._target_scale}
+        names = self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None
+        if names is not None and fit_an_array(names):
+            arrays["feature_names"], names = np.array(names), None
         about = {
             "format": FORMAT,
             "network": {name: value for name, value in plain.items() if not isinstance(value, np.ndarray)},
             "target_ndim": None if self.is_classifier else self._target_ndim,
-            "feature_names": self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None,
+            "feature_names": names,
             "n_shots": int(self._n_shots),
             "n_before": int(self.ledger_.answered),
             "identity": self.identity,

@@ -203,6 +203,22 @@ def test_feature_names_and_everything_else_survive_the_file(path: Path) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("letter", ["x", "αβγ"])
+def test_as_many_and_as_long_names_as_there_are_survive_the_file(letter: str, path: Path) -> None:
+    rng, n = np.random.default_rng(0), 12_000
+    names = [f"{letter * 30}{i}" for i in range(n)]
+    X, y = pd.DataFrame(rng.normal(size=(20, n)), columns=names), np.arange(20) % 2
+    network = PhysicalNetworkClassifier(Bank(), **SMALL).fit(X, y)
+    network.deploy().save(path)
+    loaded = deployment.load(path, Bank())
+    assert loaded.feature_names_in_.tolist() == names
+    with pytest.raises(ValueError, match="must have the columns"):
+        loaded.predict(X.iloc[:, ::-1])
+    again = path.with_name("n" * 255)  # as long as a name may be
+    loaded.save(again)
+    assert again.read_bytes() == path.read_bytes()
+
+
 def test_what_becomes_of_the_estimator_does_not_touch_the_deployed_network() -> None:
     X, y = data()
     network = trained()
@@ -561,6 +577,11 @@ def zip64(path: Path) -> None:
     path.write_bytes(content[:-22] + b"PK\6\7" + b"\0" * 16 + content[-22:])
 
 
+def named_twice(path: Path) -> None:
+    change("feature_names", to=["a", "b", "c"])(path)
+    put("feature_names", np.array(["a", "b", "c"]))(path)
+
+
 NAN = np.full((4, 3), np.nan)
 FORGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nothing": (lambda path: path.unlink(), "there is no such file"),
@@ -583,13 +604,16 @@ FORGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "list": (text(b"[]"), "holds no names"),
     "nan": (text(b'{"format": NaN}'), "NaN is no number"),
     "repeated": (text(b'{"a": 1, "a": 2}'), "a name is given twice"),
-    "surrogate": (change("identity", to="\ud800"), "UnicodeEncodeError"),
+    "surrogate": (change("identity", to="\ud800"), "'about.json' holds what is no character"),
     "version": (change("format", to="skpat deployment 2"), "must be of format 'skpat deployment 1'. Got 'skpat deployment 2'"),
     "unknown": (change("more", to=1), "it must state"),
     "n_shots": (change("n_shots", to=10**9), "'n_shots' must be an int from 1 to 65,536"),
     "n_before": (change("n_before", to=-1), "'n_before' must be an int of at least 0"),
     "identity": (change("identity", to=5), "'identity' must be a string or null"),
     "names": (change("feature_names", to=["a"]), "'feature_names' must be a name for each feature"),
+    "names twice": (named_twice, "'feature_names' must be stated once"),
+    "names no text": (put("feature_names", np.zeros(3)), "'feature_names' must be strings"),
+    "names too few": (put("feature_names", np.array(["a"])), "'feature_names' must be a name for each feature"),
     "ndim": (change("target_ndim", to=1), "'target_ndim' of a classifier must be null"),
     "device": (change("device", to={}), "'device' must state"),
     "device words": (change("device", "name", to=3), "'device' must state strings"),
@@ -761,6 +785,12 @@ def test_what_cannot_be_read_again_is_not_written(path: Path, monkeypatch: pytes
         write_arrays(path, {}, {"a": np.array([None])})
     with pytest.raises(ValueError, match=r"must hold at most 1,073,741,824 bytes .* Got 8,589,93"):
         write_arrays(path, {}, {"a": np.broadcast_to(0.0, 1 << 30)})
+    with pytest.raises(ValueError, match=r"'a' must hold characters. Got half of a pair"):
+        write_arrays(path, {}, {"a": np.array(["fine", "\udcff"])})
+    with pytest.raises(ValueError, match=r"Strings must hold characters. Got half of a pair"):
+        write_arrays(path, {"a": ["\udcff"]}, {})
+    with pytest.raises(ValueError, match=r"must take at most 1,048,576 bytes. Got 1,048,588"):
+        write_arrays(path, {"a": "x" * (1 << 20)}, {})
     with pytest.raises(FileNotFoundError, match="nowhere"):
         trained().deploy().save(path.parent / "nowhere" / "file")
     with pytest.raises(ValueError, match=r"'n_shots' must be at most 65,536 to be saved\. Got 70,000"):

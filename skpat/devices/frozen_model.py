@@ -14,7 +14,7 @@ from joblib import hash as hash_by_value
 from sklearn.base import clone
 from sklearn.utils.metaestimators import available_if
 
-from skpat.controls import ControlBatch, as_numpy
+from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class FrozenModel(Device):
 
     def _ask_function(self, controls: np.ndarray) -> np.ndarray:
         inputs = np.array(controls).reshape(len(controls), *self._input_shape)  # its own: it may work in place
-        outputs = as_numpy(self.function(inputs))
+        outputs = readings_of(self.function(inputs))
         if outputs.dtype.kind not in "biuf" or outputs.shape != (len(controls), self.n_outputs):
             raise self._wrong_outputs(outputs, len(controls))
         return outputs.astype(controls.dtype, copy=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,7 @@ def check_device_specification(device: Any) -> np.ndarray:
     address = getattr(device, "address", None)
     if address is not None and (not isinstance(address, str) or not address):
         raise DeviceContractError(f"'address' of {name} must be a string, or None. Got {address!r}.")
+    _check_costs(device, name)
     _check_channel_numbers(device, name, "control_steps")
     _check_channel_numbers(device, name, "max_change")
     _check_channel_numbers(device, name, "periodic")
@@ -181,14 +183,31 @@ def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:
     if value is None:
         return
     try:
-        numbers = np.asarray(value, dtype=np.float64)
+        array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        numbers = np.array(np.nan)
-    if numbers.shape not in ((), (device.n_controls,)) or not (np.isfinite(numbers) & (numbers >= 0)).all():
+        array = np.array(np.nan)
+    if array.shape not in ((), (device.n_controls,)) or not (np.isfinite(array) & (array >= 0)).all():
         raise DeviceContractError(
             f"'{attribute}' of {name} must be a number of at least 0, or one for each of its {device.n_controls} channels, "
             f"or None. Got {value!r}.{_WHAT_TO_DO[attribute]}"
         )
+
+
+def _check_costs(device: Any, name: str) -> None:
+    for attribute in ("seconds_per_shot", "joules_per_shot", "settling_seconds"):
+        value = _plainly_stated(device, attribute)
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if value is not None and not (real and 0 <= float(value) < np.inf):
+            raise DeviceContractError(
+                f"'{attribute}' of {name} must be a finite number of at least 0, or None. Got {value!r}."
+            )
+
+
+def _plainly_stated(device: Any, attribute: str) -> Any:
+    """What a device, or the one within a wrapper, states itself; None for what it works out of its parameters."""
+    while isinstance(getattr(type(device), attribute, None), property):
+        device = getattr(device, "device", None)
+    return getattr(device, attribute, None)
 
 
 def _check_steps(device: Any, name: str, bounds: np.ndarray) -> None:
@@ -200,7 +219,8 @@ def _check_steps(device: Any, name: str, bounds: np.ndarray) -> None:
         low, high = bounds[channel].tolist()
         raise DeviceContractError(
             f"'control_steps' of {name} must leave every channel two legal values. Got a step of {steps[channel]:g} in channel "
-            f"{channel}, from {low:g} to {high:g}. Hold that channel with ControlSplit(fixed={{{channel}: {low:g}}})."
+            f"{channel}, from {low:g} to {high:g}. "
+            f"State a step of 0 for it, and hold it with ControlSplit(fixed={{{channel}: {low:g}}})."
         )
 
 
@@ -208,9 +228,9 @@ def _check_slow_controls(device: Any, name: str) -> None:
     value = getattr(device, "slow_controls", None)
     if value is None:
         return
-    numbers = np.asarray(value)
-    whole = numbers.ndim == 1 and (numbers.dtype.kind in "iu" or not len(numbers))
-    if not whole or not ((numbers >= 0) & (numbers < device.n_controls)).all():
+    channels = np.asarray(value)
+    whole = channels.ndim == 1 and (channels.dtype.kind in "iu" or not len(channels))
+    if not whole or not ((channels >= 0) & (channels < device.n_controls)).all():
         raise DeviceContractError(
             f"'slow_controls' of {name} must be a list of channel numbers, 0 to {device.n_controls - 1}, or None. "
             f"Got {value!r}."

@@ -299,11 +299,14 @@ class _Bench:
             moved=self.moved,
             pairs=np.concatenate(pair_outputs),
         )
-        readings.silent_groups = self._test_groups(readings)
+        readings.silent_groups, readings.untested = self._test_groups(readings)
         return readings
 
-    def _test_groups(self, readings: Readings) -> list[np.ndarray]:
-        """Move units without an effect together; halve the groups that answer. Those that do not are silent."""
+    def _test_groups(self, readings: Readings) -> tuple[list[np.ndarray], np.ndarray]:
+        """Move units without an effect together; halve the groups that answer. Those that do not are silent.
+
+        The silent groups, and the units that were suspected, and not tested.
+        """
         silent: list[np.ndarray] = []
         suspects = silent_units(readings)
         queue = [suspects] if len(suspects) else []
@@ -321,4 +324,4 @@ class _Bench:
                 cut = len(group) // 2
                 queue += [group[:cut], group[cut:]]
                 queue.sort(key=len, reverse=True)
-        return silent
+        return silent, np.sort(np.concatenate(queue)) if queue else np.empty(0, dtype=int)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from html import escape
 from typing import Any
 
@@ -78,7 +78,11 @@ class DeviceReport:
     restrictions : tuple of str
         Why settings did not reach the bounds; empty if they did.
     grouped : bool
-        Whether channels were moved in groups: ``dead_channels`` then lists whole groups only.
+        Whether channels were moved in groups: ``dead_channels`` then lists whole groups only, and ``dead_outputs`` may hold
+        outputs that answer only to channels of one group which cancel each other.
+    untested_channels : ndarray of int
+        Channels that showed no effect, and were not tested again: with so much noise the shots do not tell whether
+        they are dead.
     """
 
     device: str
@@ -109,6 +113,7 @@ class DeviceReport:
     readings: np.ndarray
     restrictions: tuple[str, ...] = ()
     grouped: bool = False
+    untested_channels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
 
     @property
     def saturation(self) -> float:
@@ -177,8 +182,15 @@ class DeviceReport:
                 f"A network hardly sees {len(hidden)} of {self.n_outputs} outputs, whose changes are clear but far smaller "
                 f"than the others': {_first(hidden)}. If they are in other units, let measure divide each by its usual size."
             )
+        if len(untested := self.untested_channels):
+            remarks.append(
+                f"{len(untested)} channel{'s' if len(untested) > 1 else ''} of {self.n_controls} showed no effect; to call "
+                f"them dead takes more shots: {_first(untested)}."
+            )
         if self.grouped:
-            remarks.append("Channels were moved in groups; single dead channels are not told apart.")
+            remark = "Channels were moved in groups; single dead channels are not told apart"
+            cancel = ", and an output that answers only to differences within a group looks dead"
+            remarks.append(f"{remark}{cancel if len(self.dead_outputs) else ''}.")
         if self.saturation > 0.1 and self.verdict != "saturated":
             remarks.append(f"{self.saturation:.0%} of the readings are stuck at the end of an output's range.")
         if abs(self.memory) > 0 and self.verdict != "drifting":

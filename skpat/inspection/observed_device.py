@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skpat.controls import ControlBatch, as_numpy
+from skpat.controls import ControlBatch, readings_of
 from skpat.devices.specification import device_name
 
 __all__ = ["ObservedDevice", "WrongAnswerError"]
@@ -74,7 +74,7 @@ class ObservedDevice:
         varying, shared = np.array(batch.varying), np.array(batch.shared)
         begun = time.perf_counter()
         try:
-            answer = as_numpy(self.device.measure(batch))
+            answer = readings_of(self.device.measure(batch))
         finally:
             self.seconds += time.perf_counter() - begun
             self.modified |= not (np.array_equal(varying, batch.varying) and np.array_equal(shared, batch.shared))

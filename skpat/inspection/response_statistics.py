@@ -15,6 +15,7 @@ __all__ = ["Readings", "silent_units", "summarize"]
 
 _CERTAIN = 4.0  # standard deviations: a collective effect
 _ALONE = 5.0  # of one channel on one output, among thousands
+_BY_CHANCE = 2e-4  # probability of a drift where there is none
 _MOST_OUTPUTS = 512  # whose covariance is computed
 
 
@@ -39,6 +40,8 @@ class Readings:
     pairs : ndarray of shape (n_pairs, 2, n_outputs)
     silent_groups : list of ndarray of int
         Units that, moved together, had no effect.
+    untested : ndarray of int
+        Units without an effect so far, for whose test the shots did not do.
     """
 
     references: np.ndarray
@@ -50,6 +53,7 @@ class Readings:
     moved: np.ndarray
     pairs: np.ndarray
     silent_groups: list[np.ndarray] = field(default_factory=list)
+    untested: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
 
     @cached_property
     def scale(self) -> np.ndarray:
@@ -89,16 +93,36 @@ class Readings:
     def drift_variance(self) -> float:
         """Variance of a reference between rounds beyond the noise, averaged over outputs, in units of their spread.
 
-        0 if chance alone would make as much.
+        0 if chance alone would make as much, in each reference and in the mean of all: what drifts moves many alike, or not.
         """
         live = ~self.constant
         if not live.any():
             return 0.0
         means = self.references.mean(axis=2) / self.scale
+        n_rounds, n_references = means.shape[:2]
         noise = float(self.noise[live].mean())
-        variance = float(means.var(axis=0, ddof=1).mean(axis=0)[live].mean()) - noise / 2
-        chance = noise / 2 * np.sqrt(2 / (means.shape[1] * (means.shape[0] - 1)))  # if all outputs have the same noise
-        return variance if variance > max(_CERTAIN * chance, 1e-12) else 0.0
+        n_pairs = self._n_independent * n_references * n_rounds
+        found = 0.0
+        for moving, n_averaged in ((means.mean(axis=1, keepdims=True), n_references), (means, 1)):
+            chance = noise / (2 * n_averaged)
+            variance = float(moving.var(axis=0, ddof=1).mean(axis=0)[live].mean()) - chance
+            ratio = f_distribution.isf(_BY_CHANCE, n_pairs / n_averaged * (n_rounds - 1) / n_rounds, n_pairs)
+            if found or variance > max(chance * (ratio - 1), 1e-12):
+                found = max(found, variance)
+        return found
+
+    @property
+    def _n_independent(self) -> float:
+        """As many outputs of independent noise and equal size vary as much in the mean: 1 where all share theirs."""
+        differences = self.reference_differences[:, ~self.constant]
+        n, k = differences.shape
+        covariance = (
+            differences.T @ differences / n if k <= n else differences @ differences.T / n
+        )  # one norm, one trace
+        square, total = float(np.square(covariance).sum()), float(np.trace(covariance)) ** 2
+        if total == 0:
+            return 1.0
+        return total / max(square - total / n, total / k)  # less what chance adds
 
     def effect(self, pairs: np.ndarray) -> float:
         """How many standard deviations the mean squared change of pairs (n, 2, n_outputs) lies above that of repeats."""
@@ -124,7 +148,8 @@ class Readings:
     @cached_property
     def signal(self) -> np.ndarray:
         """Variance of each output's noise-free response, in units of its spread."""
-        return np.maximum((self.passes[0] * self.passes[1]).sum(axis=0) / (len(self.places) - 1), 0.0)
+        covariance = (self.passes[0] * self.passes[1]).sum(axis=0) / (len(self.places) - 1)
+        return np.where(self.constant, 0.0, np.maximum(covariance, 0.0))
 
     @cached_property
     def _noisy(self) -> np.ndarray:
@@ -277,6 +302,7 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
         dead_outputs=np.flatnonzero(readings.dead_outputs),
         constant_outputs=np.flatnonzero(readings.constant),
         dead_channels=np.flatnonzero(np.isin(about["unit_of"], dead_units)),
+        untested_channels=np.flatnonzero(np.isin(about["unit_of"], readings.untested)),
         sensitivity=np.sqrt(np.maximum(sensitivity, 0.0)),
         saturated_shares=saturated_shares(readings, about["output_range"]),
         readings=readings.first,

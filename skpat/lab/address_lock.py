@@ -52,7 +52,7 @@ def address_file(address: str, ending: str) -> Path:
 
 def is_of_one_process(address: str) -> bool:
     """Whether only the process that made an address can reach what is there: a live object, not an instrument's place."""
-    return address.startswith("adopted-")
+    return re.fullmatch(r"adopted-[0-9a-f]{16}-in-\d+", address) is not None
 
 
 def normal_address(address: str) -> str:

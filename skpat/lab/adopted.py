@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from skpat.controls import ControlBatch, as_numpy
+from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification
 from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, SkpatError
@@ -201,7 +201,7 @@ class AdoptedDevice(Device):
 
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
         """Call the function with the handle and the plain array of shape (n_rows, n_controls)."""
-        return as_numpy(self.instrument.do("measure", np.asarray(batch)))
+        return readings_of(self.instrument.do("measure", np.asarray(batch)))
 
 
 def adopt(

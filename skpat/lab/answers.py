@@ -8,8 +8,13 @@ import numpy as np
 
 from skpat.controls import readings_of
 from skpat.devices.specification import device_name
+from skpat.exceptions import DeviceOutputError
 
-__all__ = ["inspect", "mask"]
+__all__ = ["IncompleteAnswer", "inspect", "mask"]
+
+
+class IncompleteAnswer(DeviceOutputError):
+    """What a driver raises in place of an answer of the wrong shape, and a session treats as one."""
 
 
 def inspect(device: Any, answer: Any, n_rows: int, first_row: int) -> tuple[np.ndarray, str | None, str]:

@@ -16,11 +16,11 @@ import numpy as np
 
 from skpat.exceptions import DeploymentFileError
 
-__all__ = ["read_arrays", "refused", "write_arrays"]
+__all__ = ["LARGEST_ABOUT", "read_arrays", "refused", "write_arrays"]
 
 _ABOUT = "about.json"
 _LARGEST_FILE = 1 << 30
-_LARGEST_ABOUT = 1 << 20
+LARGEST_ABOUT = 1 << 20
 _MOST_MEMBERS = 1 << 14
 _LARGEST_DIRECTORY = _MOST_MEMBERS * 256
 _KINDS = "biufUS"
@@ -42,7 +42,7 @@ def write_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays:
     Raises
     ------
     ValueError
-        If the file would be larger than what is read again, or an array holds something else.
+        If the file would not be read again: it is too large, an array holds something else, or a string what is no character.
     OSError
         If the file cannot be written. What stood under its name is still there.
 
@@ -58,11 +58,22 @@ def write_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays:
     for name, array in arrays.items():
         if array.dtype.kind not in _KINDS:
             raise ValueError(f"{name!r} must hold numbers, booleans or strings. Got dtype {array.dtype}.")
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+        if array.dtype.kind == "U" and not _are_characters(array):
+            raise ValueError(
+                f"{name!r} must hold characters. Got half of a pair, as os.fsdecode makes of undecodable bytes."
+            )
+    text = json.dumps(dict(about), allow_nan=False, indent=1)
+    if not _is_text(dict(about)):
+        raise ValueError("Strings must hold characters. Got half of a pair, as os.fsdecode makes of undecodable bytes.")
+    if len(text) > LARGEST_ABOUT:
+        raise ValueError(
+            f"Names and settings must take at most {LARGEST_ABOUT:,} bytes. Got {len(text):,}. Use shorter ones."
+        )
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")  # short, however long the name is
     try:
         with open(unfinished, "xb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=False) as members:
-                members.writestr(_member(_ABOUT), json.dumps(dict(about), allow_nan=False, indent=1))
+                members.writestr(_member(_ABOUT), text)
                 for name, array in arrays.items():
                     npy = io.BytesIO()
                     np.lib.format.write_array(npy, np.array(array, order="C"), version=(1, 0), allow_pickle=False)
@@ -140,8 +151,8 @@ def _read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 raise DeploymentFileError(f"the member {member.filename!r} is compressed")
             if member.filename != _ABOUT and not member.filename.endswith(".npy"):
                 raise DeploymentFileError(f"the member {member.filename!r} is no array")
-        if members.getinfo(_ABOUT).file_size > _LARGEST_ABOUT:
-            raise DeploymentFileError(f"the member {_ABOUT!r} is longer than {_LARGEST_ABOUT:,} bytes")
+        if members.getinfo(_ABOUT).file_size > LARGEST_ABOUT:
+            raise DeploymentFileError(f"the member {_ABOUT!r} is longer than {LARGEST_ABOUT:,} bytes")
         about = _plain(members.read(_ABOUT))
         arrays = {
             member.filename.removesuffix(".npy"): _array(member.filename, members.read(member))
@@ -181,7 +192,8 @@ def _plain(text: bytes) -> dict[str, Any]:
         return values
 
     about = json.loads(text.decode("utf-8"), parse_constant=no_number, object_pairs_hook=no_repeats)
-    json.dumps(about, ensure_ascii=False).encode("utf-8")  # raises where a string could not be printed
+    if not _is_text(about):
+        raise DeploymentFileError(f"the member {_ABOUT!r} holds what is no character")
     if not isinstance(about, dict):
         raise DeploymentFileError(f"the member {_ABOUT!r} holds no names")
     return about
@@ -211,8 +223,21 @@ def _array(name: str, content: bytes) -> np.ndarray:
     if dtype.kind == "b" and (array.view(np.uint8) > 1).any():
         raise DeploymentFileError(f"{name!r} must hold booleans")
     array = array.astype(dtype.newbyteorder("="), copy=False)
-    if dtype.kind == "U":  # numpy would make strings of characters that there are not
-        codes = np.frombuffer(array.tobytes(), dtype=np.uint32)
-        if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
-            raise DeploymentFileError(f"{name!r} must hold characters")
+    if dtype.kind == "U" and not _are_characters(array):  # numpy would make strings of them
+        raise DeploymentFileError(f"{name!r} must hold characters")
     return array
+
+
+def _is_text(about: Any) -> bool:
+    """Whether all strings in it can be printed."""
+    try:
+        json.dumps(about, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _are_characters(strings: np.ndarray) -> bool:
+    """Whether an array of strings holds nothing beyond Unicode, and no half of a pair."""
+    codes = np.frombuffer(strings.astype(strings.dtype.newbyteorder("=")).tobytes(), dtype=np.uint32)
+    return not ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any()

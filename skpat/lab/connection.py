@@ -1,4 +1,4 @@
-"""The open line to a device: one per address and process, one holder at a time, safe when it is let go."""
+"""The open line to a device: one per address, or object without one; one holder at a time, safe when it is let go."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from skpat.devices.base import Device
 from skpat.devices.specification import device_name
 from skpat.exceptions import DeviceBusyError, DeviceIdentityError
 from skpat.lab.address_lock import AddressLock, is_of_one_process, normal_address
+from skpat.lab.answers import IncompleteAnswer
 
 __all__ = ["Connection", "attach"]
 
 _log = logging.getLogger("skpat.lab")
 
 _changed = threading.Condition()
-_by_address: dict[str, Connection] = {}
+_by_place: dict[
+    str | int, Connection
+] = {}  # the address; the id of a device without one, which its connection keeps alive
 _all: weakref.WeakSet[Connection] = weakref.WeakSet()
 _inherited: list[Any] = []  # handles that came through a fork: they are the parent's, and must not be closed here
 
@@ -37,11 +40,15 @@ class Connection:
     Parameters
     ----------
     address : str or None
-        None: a device private to its session; nothing is locked.
+        None: nothing is locked, and the threads that use the device take turns call by call.
+    device : Device, default=None
+        The one without an address.
     """
 
-    def __init__(self, address: str | None):
+    def __init__(self, address: str | None, device: Any = None):
         self.address = address
+        self.place: str | int = id(device) if address is None else address
+        self._device = device  # kept alive: no other one gets its id
         self.io = threading.RLock()
         self.users: set[int] = set()
         self.thread = threading.current_thread()
@@ -79,7 +86,7 @@ class Connection:
                 answer = self._open_device.measure(piece)
                 self._unsafe_device = None
                 return answer
-            except DeviceIdentityError:  # not ours to send anything to
+            except (DeviceIdentityError, IncompleteAnswer):  # not ours to send anything to; the line is as it was
                 raise
             except OSError:  # the line: it may work when it is opened anew
                 self.drop()
@@ -118,7 +125,7 @@ class Connection:
             return
         self._shared = None
         self._open_device.set_shared(piece)
-        settling = float(getattr(self._open_device, "settling_seconds", 0.0))
+        settling = float(getattr(self._open_device, "settling_seconds", None) or 0.0)
         if settling:
             time.sleep(settling)
         self._shared = np.array(piece.shared), np.array(piece.shared_index)
@@ -181,16 +188,17 @@ class Connection:
             device = getattr(device, "device", None)  # within a wrapper
 
 
-def attach(user: int, address: str | None, wait: float | None) -> Connection:
-    """The connection of an address for one user (a session), waiting for whoever else holds it.
+def attach(user: int, device: Any, wait: float | None) -> Connection:
+    """The connection of a device for one user (a session), waiting for whoever else holds its address.
 
-    Users of one thread share the connection; other threads and other processes wait.
+    Users of one thread share the connection; other threads and other processes wait. A device without an address is shared by
+    all threads of its process.
 
     Parameters
     ----------
     user : int
         Names the session.
-    address : str or None
+    device : Device
     wait : float or None
         Seconds to wait. None: until it is free.
 
@@ -199,31 +207,33 @@ def attach(user: int, address: str | None, wait: float | None) -> Connection:
     DeviceBusyError
         If it is still held when the time is over.
     """
-    if address is None:
-        return Connection(None)
-    address = normal_address(address)
+    address = getattr(device, "address", None)
+    address = None if address is None else normal_address(address)
+    place: str | int = id(device) if address is None else address
     me = threading.current_thread()
     deadline = None if wait is None else time.monotonic() + wait
     told = False
     with _changed:
-        while (known := _by_address.get(address)) is not None and (
-            known.closing or (known.thread is not me and known.thread.is_alive())
+        while (known := _by_place.get(place)) is not None and (
+            known.closing or (address is not None and known.thread is not me and known.thread.is_alive())
         ):
             if deadline is not None and time.monotonic() >= deadline:
                 raise DeviceBusyError(
-                    f"The instrument at {address} must be free. Got: held by thread {known.thread.name!r} of this process "
-                    f"({os.getpid()}). Nothing was sent. Wait for it to end, or close its Session.",
+                    f"The instrument at {address or device_name(device)} must be free. Got: held by thread "
+                    f"{known.thread.name!r} of this process ({os.getpid()}). Nothing was sent. Wait for it to end, or close "
+                    "its Session.",
                     holder=os.getpid(),
                 )
             if not told:
                 told = True
                 gc.collect()  # a session that nobody can reach any more, an error's traceback say, lets go
-                if _by_address.get(address) is not known:
+                if _by_place.get(place) is not known:
                     continue
-                _log.warning("Waiting for %s, held by thread %r of this process.", address, known.thread.name)
+                if address is not None:
+                    _log.warning("Waiting for %s, held by thread %r of this process.", address, known.thread.name)
             _changed.wait(0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic())))
         if known is None:
-            known = _by_address[address] = Connection(address)
+            known = _by_place[place] = Connection(address, device if address is None else None)
         known.thread = me  # also in the place of a thread that has ended without closing its session
         known.users.add(user)
     try:
@@ -238,9 +248,6 @@ def detach(user: int, connection: Connection) -> None:
     """A user is done; the last one out brings the device into its safe state and frees the address."""
     if connection.pid != os.getpid():
         return
-    if connection.address is None:
-        connection.release()
-        return
     with _changed:
         connection.users.discard(user)
         if connection.users or connection.closing:
@@ -250,8 +257,8 @@ def detach(user: int, connection: Connection) -> None:
         connection.release()  # outside the condition: closing may take its time
     finally:
         with _changed:
-            if _by_address.get(connection.address) is connection:
-                del _by_address[connection.address]
+            if _by_place.get(connection.place) is connection:
+                del _by_place[connection.place]
             _changed.notify_all()
 
 
@@ -299,7 +306,7 @@ def _after_fork() -> None:
     for connection in list(_all):
         with suppress(OSError):
             connection.forget()
-    _by_address.clear()
+    _by_place.clear()
     _all.clear()
 
 

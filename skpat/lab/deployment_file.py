@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from skpat.lab.array_file import read_arrays, refused
+from skpat.lab.array_file import LARGEST_ABOUT, read_arrays, refused
 from skpat.network.description import network_from_dict, weight_shapes
 from skpat.network.forward import Network
 
-__all__ = ["FORMAT", "MOST_SHOTS", "STATED_OF_DEVICE", "read_deployment"]
+__all__ = ["FORMAT", "MOST_SHOTS", "STATED_OF_DEVICE", "fit_an_array", "read_deployment"]
 
 FORMAT = "skpat deployment 1"
 STATED_OF_DEVICE = ("control_units", "output_units")
 MOST_SHOTS = 1 << 16  # of a row: a forged file must not use a device up
+
+
+def fit_an_array(names: list[str]) -> bool:
+    """Whether names of features are better kept as an array: too many for the text, and kept whole by numpy."""
+    return sum(map(len, names)) > LARGEST_ABOUT // 16 and np.array(names).tolist() == names
 
 
 def read_deployment(path: str | os.PathLike[str]) -> tuple[Network, dict[str, Any], dict[str, Any]]:
@@ -65,6 +70,11 @@ def _understand(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[N
     weights = groups["weights"]
     _check_weights(network, weights, n_weights)
     names, n_features = about["feature_names"], network.made_with["n_features"]
+    if "feature_names" in groups[""]:
+        _check(names is None, "'feature_names' must be stated once")
+        array = groups[""].pop("feature_names")
+        _check(array.ndim == 1 and array.dtype.kind == "U", "'feature_names' must be strings")
+        names = array.tolist()
     _check(
         names is None or (_is_list_of_str(names) and len(names) == n_features),
         "'feature_names' must be a name for each feature, or null",

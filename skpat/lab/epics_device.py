@@ -14,6 +14,7 @@ import numpy as np
 from skpat.controls import ControlBatch
 from skpat.devices.base import Device
 from skpat.exceptions import DeviceConnectionError, DeviceContractError, DeviceOutputError
+from skpat.lab.answers import IncompleteAnswer
 
 __all__ = ["EpicsDevice"]
 
@@ -227,7 +228,7 @@ class EpicsDevice(Device):
                 "Got another one. Keep other clients from triggering the instrument."
             )
         if outputs.size != n_values:
-            raise DeviceOutputError(
+            raise IncompleteAnswer(
                 f"{self._name(self.outputs_pv)} must hold n_rows * n_outputs = {n_values} readings. Got {outputs.size}. Let "
                 "the IOC set the waveform's length to what it has measured."
             )

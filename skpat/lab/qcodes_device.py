@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from skpat.controls import ControlBatch
+from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
-from skpat.exceptions import DeviceConnectionError, DeviceContractError, DeviceOutputError
+from skpat.exceptions import DeviceConnectionError, DeviceContractError
 from skpat.lab.adopted import is_missing_answer
+from skpat.lab.answers import IncompleteAnswer
 
 __all__ = ["QcodesDevice"]
 
@@ -264,7 +265,7 @@ class _Line:
 
     def measure(self, batch: ControlBatch) -> np.ndarray:
         if self._rows is not None:
-            return np.asarray(self._rows(np.asarray(batch)))
+            return readings_of(self._rows(np.asarray(batch)))
         readings = []
         wanted = np.empty(len(self._last))
         wanted[batch.shared_index] = batch.shared
@@ -302,10 +303,10 @@ class _Line:
             self._last[channel] = value
 
     def _read(self) -> np.ndarray:
-        parts = [np.ravel(get()) for get in self._get]
+        parts = [np.ravel(readings_of(get())) for get in self._get]
         reading = np.concatenate(parts)
         if len(reading) != self._n_outputs:
-            raise DeviceOutputError(
+            raise IncompleteAnswer(
                 f"The parameters in 'outputs' of QcodesDevice must give {self._n_outputs} numbers. Got {len(reading)}. Give "
                 "an array-valued parameter as (name, number of entries)."
             )

@@ -17,7 +17,7 @@ from skpat.controls import ControlBatch
 from skpat.devices.specification import device_name
 from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, DeviceOutputError, ShotBudgetError, SkpatError
 from skpat.lab.address_lock import is_of_one_process
-from skpat.lab.answers import inspect, mask
+from skpat.lab.answers import IncompleteAnswer, inspect, mask
 from skpat.lab.connection import Connection, attach, detach
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import AddressTotals, Ledger, check_purpose
@@ -335,7 +335,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     def _attached(self) -> Connection:
         if self._connection is None:
             address = getattr(self.device, "address", None)
-            connection = attach(id(self), address, self.wait)
+            connection = attach(id(self), self.device, self.wait)
             self._totals = None if address is None or is_of_one_process(address) else AddressTotals(address)
             if self.journal is not None and connection.identity is None:
                 connection.identity = self.journal.identity
@@ -361,14 +361,22 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 self._totals.add(purpose, piece.n_rows)
 
         n_lost = 0  # time-outs and broken lines, one after the other
+        fault: str | None
         for attempt in range(retries + 1):
-            if self._limits.limits_changes:  # a repeat goes back from the last row, as far as is known, to the first
-                self._limits.check_changes(piece, connection.last_row)
-                connection.last_row = np.asarray(piece.rows(slice(-1, None)))[0]
             try:
-                answer = connection.measure(self.device, piece.started_at(self.ledger.answered), count)
+                with connection.io:  # nobody else moves a channel in between
+                    if (
+                        self._limits.limits_changes
+                    ):  # a repeat goes back from the last row, as far as is known, to the first
+                        self._limits.check_changes(piece, connection.last_row)
+                        connection.last_row = np.asarray(piece.rows(slice(-1, None)))[0]
+                    answer = connection.measure(self.device, piece.started_at(self.ledger.answered), count)
             except DeviceIdentityError as error:
                 raise self._given_up(DeviceIdentityError, str(error)) from error
+            except IncompleteAnswer as error:
+                outputs, fault, message = np.empty(0), "shape", str(error)
+            except DeviceOutputError as error:
+                raise self._given_up(DeviceOutputError, str(error)) from error
             except OSError as error:
                 if isinstance(error, SkpatError) and not isinstance(error, DeviceConnectionError):
                     raise
@@ -382,10 +390,11 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                     time.sleep(min(_FIRST_PAUSE * 4**n_lost, _LONGEST_PAUSE))
                 n_lost += 1
                 continue
+            else:
+                if self.journal is not None and connection.identity:
+                    self.journal.check_identity(connection.identity)
+                outputs, fault, message = inspect(self.device, answer, piece.n_rows, first_row)
             n_lost = 0
-            if self.journal is not None and connection.identity:
-                self.journal.check_identity(connection.identity)
-            outputs, fault, message = inspect(self.device, answer, piece.n_rows, first_row)
             if fault is None:
                 return outputs
             self._count_fault(fault, message)

@@ -53,9 +53,10 @@ def gradient_cosine(
 
     Notes
     -----
-    Costs ``2 * n_rows * n_directions`` shots. Noise lowers the measured cosine of even a perfect twin. A cosine over
-    rows can be high while the gradient of the weights, a sum over rows, is poor: errors that all rows share do not
-    average out.
+    Costs ``2 * n_rows * n_directions`` shots, at settings between the steps of a device with ``control_steps``, which a session
+    refuses: ask :func:`skpat.inspection.gradient_alignment` there. Noise lowers the measured cosine of even a perfect twin. A
+    cosine over rows can be high while the gradient of the weights, a sum over rows, is poor: errors that all rows share do
+    not average out.
 
     Examples
     --------

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.utils import estimator_html_repr
 
 from skpat import ControlBatch, ControlSplit, Device, PhysicalNetworkClassifier, as_device
-from skpat.devices import IdentityDevice, SecondHarmonicLaser
+from skpat.devices import IdentityDevice, Noisy, SecondHarmonicLaser
 from skpat.devices.specification import check_device_specification, device_name
 from skpat.exceptions import DeviceContractError
 from skpat.lab import Session
@@ -145,6 +145,16 @@ def test_a_sound_specification_gives_its_bounds() -> None:
         (scope_with(bounds=(0, 1, 2)), r"'bounds' .*shape \(n_controls, 2\) = \(3, 2\)\. Got \(3,\)"),
         (scope_with(max_retries=-1), r"'max_retries' of Scope must be an int of at least 0, or None\. Got -1"),
         (scope_with(on_bad_output="ignore"), r"'on_bad_output' of Scope must be one of 'retry', .*Got 'ignore'"),
+        (
+            scope_with(seconds_per_shot="5ms"),
+            r"'seconds_per_shot' of Scope must be a finite number of at least 0, or None",
+        ),
+        (
+            scope_with(joules_per_shot=-1.0),
+            r"'joules_per_shot' of Scope must be a finite number of at least 0.*Got -1\.0",
+        ),
+        (scope_with(settling_seconds=np.nan), r"'settling_seconds' of Scope must be a finite number.*Got nan"),
+        (Noisy(scope_with(seconds_per_shot=True)), r"'seconds_per_shot' of Noisy\(Scope\) must be a finite.*Got True"),
         (scope_with(address=5025), r"'address' of Scope must be a string, or None\. Got 5025"),
         (scope_with(control_steps=[1, 2]), r"'control_steps' of Scope must be a number of at least 0, or one for each"),
         (scope_with(max_change=-0.1), r"'max_change' of Scope must be a number of at least 0.*Got -0\.1"),
@@ -265,10 +275,15 @@ def test_a_function_is_called_with_whole_steps_and_slow_channels_stay_together()
 
 @pytest.mark.parametrize("steps", [2.5, [0.0, 3.0, 0.1]])
 def test_a_step_wider_than_its_channel_is_refused(steps: Any) -> None:
-    fix = r"Hold that channel with ControlSplit\(fixed=\{[01]: -1\}\)"
+    fix = r"State a step of 0 for it, and hold it with ControlSplit\(fixed=\{[01]: -1\}\)"
     with pytest.raises(DeviceContractError, match=r"two legal values\. Got a step of \d.* from -1 to 1\. " + fix):
         as_device(double, n_controls=3, n_outputs=3, bounds=(-1, 1), control_steps=steps)
     as_device(double, n_controls=3, n_outputs=3, bounds=(-1, 1), control_steps=2.0)  # two
+    held = as_device(double, n_controls=3, n_outputs=3, bounds=(-1, 1), control_steps=[0.0, 0.0, 0.1])
+    X = np.random.default_rng(0).normal(size=(20, 1))
+    split = ControlSplit(fixed={0: -1, 1: -1})  # what the error says
+    network = PhysicalNetworkClassifier(held, NeuralTwin((4,)), control_split=split, max_iter=1, random_state=0)
+    assert network.fit(X, X[:, 0] > 0).shots_
 
 
 @pytest.mark.parametrize("wrong", [{"n_controls": -1}, {"bounds": ("low", "high")}])

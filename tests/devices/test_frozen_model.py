@@ -517,6 +517,14 @@ def test_a_function_that_returns_something_else_is_refused(function, got: str) -
         asked(function=function, name="asker").measure(rows())
 
 
+def test_what_a_function_masks_is_not_a_number() -> None:
+    masked = asked(function=lambda inputs: np.ma.array(inputs[:, :4], mask=inputs[:, :4] > 0))
+    inputs = rows()
+    outputs = masked.measure(inputs)
+    assert np.isnan(outputs).any()
+    np.testing.assert_array_equal(np.isnan(outputs), inputs[:, :4] > 0)
+
+
 def test_lists_and_tensors_are_numbers() -> None:
     for convert in (np.ndarray.tolist, torch.from_numpy):
         device = asked(function=lambda inputs, convert=convert: convert(recall(inputs)))

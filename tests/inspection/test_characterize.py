@@ -156,6 +156,82 @@ def test_drift_is_measured() -> None:
     assert characterize(Bank(noise=0.05)).drift == 0.0
 
 
+@pytest.mark.parametrize("shares", ["one output", "added", "multiplied"])
+@pytest.mark.parametrize("n_shots", [200, 2000])
+def test_noise_that_all_outputs_share_is_no_drift(n_shots: int, shares: str) -> None:
+    weights = np.random.default_rng(5).normal(size=(8, 1 if shares == "one output" else 6))
+    drifted = []
+    for seed in range(60 if n_shots == 200 else 20):
+        stream = np.random.default_rng(seed)
+
+        def measure(controls: np.ndarray, stream: np.random.Generator = stream) -> np.ndarray:
+            noise = 0.3 * stream.normal(size=(len(controls), 1))  # a laser's energy, say
+            answer = np.tanh(controls @ weights)
+            return (2 + answer) * (1 + noise) if shares == "multiplied" else answer + noise
+
+        device = as_device(measure, n_controls=8, n_outputs=weights.shape[1], bounds=(-1, 1))
+        drifted.append(characterize(device, n_shots=n_shots, random_state=seed).verdict == "drifting")
+    assert not any(drifted)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 6])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_drift_shows_in_the_mean_of_the_references_where_each_is_noisy(n_outputs: int, together: bool) -> None:
+    weights = np.random.default_rng(5).normal(size=(8, n_outputs))
+    stream, clock = np.random.default_rng(0), [0]
+
+    def measure(controls: np.ndarray) -> np.ndarray:
+        time = (clock[0] + np.arange(len(controls)))[:, None] / 2000
+        clock[0] += len(controls)
+        noise = stream.normal(size=(len(controls), 1 if together else n_outputs))
+        return np.tanh(controls @ weights) + 0.3 * time + 0.1 * noise
+
+    device = as_device(measure, n_controls=8, n_outputs=n_outputs, bounds=(-1, 1))
+    assert characterize(device).verdict == "drifting"
+
+
+@pytest.mark.parametrize("constant", [0.0, 7.3, -1e9])
+def test_a_constant_output_is_dead_and_nothing_else(constant: float) -> None:
+    weights = np.random.default_rng(0).normal(size=(6, 3))
+    device = as_device(
+        lambda c: np.column_stack([np.tanh(c @ weights), np.full(len(c), constant)]),
+        n_controls=6,
+        n_outputs=4,
+        bounds=(-1, 1),
+    )
+    report = characterize(device)
+    assert report.dead_outputs.tolist() == report.constant_outputs.tolist() == [3]
+    assert len(report.hidden_outputs) == report.snr[3] == report.signal[3] == 0
+    assert report.remarks == ("1 dead output of 4: 3.",)
+
+
+def test_channels_that_the_shots_do_not_tell_are_neither_dead_nor_forgotten() -> None:
+    weights, stream = np.random.default_rng(1).normal(size=(3, 6)), np.random.default_rng(0)
+    device = as_device(
+        lambda c: np.tanh(2 * c[:, :3] @ weights) + 0.5 * stream.normal(size=(len(c), 6)),
+        n_controls=8,
+        n_outputs=6,
+        bounds=(-1, 1),
+    )
+    report = characterize(device)
+    assert report.dead_channels.tolist() == []
+    assert report.untested_channels.tolist() == [3, 4, 5, 6, 7]
+    assert "5 channels of 8 showed no effect; to call them dead takes more shots: 3, 4, 5, 6, 7." in report.remarks
+    assert report.to_dict()["untested_channels"] == [3, 4, 5, 6, 7]
+    certain = characterize(device, n_shots=20_000)
+    assert certain.dead_channels.tolist() == [3, 4, 5, 6, 7]
+    assert certain.untested_channels.tolist() == []
+
+
+def test_outputs_that_cancel_within_a_group_are_spoken_of() -> None:
+    detectors = as_device(
+        lambda c: np.tanh(c[:, :100] - c[:, 100:]), n_controls=200, n_outputs=100, bounds=(-1, 1), name="detectors"
+    )
+    report = characterize(detectors, n_shots=200)
+    assert len(report.dead_outputs)
+    assert report.remarks[-1].endswith("and an output that answers only to differences within a group looks dead.")
+
+
 def test_memory_is_told() -> None:
     report = characterize(Bank(noise=0.05, leak=0.2))
     assert report.verdict == "drifting"

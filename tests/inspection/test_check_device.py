@@ -20,7 +20,8 @@ from tests.inspection import drivers
 
 NOISE = 0.02  # of responses that spread by about 0.6
 
-FAULTS = [  # driver, name of the check, what is said
+FAULTS = [
+    ("MasksAnOutput", "finite", "Got nan in output 3"),  # driver, name of the check, what is said
     ("Transposed", "shape", "The outputs are transposed"),
     ("GuessesOrientation", "shape of a square batch", "as many rows as outputs"),
     ("Squeezed", "shape", "A single row was squeezed"),

@@ -102,4 +102,4 @@ def forget_everybody() -> None:
     """Let go of every address: sessions that an error's traceback keeps alive would share theirs with the next test."""
     gc.collect()
     connection._shut_down_all()
-    connection._by_address.clear()
+    connection._by_place.clear()

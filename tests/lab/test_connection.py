@@ -23,10 +23,18 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 import skpat
-from skpat import Device, PhysicalNetworkClassifier, as_device
+from skpat import ControlBatch, Device, PhysicalNetworkClassifier, as_device
 from skpat.devices import Quantized
-from skpat.exceptions import DeviceBusyError, DeviceConnectionError, DeviceIdentityError, DeviceOutputError
+from skpat.exceptions import (
+    ControlBoundsError,
+    DeviceBusyError,
+    DeviceConnectionError,
+    DeviceIdentityError,
+    DeviceOutputError,
+)
 from skpat.lab import Ledger, Session
+from skpat.lab.adopted import adopt
+from skpat.lab.qcodes_device import QcodesDevice
 from skpat.twins import NeuralTwin
 
 from .bench_device import BenchDevice, events, forget_everybody, largest_overlap
@@ -223,6 +231,88 @@ def test_a_function_with_an_address_is_held_by_one_session_at_a_time() -> None:
         assert pool.submit(Session(made[2], wait=0.05).measure, np.zeros((1, 2))).result(10).shape == (1, 2)
 
 
+class Bias(Device):
+    """Without an address; what ``set_shared`` gave it is kept, as heaters keep it, and a closed line cannot be read."""
+
+    n_controls, n_outputs, bounds = 6, 4, (-1, 1)
+    max_change = None
+
+    def open(self) -> None:
+        self.is_open_, self.n_opened_ = True, getattr(self, "n_opened_", 0) + 1
+
+    def close(self) -> None:
+        self.is_open_ = False
+
+    def set_shared(self, batch: Any) -> None:
+        self.held_ = np.zeros(6)
+        self.held_[batch.shared_index] = batch.shared
+
+    def measure(self, batch: Any) -> np.ndarray:
+        assert self.is_open_
+        controls = np.tile(self.held_, (batch.n_rows, 1))
+        time.sleep(1e-5)  # whoever waits gets a chance
+        controls[:, batch.varying_index] = batch.varying
+        return np.tanh(controls[:, :4] + controls[:, 2:] ** 2)
+
+
+def test_threads_that_share_a_device_without_an_address_take_turns() -> None:
+    device = Bias()
+    sessions = [Session(device) for _ in range(3)]
+
+    def wrong(i: int) -> int:
+        shared = np.full(3, 0.3 * i)
+        batch = ControlBatch(np.full((2, 3), 0.1), np.arange(3), shared, np.arange(3, 6))
+        expected = np.tanh(np.asarray(batch)[:, :4] + np.asarray(batch)[:, 2:] ** 2)
+        return sum(not np.array_equal(sessions[i].measure(batch), expected) for _ in range(60))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(wrong, range(3))) == [0, 0, 0]
+    assert device.n_opened_ == 1
+    for session in sessions:
+        assert device.is_open_
+        session.close()
+    assert not device.is_open_
+
+
+def test_a_prediction_within_a_session_leaves_the_line_of_a_device_without_an_address_open() -> None:
+    X, y = data()
+    network = PhysicalNetworkClassifier(Bias(), SMALL_TWIN, max_iter=1, random_state=0).fit(X, y)
+    device, n_opened = network.device_, network.device_.n_opened_
+    with Session(device) as session:
+        before = session.measure(np.zeros((1, 6)))
+        network.predict(X)
+        np.testing.assert_array_equal(session.measure(np.zeros((1, 6))), before)
+    assert device.n_opened_ == n_opened + 1
+    assert not device.is_open_
+
+
+def test_threads_that_share_a_device_never_move_a_channel_too_far_together() -> None:
+    device, sent = Bias(), []
+    device.max_change = 0.5
+    device.measure = lambda batch: sent.append(np.asarray(batch).copy()) or np.zeros((batch.n_rows, 4))  # type: ignore[method-assign]
+
+    def refused(value: float) -> int:
+        session, n = Session(device), 0
+        for _ in range(40):
+            try:
+                session.measure(np.full((1, 6), value))
+            except ControlBoundsError:
+                n += 1
+        return n
+
+    with ThreadPoolExecutor(3) as pool:
+        n_refused = sum(pool.map(refused, [-0.4, 0.0, 0.4]))
+    assert len(sent) + n_refused == 120
+    assert np.abs(np.diff(np.concatenate(sent), axis=0)).max() <= 0.5
+
+
+def test_an_address_of_ones_own_is_never_taken_for_that_of_an_adopted_handle() -> None:
+    device = as_device(lambda c: c, n_controls=1, n_outputs=1, bounds=(0, 1), address="adopted-laser-2")
+    with Session(device) as session:
+        session.measure([[0.5]])
+    assert Ledger.at("adopted-laser-2")["prediction"] == 1
+
+
 def test_a_session_that_is_forgotten_lets_go(tmp_path: Path) -> None:
     log = tmp_path / "log"
     Session(BenchDevice("bench", log)).measure(CONTROLS)
@@ -316,6 +406,42 @@ def test_readings_that_a_driver_masks_are_not_finite() -> None:
     np.testing.assert_array_equal(session.measure(np.zeros((3, 2))), -999)
     with pytest.raises(DeviceOutputError, match=r"Got nan in output 1, row 0"):
         session.measure(np.array([[0.0, 1.0], [0.0, 0.0]]))
+
+
+def adopted(read: Any, **about: Any) -> Device:
+    return adopt(SimpleNamespace(), lambda _, controls: read(controls), open=lambda _: None, **about)
+
+
+def in_qcodes(read: Any, n_controls: int, n_outputs: int, **about: Any) -> Device:
+    made = SimpleNamespace(sweep=read, close=lambda: None)
+    return QcodesDevice(lambda: made, n_controls, n_outputs, measure_rows="sweep", **about)
+
+
+@pytest.mark.parametrize("make", [as_device, adopted, in_qcodes])
+@pytest.mark.parametrize("fault", ["masked", "ragged", "half"])
+def test_an_answer_that_is_incomplete_once_is_asked_for_again(make: Any, fault: str) -> None:
+    calls = []
+
+    def read(controls: np.ndarray) -> Any:
+        calls.append(len(controls))
+        answer = np.tanh(controls)
+        if len(calls) > 1:
+            return answer
+        mask = np.arange(answer.size).reshape(answer.shape) == 3
+        half = [*answer[:-1].tolist(), answer[-1, :1].tolist()] if fault == "ragged" else answer[:-1]
+        return np.ma.array(np.where(mask, -9999, answer), mask=mask) if fault == "masked" else half
+
+    device = make(read, n_controls=2, n_outputs=2, bounds=(0, 1))
+    rows = np.linspace(0, 1, 6).reshape(3, 2)
+    with Session(device) as session:
+        np.testing.assert_array_equal(session.measure(rows), np.tanh(rows))
+    assert calls == [3, 3]
+    assert (
+        session.ledger.faults["not_finite" if fault == "masked" else "shape"]
+        == sum(session.ledger.faults.values())
+        == 1
+    )
+    assert session.ledger.total == 6
 
 
 def test_bad_readings_can_be_masked_or_raised() -> None:

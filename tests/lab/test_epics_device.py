@@ -256,6 +256,23 @@ def test_a_lost_reading_is_told(ioc) -> None:
     device.close()
 
 
+def test_a_lost_reading_is_measured_again_by_a_session(ioc) -> None:
+    with Session(plate()) as session:
+        expected = session.measure(ROWS)
+        ioc.write("FAULT", "short")
+        np.testing.assert_allclose(session.measure(ROWS), expected)
+    assert session.ledger.faults["shape"] == 1
+
+
+def test_a_refusal_ends_a_session_that_knows_the_shots(ioc) -> None:
+    with Session(plate()) as session:
+        session.measure(ROWS)
+        ioc.write("FAULT", "refuse")
+        with pytest.raises(DeviceOutputError, match="accept what skpat asks of TEST:TRIGGER") as caught:
+            session.measure(ROWS)
+    assert caught.value.shots_done["prediction"] == 2 * len(ROWS)
+
+
 def test_a_refusal_is_no_lost_connection(ioc) -> None:
     device = plate()
     device.open()

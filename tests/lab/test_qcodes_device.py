@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -341,6 +342,50 @@ def test_an_array_of_another_size_is_told() -> None:
         pytest.raises(DeviceOutputError, match=r"must give 1 num.* Got 6"),
     ):
         session.measure(np.ones((1, 3)))
+
+
+class Flaky:
+    """An array that comes short, or partly masked, the first times; a number that is masked as a whole."""
+
+    def __init__(self) -> None:
+        self.left, self.answers = SimpleNamespace(set=lambda value: None), []
+        self.trace, self.level = SimpleNamespace(get=self.read), SimpleNamespace(get=lambda: np.ma.masked)
+
+    def read(self) -> Any:
+        return self.answers.pop(0) if self.answers else [1.0, 2.0]
+
+    def close(self) -> None:
+        pass
+
+
+def flaky(instrument: Flaky, outputs: Any = ("trace", 2), **about: Any) -> QcodesDevice:
+    return QcodesDevice(lambda: instrument, ["left"], outputs, bounds=(0, 5), **about)
+
+
+@pytest.mark.parametrize(
+    ("first", "kind"), [([1.0], "shape"), (np.ma.array([1.0, -9999.0], mask=[False, True]), "not_finite")]
+)
+def test_an_array_that_is_incomplete_once_is_read_again(first: Any, kind: str) -> None:
+    instrument = Flaky()
+    instrument.answers = [[1.0, 2.0], first]
+    with Session(flaky(instrument)) as session:
+        np.testing.assert_array_equal(session.measure(ROWS[:, :1]), [[1.0, 2.0]] * 2)
+    assert session.ledger.faults[kind] == sum(session.ledger.faults.values()) == 1
+    assert session.ledger.total == 4
+
+
+def test_what_is_never_whole_ends_with_the_shots_that_were_spent() -> None:
+    short = Flaky()
+    short.answers = [[1.0]] * 9
+    with (
+        Session(flaky(short, max_retries=2)) as session,
+        pytest.raises(DeviceOutputError, match=r"must give 2 numbers\. Got 1") as caught,
+    ):
+        session.measure(ROWS[:, :1])
+    assert caught.value.shots_done["prediction"] == 6
+    assert session.ledger.faults["shape"] == 3
+    with Session(flaky(Flaky(), ["level"])) as session, pytest.raises(DeviceOutputError, match="Got nan in output 0"):
+        session.measure(ROWS[:, :1])
 
 
 # ---- the real thing ----
