@@ -101,28 +101,38 @@ class Readings:
         means = self.references.mean(axis=2) / self.scale
         n_rounds, n_references = means.shape[:2]
         noise = float(self.noise[live].mean())
-        n_pairs = self._n_independent * n_references * n_rounds
+        each, together = self._n_independent
         found = 0.0
-        for moving, n_averaged in ((means.mean(axis=1, keepdims=True), n_references), (means, 1)):
+        for moving, n_averaged, independent in (
+            (means.mean(axis=1, keepdims=True), n_references, together),
+            (means, 1, each),
+        ):
             chance = noise / (2 * n_averaged)
             variance = float(moving.var(axis=0, ddof=1).mean(axis=0)[live].mean()) - chance
-            ratio = f_distribution.isf(_BY_CHANCE, n_pairs / n_averaged * (n_rounds - 1) / n_rounds, n_pairs)
+            ratio = f_distribution.isf(_BY_CHANCE, independent * (n_rounds - 1), each * n_rounds)
             if found or variance > max(chance * (ratio - 1), 1e-12):
                 found = max(found, variance)
         return found
 
     @property
-    def _n_independent(self) -> float:
-        """As many outputs of independent noise and equal size vary as much in the mean: 1 where all share theirs."""
-        differences = self.reference_differences[:, ~self.constant]
-        n, k = differences.shape
-        covariance = (
-            differences.T @ differences / n if k <= n else differences @ differences.T / n
-        )  # one norm, one trace
-        square, total = float(np.square(covariance).sum()), float(np.trace(covariance)) ** 2
-        if total == 0:
-            return 1.0
-        return total / max(square - total / n, total / k)  # less what chance adds
+    def _n_independent(self) -> tuple[float, float]:
+        """As many readings of independent noise and equal size vary as much in the mean as those of a round.
+
+        Of all references and outputs, and of the outputs of the references' mean: 1 where all share their noise.
+        """
+        differences = ((self.references[:, :, 1] - self.references[:, :, 0]) / self.scale)[:, :, ~self.constant]
+        n, n_references, k = differences.shape
+        of_references = [differences[:, reference] for reference in range(n_references)]
+        found = []
+        for groups in (of_references, [differences.reshape(n * n_references, k)]):
+            totals, squares = [], []
+            for group in groups:
+                covariance = group.T @ group if k <= len(group) else group @ group.T  # one norm, one trace
+                totals.append(float(np.trace(covariance)))
+                chance = totals[-1] ** 2 / len(group)
+                squares.append(max(float(np.square(covariance).sum()) - chance, totals[-1] ** 2 / k))
+            found.append(sum(totals) ** 2 / sum(squares) if sum(squares) else 1.0)
+        return found[0], found[1]
 
     def effect(self, pairs: np.ndarray) -> float:
         """How many standard deviations the mean squared change of pairs (n, 2, n_outputs) lies above that of repeats."""

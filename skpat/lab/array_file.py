@@ -16,10 +16,10 @@ import numpy as np
 
 from skpat.exceptions import DeploymentFileError
 
-__all__ = ["LARGEST_ABOUT", "read_arrays", "refused", "write_arrays"]
+__all__ = ["LARGEST_ABOUT", "LARGEST_FILE", "read_arrays", "refused", "write_arrays"]
 
 _ABOUT = "about.json"
-_LARGEST_FILE = 1 << 30
+LARGEST_FILE = 1 << 30
 LARGEST_ABOUT = 1 << 20
 _MOST_MEMBERS = 1 << 14
 _LARGEST_DIRECTORY = _MOST_MEMBERS * 256
@@ -53,8 +53,8 @@ def write_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays:
     """
     path = Path(path)
     size = sum(array.nbytes + 1024 for array in arrays.values())
-    if size > _LARGEST_FILE or len(arrays) >= _MOST_MEMBERS:
-        raise ValueError(f"A file must hold at most {_LARGEST_FILE:,} bytes in {_MOST_MEMBERS:,} arrays. Got {size:,}.")
+    if size > LARGEST_FILE or len(arrays) >= _MOST_MEMBERS:
+        raise ValueError(f"A file must hold at most {LARGEST_FILE:,} bytes in {_MOST_MEMBERS:,} arrays. Got {size:,}.")
     for name, array in arrays.items():
         if array.dtype.kind not in _KINDS:
             raise ValueError(f"{name!r} must hold numbers, booleans or strings. Got dtype {array.dtype}.")
@@ -164,8 +164,8 @@ def _read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _check_length(file: IO[bytes], length: int) -> None:
     """Look at the end of the file before zipfile does, which believes what stands there."""
-    if length > _LARGEST_FILE:
-        raise DeploymentFileError(f"it is longer than {_LARGEST_FILE:,} bytes")
+    if length > LARGEST_FILE:
+        raise DeploymentFileError(f"it is longer than {LARGEST_FILE:,} bytes")
     if length < _END:
         raise DeploymentFileError("it is no npz file, or its end is missing")
     file.seek(-_END, os.SEEK_END)

@@ -55,9 +55,12 @@ class Connection:
         self.pid = os.getpid()
         self.closing = False
         self.last_row: np.ndarray | None = None
-        self.identity: str | None = None
+        self.identity: str | None = None  # who has answered
+        self.is_joined = False  # by a session that may know other parameters of the device
+        self._expected: str | None = None  # who must answer
         self._lock: AddressLock | None = None
         self._open_device: Any = None
+        self._opened_with: dict[str, Any] | None = None
         self._unsafe_device: Any = None  # whose line was dropped before it could be brought into its safe state
         self._shared: tuple[np.ndarray, np.ndarray] | None = None
         self._sends_shared = False
@@ -70,14 +73,18 @@ class Connection:
             lock.acquire(wait, lambda holder: _log.warning("Waiting for %s, held by %s.", self.address, holder))
             self._lock = lock
 
-    def measure(self, device: Any, piece: ControlBatch, count: Callable[[], None] = lambda: None) -> Any:
+    def measure(
+        self, device: Any, piece: ControlBatch, count: Callable[[], None] = lambda: None, expected: str | None = None
+    ) -> Any:
         """One call of the device's ``measure``, with everything sent that must precede it.
 
         An error of any kind leaves the state of the line unknown: it is closed, and the next call opens it anew. After an
         error that is not the line's (Ctrl-C, a bug in the driver) the device is brought into its safe state first.
-        ``count`` is called when everything is ready and the measurement is about to be asked for.
+        ``count`` is called when everything is ready and the measurement is about to be asked for. Nothing is sent to another
+        instrument than the one ``expected``.
         """
         with self.io:
+            self._expected = expected
             try:
                 self._make_ready(device)
                 if self._sends_shared:
@@ -97,23 +104,39 @@ class Connection:
 
     def _make_ready(self, device: Any) -> None:
         if self._open_device is not None:
-            if self._open_device is device or _same_parameters(self._open_device, device):
+            if self._speaks_as(device):
+                self._refuse_another(device, self.identity, self._expected)
                 return
             self.shut_down()  # the same instrument, to be spoken to in another way
         self._open_device = device  # before it is open: a half-open line is closed too
+        self._opened_with, self.is_joined = _parameters(device), False
         getattr(device, "open", _nothing)()
         identity = str(getattr(device, "identify", _nothing)() or "")
-        if self.identity is not None and identity != self.identity:
+        try:
+            self._refuse_another(device, identity, self.identity, self._expected)
+        except DeviceIdentityError:
             self.drop()
             self._unsafe_device = None
-            raise DeviceIdentityError(
-                f"The instrument at {self.address or device_name(device)} must be the one that answered before, "
-                f"{self.identity!r}. Got {identity!r}. Reconnect the first one, or start a new run."
-            )
+            raise
         self.identity = identity
         self._shared = None
         overridden = getattr(type(device), "set_shared", Device.set_shared) is not Device.set_shared
         self._sends_shared = overridden or bool(getattr(device, "settling_seconds", 0))
+
+    def _speaks_as(self, device: Any) -> bool:
+        """Whether the line has been opened by a device that is, or was when it was opened, the same as this one."""
+        if self._open_device is device and (self._opened_with is None or not self.is_joined):
+            return True
+        self.is_joined = False
+        return type(self._open_device) is type(device) and _equal_parameters(self._opened_with, _parameters(device))
+
+    def _refuse_another(self, device: Any, identity: str | None, *known: str | None) -> None:
+        for one in known:
+            if one is not None and identity != one:
+                raise DeviceIdentityError(
+                    f"The instrument at {self.address or device_name(device)} must be the one that answered before, "
+                    f"{one!r}. Got {identity!r}. Reconnect the first one, or start a new run."
+                )
 
     def _send_shared(self, piece: ControlBatch) -> None:
         known = self._shared
@@ -236,6 +259,7 @@ def attach(user: int, device: Any, wait: float | None) -> Connection:
             known = _by_place[place] = Connection(address, device if address is None else None)
         known.thread = me  # also in the place of a thread that has ended without closing its session
         known.users.add(user)
+        known.is_joined = True
     try:
         known.take_lock(None if deadline is None else max(0.0, deadline - time.monotonic()))
     except BaseException:
@@ -262,19 +286,25 @@ def detach(user: int, connection: Connection) -> None:
             _changed.notify_all()
 
 
-def _same_parameters(one: Any, other: Any) -> bool:
+def _parameters(device: Any) -> dict[str, Any] | None:
+    """What a device is made of, the one within a wrapper included; None for one that does not tell."""
+    return dict(device.get_params(deep=True)) if hasattr(device, "get_params") else None
+
+
+def _equal_parameters(mine: dict[str, Any] | None, others: dict[str, Any] | None) -> bool:
     """Whether two device objects speak to an instrument in the same way."""
-    if type(one) is not type(other) or not hasattr(one, "get_params"):
+    if mine is None or others is None or mine.keys() != others.keys():
         return False
-    mine, others = one.get_params(deep=False), other.get_params(deep=False)
-    return all(_equal(mine[name], others[name]) for name in mine)
+    return all(_equal(value, others[name]) for name, value in mine.items())
 
 
 def _equal(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    if hasattr(a, "measure") and hasattr(a, "get_params"):  # a device within a wrapper
-        return _same_parameters(a, b)
+    if hasattr(a, "measure") and hasattr(
+        a, "get_params"
+    ):  # a device within a wrapper, whose parameters are compared, too
+        return type(a) is type(b)
     try:
         return bool(np.all(np.asarray(a == b)))
     except (TypeError, ValueError):

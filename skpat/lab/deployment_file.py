@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
 import numpy as np
 
-from skpat.lab.array_file import LARGEST_ABOUT, read_arrays, refused
+from skpat.lab.array_file import LARGEST_ABOUT, LARGEST_FILE, read_arrays, refused
 from skpat.network.description import network_from_dict, weight_shapes
 from skpat.network.forward import Network
 
@@ -19,8 +20,11 @@ MOST_SHOTS = 1 << 16  # of a row: a forged file must not use a device up
 
 
 def fit_an_array(names: list[str]) -> bool:
-    """Whether names of features are better kept as an array: too many for the text, and kept whole by numpy."""
-    return sum(map(len, names)) > LARGEST_ABOUT // 16 and np.array(names).tolist() == names
+    """Whether names of features must, and can, be kept as an array: too many for the text, and kept whole by numpy."""
+    if len(json.dumps(names, indent=1)) <= LARGEST_ABOUT // 2:
+        return False
+    n_bytes = 4 * max(map(len, names)) * len(names)
+    return n_bytes < LARGEST_FILE // 2 and np.array(names).tolist() == names
 
 
 def read_deployment(path: str | os.PathLike[str]) -> tuple[Network, dict[str, Any], dict[str, Any]]:

@@ -15,7 +15,14 @@ import numpy as np
 
 from skpat.controls import ControlBatch
 from skpat.devices.specification import device_name
-from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, DeviceOutputError, ShotBudgetError, SkpatError
+from skpat.exceptions import (
+    ControlBoundsError,
+    DeviceConnectionError,
+    DeviceIdentityError,
+    DeviceOutputError,
+    ShotBudgetError,
+    SkpatError,
+)
 from skpat.lab.address_lock import is_of_one_process
 from skpat.lab.answers import IncompleteAnswer, inspect, mask
 from skpat.lab.connection import Connection, attach, detach
@@ -174,6 +181,9 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
 
     def close(self) -> None:
         """Bring the device into its safe state, close it, and free its address. The session may be used again."""
+        if self._pid != os.getpid():  # forked: even the lock is the parent's, and a thread of it may hold it
+            self._connection = None
+            return
         with self._lock:
             connection, self._connection = self._connection, None
             if connection is not None:
@@ -337,16 +347,12 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             address = getattr(self.device, "address", None)
             connection = attach(id(self), self.device, self.wait)
             self._totals = None if address is None or is_of_one_process(address) else AddressTotals(address)
-            if self.journal is not None and connection.identity is None:
-                connection.identity = self.journal.identity
-            if self._expected is not None and connection.identity != self._expected:
-                if connection.identity is not None:
-                    detach(id(self), connection)
-                    raise DeviceIdentityError(
-                        f"The instrument {device_name(self.device)} must be {self._expected!r}. Got {connection.identity!r}. "
-                        "Nothing was sent. Connect the right one."
-                    )
-                connection.identity = self._expected  # who answers otherwise is refused before anything is measured
+            if self._expected is not None and connection.identity not in (None, self._expected):
+                detach(id(self), connection)
+                raise DeviceIdentityError(
+                    f"The instrument {device_name(self.device)} must be {self._expected!r}. Got {connection.identity!r}. "
+                    "Nothing was sent. Connect the right one."
+                )
             self._connection = connection
         return self._connection
 
@@ -360,19 +366,26 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             if self._totals is not None:
                 self._totals.add(purpose, piece.n_rows)
 
+        expected = self._expected or (None if self.journal is None else self.journal.identity) or None
+        failed: tuple[type[DeviceConnectionError] | type[DeviceOutputError], str] | None = None
         n_lost = 0  # time-outs and broken lines, one after the other
         fault: str | None
         for attempt in range(retries + 1):
             try:
                 with connection.io:  # nobody else moves a channel in between
-                    if (
-                        self._limits.limits_changes
-                    ):  # a repeat goes back from the last row, as far as is known, to the first
+                    if self._limits.limits_changes:  # a repeat goes back from the last row, as far as is known
                         self._limits.check_changes(piece, connection.last_row)
                         connection.last_row = np.asarray(piece.rows(slice(-1, None)))[0]
-                    answer = connection.measure(self.device, piece.started_at(self.ledger.answered), count)
+                    answer = connection.measure(self.device, piece.started_at(self.ledger.answered), count, expected)
             except DeviceIdentityError as error:
                 raise self._given_up(DeviceIdentityError, str(error)) from error
+            except ControlBoundsError as error:
+                if failed is None:
+                    raise
+                kind, told = failed
+                raise self._given_up(
+                    kind, f"{told} It was not repeated: the way back to the first row is longer than max_change allows."
+                ) from error
             except IncompleteAnswer as error:
                 outputs, fault, message = np.empty(0), "shape", str(error)
             except DeviceOutputError as error:
@@ -381,6 +394,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 if isinstance(error, SkpatError) and not isinstance(error, DeviceConnectionError):
                     raise
                 self._count_fault("connection", str(error))
+                failed = DeviceConnectionError, _sentence(error)
                 if attempt == retries:
                     connection.make_safe(self.device)
                     raise self._given_up(
@@ -403,6 +417,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 return masked
             if attempt == retries or policy == "raise":
                 raise self._given_up(DeviceOutputError, message)
+            failed = DeviceOutputError, message
         raise AssertionError("every way out of the loop returns or raises")
 
     def _count_fault(self, kind: str, message: str) -> None:

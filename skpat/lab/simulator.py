@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from io import BufferedReader
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,17 @@ class SimulatedInstrument:
         self._low, self._high = check_device_specification(device).T
         faults = dict(faults or {})
         self._drift = faults.pop("drift", 0.0)
+        self._demand(
+            "'faults' must give a finite rate of drift",
+            _is_number(self._drift) and np.isfinite(self._drift),
+            self._drift,
+        )
+        self._demand("'late_seconds' must be a number of at least 0", _is_number(late_seconds, 0), late_seconds)
+        self._demand("'saturation' must be a number, or None", saturation is None or _is_number(saturation), saturation)
+        self._demand("'max_faults' must be at least 0, or None", max_faults is None or max_faults >= 0, max_faults)
+        self._demand("'port' must be an int from 0 to 65,535", 0 <= port <= 65_535, port)
         for kind, probability in faults.items():
-            if kind not in FAULTS or not 0 <= probability <= 1:
+            if kind not in FAULTS or not (_is_number(probability, 0) and probability <= 1):
                 raise ValueError(
                     f"'faults' must give probabilities of {', '.join(FAULTS)}, or a rate of drift. Got {probability!r} for "
                     f"{kind!r}. For example faults={{'late': 0.02}}."
@@ -172,6 +182,11 @@ class SimulatedInstrument:
         self._shared_index: np.ndarray | None = None  # unset until the client has said it on this connection
         self._shared: np.ndarray | None = None
         self._varying_index = np.arange(device.n_controls)
+
+    @staticmethod
+    def _demand(rule: str, fulfilled: bool, value: Any) -> None:
+        if not fulfilled:
+            raise ValueError(f"{rule}. Got {value!r}.")
 
     # ---- serving ----
 
@@ -385,6 +400,11 @@ class SimulatedInstrument:
         self._varying_index = np.arange(self.device.n_controls)
 
 
+def _is_number(value: Any, least: float = -np.inf) -> bool:
+    """Whether it is a real number, and neither NaN nor below ``least``."""
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value) >= least
+
+
 class _RefusedError(Exception):
     """A request is not carried out; the text is for the queue of errors."""
 
@@ -421,7 +441,11 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(str(error))
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us in the background, deaf to Ctrl-C
         signal.signal(number, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), instrument:
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(instrument)
+        except OSError as error:
+            parser.error(f"'port' must be a free one. Got {options.port}: {error.strerror}. Use 0 for any.")
         print(instrument.address, flush=True)
         threading.Event().wait()
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(instrument.injected.items())) or "none"

@@ -19,6 +19,8 @@ from skpat.exceptions import JournalError
 
 __all__ = ["Status", "draw", "main", "read_status"]
 
+_LARGEST_RUN = 2**63 - 1  # that SQLite can number
+
 
 @dataclass(frozen=True)
 class Status:
@@ -80,6 +82,8 @@ def read_status(path: str | Path, run: int | None = None) -> Status:
     """
     if not Path(path).is_file() or not Path(path).stat().st_size:
         raise _NothingYetError(f"There is no journal {path} yet. A fit with journal={str(path)!r} makes it.")
+    if run is not None and not -_LARGEST_RUN <= run <= _LARGEST_RUN:
+        raise JournalError(f"The journal {path} has no run {run}.")
     file = sqlite3.connect(f"file:{quote(str(Path(path).resolve()))}?mode=ro", uri=True, timeout=30)
     try:
         file.execute("BEGIN")  # one moment for all that is read
@@ -192,6 +196,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between looks (1)")
     parser.add_argument("--save", default=None, metavar="FIGURE", help="save a figure of the run, anew at every change")
     options = parser.parse_args(arguments)
+    if not 0 <= options.interval < float("inf"):
+        parser.error(f"'interval' must be a number of seconds, at least 0. Got {options.interval}.")
     seen = None
     try:
         while True:
@@ -210,7 +216,13 @@ def main(arguments: list[str] | None = None) -> int:
                 for kind, message, when in status.faults[len(seen.faults) if seen else 0 :][-3:]:
                     print(f"          {time.strftime('%H:%M:%S', time.localtime(when))} {kind}: {message}", flush=True)
                 if options.save:
-                    draw(status).savefig(options.save, dpi=120)
+                    try:
+                        draw(status).savefig(options.save, dpi=120)
+                    except (
+                        OSError,
+                        ValueError,
+                    ) as error:  # no such folder; a kind of file that matplotlib does not know
+                        parser.error(f"'save' must be a place for a figure. Got {options.save!r}: {error}")
                 seen = status
             if options.once:
                 return 0

@@ -246,6 +246,8 @@ class PhysicsTwin(Twin):
             controls if batch is None else batch.varying, outputs, sample_weight
         )
         check_channels(self, checked if batch is None else batch, outputs, len(self._scale))
+        if not sample_weight.any():
+            return self
         shots = (checked if batch is None else batch), outputs, sample_weight
         if getattr(self, "_optimizer", None) is None:
             self._optimizer = make_optimizer(self.module_, self.learning_rate_init)

@@ -274,6 +274,85 @@ def test_threads_that_share_a_device_without_an_address_take_turns() -> None:
     assert not device.is_open_
 
 
+@pytest.mark.parametrize("address", [None, "TCPIP::192.168.0.7::INSTR"])
+def test_a_session_speaks_with_the_parameters_that_the_device_has_when_it_begins(address: str | None) -> None:
+    class Amplifier(Device):
+        n_controls, n_outputs, bounds = 1, 1, (0, 1)
+
+        def __init__(self, gain: float = 1.0, address: str | None = None):
+            self.gain = gain
+            self.address = address
+
+        def open(self) -> None:
+            self.set_ = self.gain  # programs the instrument
+
+        def measure(self, batch: Any) -> np.ndarray:
+            return np.asarray(batch) * self.set_
+
+    device = Quantized(Amplifier(address=address))
+    with Session(device) as outer:
+        assert outer.measure([[0.5]]).item() == 0.5
+        device.set_params(device__gain=4.0)
+        with Session(device) as inner:
+            assert inner.measure([[0.5]]).item() == 2.0
+
+
+@pytest.mark.parametrize("address", [None, "TCPIP::192.168.0.7::INSTR"])
+def test_whom_one_session_expects_is_no_matter_of_the_others(address: str | None) -> None:
+    class Lamp(Device):
+        n_controls, n_outputs, bounds = 1, 1, (0, 1)
+        n_measured = 0
+
+        def __init__(self, address: str | None = None):
+            self.address = address
+
+        def identify(self) -> str:
+            return "lamp 2"
+
+        def measure(self, batch: Any) -> np.ndarray:
+            self.n_measured += 1
+            return np.asarray(batch)
+
+    device = Lamp(address)
+    strict, anybody, second = Session(device, identity="lamp 1"), Session(device), Session(device, identity="lamp 2")
+    for _ in range(2):
+        with pytest.raises(DeviceIdentityError, match=r"answered before, 'lamp 1'\. Got 'lamp 2'"):
+            strict.measure([[0.5]])
+    assert device.n_measured == 0
+    for session in (anybody, second):
+        assert session.measure([[0.5]]).item() == 0.5
+    with pytest.raises(DeviceIdentityError, match=r"'lamp 1'.* Got 'lamp 2'"):
+        strict.measure([[0.5]])
+    assert device.n_measured == 2
+    for session in (strict, anybody, second):
+        session.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_may_close_a_session_that_a_thread_of_its_parent_uses() -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def measure(controls: np.ndarray) -> np.ndarray:
+        under_way.set()
+        go_on.wait(20)
+        return controls
+
+    session = Session(as_device(measure, n_controls=1, n_outputs=1, bounds=(0, 1)))
+    thread = threading.Thread(target=session.measure, args=([[0.5]],))
+    thread.start()
+    under_way.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(10)  # it would hang
+        session.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.set()
+    thread.join()
+    assert session.ledger.total == 1
+
+
 def test_a_prediction_within_a_session_leaves_the_line_of_a_device_without_an_address_open() -> None:
     X, y = data()
     network = PhysicalNetworkClassifier(Bias(), SMALL_TWIN, max_iter=1, random_state=0).fit(X, y)

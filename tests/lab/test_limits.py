@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from skpat import ControlBatch, Device, PhysicalNetworkClassifier, check_device
 from skpat.devices import Noisy, Quantized
-from skpat.exceptions import ControlBoundsError, DeviceContractError
+from skpat.exceptions import ControlBoundsError, DeviceConnectionError, DeviceContractError, DeviceOutputError
 from skpat.lab import Session
 
 
@@ -206,9 +206,20 @@ def test_a_repeat_may_not_jump_back_either() -> None:
             return super().measure(batch) * np.nan
 
     device = Blinking(max_change=0.2)
-    with pytest.raises(ControlBoundsError, match="from the row sent before"):
-        Session(device).measure(np.linspace(0, 1, 12).reshape(-1, 1) * [1, 1])
+    session = Session(device)
+    with pytest.raises(DeviceOutputError, match=r"Got nan in output 0.*It was not repeated: the way back") as caught:
+        session.measure(np.linspace(0, 1, 12).reshape(-1, 1) * [1, 1])
     assert len(device.received) == 1
+    assert caught.value.shots_done["prediction"] == session.ledger.total == 12
+    assert isinstance(caught.value.__cause__, ControlBoundsError)
+
+    class Cut(Recorder):
+        def measure(self, batch: ControlBatch) -> np.ndarray:
+            super().measure(batch)
+            raise ConnectionResetError("the cable was pulled")
+
+    with pytest.raises(DeviceConnectionError, match=r"the cable was pulled\. It was not repeated: the way back"):
+        Session(Cut(max_change=0.2)).measure(np.linspace(0, 1, 12).reshape(-1, 1) * [1, 1])
 
 
 def test_a_driver_that_works_in_place_fails_instead_of_sending_something_else() -> None:

@@ -409,9 +409,23 @@ def test_the_command_line_serves_until_ctrl_c() -> None:
         (["--set", "colour=red"], "colour"),
         (["--set", "n_controls"], "An option must be name=value. Got 'n_controls'"),
         (["--fault", "rust=0.1"], "'faults' must give probabilities"),
+        (["--fault", "late=often"], "Got 'often' for 'late'"),
+        (["--fault", "late=None"], "Got None for 'late'"),
+        (["--fault", "drift=slow"], "'faults' must give a finite rate of drift. Got 'slow'"),
+        (["--late-seconds", "nan"], "'late_seconds' must be a number of at least 0. Got nan"),
+        (["--late-seconds", "-1"], "'late_seconds' must be a number of at least 0. Got -1.0"),
+        (["--saturation", "nan"], "'saturation' must be a number, or None. Got nan"),
+        (["--max-faults", "-1"], "'max_faults' must be at least 0, or None. Got -1"),
+        (["--port", "99999"], "'port' must be an int from 0 to 65,535. Got 99999"),
     ],
 )
 def test_wrong_options_are_told(options: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(options)
     assert message in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(SystemExit, match="2"):
+        main(["--port", str(other.getsockname()[1])])
+    assert "'port' must be a free one. Got " in capsys.readouterr().err

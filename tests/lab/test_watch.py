@@ -92,9 +92,29 @@ def test_a_file_that_is_missing_or_foreign_is_named(tmp_path: Path, capsys: pyte
     assert "is no journal" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--interval", "-1"], "'interval' must be a number of seconds, at least 0. Got -1.0"),
+        (["--interval", "nan"], "'interval' must be a number of seconds, at least 0. Got nan"),
+        (["--once", "--save", "nowhere/run.png"], "'save' must be a place for a figure. Got 'nowhere/run.png'"),
+        (["--once", "--save", "run.xyz"], "'save' must be a place for a figure. Got 'run.xyz'"),
+    ],
+)
+def test_wrong_options_are_told(
+    options: list[str], message: str, journal: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(journal.parent)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(journal), *options])
+    assert message in capsys.readouterr().err
+
+
 def test_a_run_that_is_not_there_is_named(journal: Path) -> None:
     with pytest.raises(JournalError, match="has no run 7"):
         read_status(journal, run=7)
+    with pytest.raises(JournalError, match="has no run 10000000000000000000000"):
+        read_status(journal, run=10**22)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")

@@ -243,6 +243,26 @@ def test_shots_without_weight_are_as_if_they_were_not_there(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["neural", "physics", "residual"])
+def test_a_twin_that_goes_on_learns_nothing_from_shots_without_weight(kind: str) -> None:
+    laser = SecondHarmonicLaser(4, 3)
+    made = {
+        "neural": NeuralTwin((8,), max_iter=3, memory_size=20, random_state=0),
+        "physics": PhysicsTwin(laser, ["coupling"], max_iter=3, random_state=0),
+        "residual": ResidualTwin(PhysicsTwin(laser), NeuralTwin((8,), max_iter=3, memory_size=20), random_state=0),
+    }[kind]
+    controls = np.random.default_rng(0).uniform(-0.5, 0.5, (60, 4))
+    outputs = SecondHarmonicLaser(4, 3, coupling=30.0, random_state=0).measure(controls)
+    whole, part = clone(made).fit(controls, outputs), clone(made).fit(controls, outputs)
+    wrong = np.full((30, 3), 1e3)
+    for rows in np.split(np.arange(60), 4):
+        mixed = np.r_[controls[rows], controls[:30]], np.r_[outputs[rows], wrong], np.r_[np.ones(15), np.zeros(30)]
+        whole.partial_fit(*mixed)
+        whole.partial_fit(controls[:30], wrong, np.zeros(30))
+        part.partial_fit(controls[rows], outputs[rows])
+    np.testing.assert_allclose(whole.predict(controls), part.predict(controls), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["neural", "physics", "residual"])
 def test_other_channels_than_those_of_the_fit_are_refused(kind: str) -> None:
     physics = PhysicsTwin(SecondHarmonicLaser(4, 3), ["length"], max_iter=1)
     made = {"neural": NeuralTwin((8,), max_iter=1), "physics": physics, "residual": ResidualTwin(physics)}[kind]
