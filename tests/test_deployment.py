@@ -221,7 +221,7 @@ def test_as_many_and_as_long_names_as_there_are_survive_the_file(letter: str, pa
 
 def test_one_long_name_among_many_does_not_make_a_large_file(path: Path) -> None:
     rng, n = np.random.default_rng(0), 3_000
-    names = [f"{i}" for i in range(n - 1)] + ["x" * 50_000]
+    names = [f"{i}" for i in range(n - 1)] + ["x" * 70_000]
     X, y = pd.DataFrame(rng.normal(size=(20, n)), columns=names), np.arange(20) % 2
     PhysicalNetworkClassifier(Bank(), **SMALL).fit(X, y).deploy().save(path)
     assert path.stat().st_size < 1 << 20
