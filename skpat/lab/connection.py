@@ -27,9 +27,7 @@ __all__ = ["Connection", "attach"]
 _log = logging.getLogger("skpat.lab")
 
 _changed = threading.Condition()
-_by_place: dict[
-    str | int, Connection
-] = {}  # the address; the id of a device without one, which its connection keeps alive
+_by_place: dict[str | int, Connection] = {}  # by address, else by the id of the device, which is kept alive
 _all: weakref.WeakSet[Connection] = weakref.WeakSet()
 _inherited: list[Any] = []  # handles that came through a fork: they are the parent's, and must not be closed here
 
@@ -301,9 +299,7 @@ def _equal_parameters(mine: dict[str, Any] | None, others: dict[str, Any] | None
 def _equal(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    if hasattr(a, "measure") and hasattr(
-        a, "get_params"
-    ):  # a device within a wrapper, whose parameters are compared, too
+    if hasattr(a, "measure") and hasattr(a, "get_params"):  # within a wrapper: its parameters are compared, too
         return type(a) is type(b)
     try:
         return bool(np.all(np.asarray(a == b)))

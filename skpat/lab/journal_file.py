@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -205,24 +205,34 @@ def _check_file(path: Path, to_write: bool) -> None:
         if to_write:
             return
         raise JournalError(f"There is no journal {path} yet. A fit with journal={str(path)!r} makes it.")
-    file = None
     try:
-        file = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        about = dict(file.execute("SELECT name, value FROM about")) if "about" in tables else {}
+        try:
+            tables, about = _read(path, "ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK or not to_write:
+                raise
+            tables, about = _read(
+                path, "rw"
+            )  # whoever made the file was killed in it: SQLite takes back what is unfinished
     except sqlite3.OperationalError as error:
         raise JournalError(f"The journal {path} cannot be read: {error}.") from error
     except (sqlite3.Error, ValueError, MemoryError, OverflowError) as error:
         raise JournalError(f"{path} is no journal of skpat: {error}. Use another file.") from error
-    finally:
-        if file is not None:
-            file.close()
     if (tables and "about" not in tables) or (about and not str(about.get("format", "")).startswith("skpat journal")):
         raise JournalError(f"{path} is a database, but no journal of skpat. Use another file.")
     if about and about["format"] != FORMAT:
         raise JournalError(
             f"{path} must be of format {FORMAT!r}. Got {about['format']!r}. Use a newer skpat, or another file."
         )
+
+
+def _read(path: Path, mode: str) -> tuple[set[str], dict[str, Any]]:
+    """The tables of a file, and what it says of itself."""
+    with closing(
+        sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode={mode}", uri=True, timeout=_BUSY_SECONDS)
+    ) as file:
+        tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return tables, dict(file.execute("SELECT name, value FROM about")) if "about" in tables else {}
 
 
 def _roll_back(file: sqlite3.Connection) -> None:

@@ -371,16 +371,18 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         n_lost = 0  # time-outs and broken lines, one after the other
         fault: str | None
         for attempt in range(retries + 1):
+            asked = False
             try:
                 with connection.io:  # nobody else moves a channel in between
                     if self._limits.limits_changes:  # a repeat goes back from the last row, as far as is known
                         self._limits.check_changes(piece, connection.last_row)
                         connection.last_row = np.asarray(piece.rows(slice(-1, None)))[0]
+                    asked = True
                     answer = connection.measure(self.device, piece.started_at(self.ledger.answered), count, expected)
             except DeviceIdentityError as error:
                 raise self._given_up(DeviceIdentityError, str(error)) from error
             except ControlBoundsError as error:
-                if failed is None:
+                if failed is None or asked:  # a veto of the device's own
                     raise
                 kind, told = failed
                 raise self._given_up(

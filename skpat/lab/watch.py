@@ -120,7 +120,8 @@ def read_status(path: str | Path, run: int | None = None) -> Status:
             raise JournalError(f"The journal {path} is damaged: what it holds of run {run} makes no sense.")
         return status
     except sqlite3.OperationalError as error:
-        kind = _NothingYetError if "no such table" in str(error) else JournalError
+        unfinished = error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK  # killed while it was made
+        kind = _NothingYetError if unfinished or "no such table" in str(error) else JournalError
         raise kind(f"The journal {path} cannot be read: {error}.") from error
     except (sqlite3.Error, ValueError, TypeError, MemoryError, OverflowError) as error:
         if isinstance(error, JournalError):

@@ -14,6 +14,7 @@ import signal
 import sqlite3
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,9 @@ def in_a_child(folder: Path, name: str, journal: Path | None, kill_after: float 
         try:
             fit(folder, name, journal)
             code = 0
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
         finally:
             os._exit(code)
     if kill_after is not None:

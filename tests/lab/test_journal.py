@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from skpat.exceptions import JournalError
 from skpat.lab import Journal, Session
 from skpat.lab.fingerprint import device_fingerprint, fingerprint
 from skpat.lab.replay import control_keys
+from skpat.lab.watch import read_status
 from skpat.twins import NeuralTwin
 from tests.combinations import mostly_slow
 
@@ -808,6 +810,47 @@ def test_many_begin_a_new_journal_at_once(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(n_threads) as pool:
             assert sorted(pool.map(begin, range(n_threads))) == list(range(1, n_threads + 1))
+
+
+def killed_while_it_writes(path: Path, *before: str) -> None:
+    """A database whose maker was killed in a transaction, when some of it was on the disk already."""
+    code = f"""
+        import os, sqlite3
+        file = sqlite3.connect({str(path)!r}, isolation_level=None)
+        file.execute("PRAGMA cache_size = 1")
+        for statement in {before!r}:
+            file.execute(statement)
+        file.execute("BEGIN")
+        file.execute("CREATE TABLE unfinished (content)")
+        for _ in range(100):
+            file.execute("INSERT INTO unfinished VALUES (zeroblob(4000))")
+        os._exit(9)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == 9
+    assert path.with_name(f"{path.name}-journal").stat().st_size
+
+
+def test_a_file_whose_maker_was_killed_in_it_becomes_a_journal(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    killed_while_it_writes(path)
+    with pytest.raises(JournalError, match="cannot be read"):
+        list(Journal(path).answers())
+    with pytest.raises(JournalError, match="cannot be read"):
+        read_status(path)
+    network = fitted(path)
+    with Journal(path) as journal:
+        assert sum(len(answer.outputs) for answer in journal.answers()) == sum(network.shots_.values())
+        assert journal.query("SELECT name FROM sqlite_master WHERE name = 'unfinished'") == []
+
+
+def test_another_database_is_refused_however_its_maker_ended(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.db"
+    killed_while_it_writes(path, "CREATE TABLE accounts (name)", "INSERT INTO accounts VALUES ('Ada')")
+    with pytest.raises(JournalError, match="is a database, but no journal of skpat"):
+        fitted(path)
+    with sqlite3.connect(path) as file:
+        assert file.execute("SELECT * FROM accounts").fetchall() == [("Ada",)]
+    file.close()
 
 
 def test_a_journal_in_memory_is_refused() -> None:
