@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from skpat.exceptions import JournalError
 
-__all__ = ["FORMAT", "JournalFile"]
+__all__ = ["FORMAT", "JournalFile", "is_unfinished"]
 
 FORMAT = "skpat journal 1"
 _BUSY_SECONDS = 60.0  # how long somebody else may hold the file
@@ -171,6 +171,13 @@ class JournalFile:
 _inherited: list[sqlite3.Connection] = []
 
 
+def is_unfinished(error: sqlite3.Error) -> bool:
+    """Whether a file cannot be read for what somebody who was killed has left in it, which reading may not take back."""
+    return (
+        getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_ROLLBACK
+    )  # sqlite3's own errors have none
+
+
 def _until_free(act: Callable[[], Any]) -> None:
     """Do what SQLite refuses at once, whatever its time-out, while another connection does the same: begin a new file."""
     give_up = time.monotonic() + _BUSY_SECONDS
@@ -179,7 +186,7 @@ def _until_free(act: Callable[[], Any]) -> None:
             act()
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise
             if time.monotonic() > give_up:
                 raise
@@ -209,7 +216,7 @@ def _check_file(path: Path, to_write: bool) -> None:
         try:
             tables, about = _read(path, "ro")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK or not to_write:
+            if not is_unfinished(error) or not to_write:
                 raise
             tables, about = _read(
                 path, "rw"

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from skpat.exceptions import JournalError
+from skpat.lab.journal_file import is_unfinished
 
 __all__ = ["Status", "draw", "main", "read_status"]
 
@@ -120,8 +121,7 @@ def read_status(path: str | Path, run: int | None = None) -> Status:
             raise JournalError(f"The journal {path} is damaged: what it holds of run {run} makes no sense.")
         return status
     except sqlite3.OperationalError as error:
-        unfinished = error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK  # killed while it was made
-        kind = _NothingYetError if unfinished or "no such table" in str(error) else JournalError
+        kind = _NothingYetError if is_unfinished(error) or "no such table" in str(error) else JournalError
         raise kind(f"The journal {path} cannot be read: {error}.") from error
     except (sqlite3.Error, ValueError, TypeError, MemoryError, OverflowError) as error:
         if isinstance(error, JournalError):
