@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from skpat.devices.specification import check_device_specification, device_name
 from skpat.exceptions import DeviceIdentityError
 from skpat.lab.array_file import write_arrays
-from skpat.lab.deployment_file import FORMAT, MOST_SHOTS, STATED_OF_DEVICE, fit_an_array, read_deployment
+from skpat.lab.deployment_file import FORMAT, MOST_SHOTS, STATED_OF_DEVICE, as_array_if_too_long, read_deployment
 from skpat.lab.fingerprint import device_description
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
@@ -328,8 +328,8 @@ class DeployedNetwork:
         else:
             arrays |= {"targets/mean": self._target_mean, "targets/scale": self._target_scale}
         names = self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None
-        if names is not None and fit_an_array(names):
-            arrays["feature_names"], names = np.array(names), None
+        if names is not None and (long := as_array_if_too_long(names)) is not None:
+            arrays["feature_names"], names = long, None
         about = {
             "format": FORMAT,
             "network": {name: value for name, value in plain.items() if not isinstance(value, np.ndarray)},

@@ -16,7 +16,7 @@ from typing import Any
 
 from skpat.exceptions import DeviceBusyError
 
-__all__ = ["AddressLock", "address_file", "is_of_one_process", "normal_address"]
+__all__ = ["AddressLock", "address_file", "address_in_this_process", "is_of_one_process", "normal_address"]
 
 _POLL_SECONDS = 0.02
 _LOCKED_BYTE = 1 << 30  # where Windows locks one byte: far from the text, which stays readable
@@ -52,7 +52,12 @@ def address_file(address: str, ending: str) -> Path:
 
 def is_of_one_process(address: str) -> bool:
     """Whether only the process that made an address can reach what is there: a live object, not an instrument's place."""
-    return re.fullmatch(r"adopted-[0-9a-f]{16}-in-\d+", address) is not None
+    return re.fullmatch(r"adopted-[0-9a-f]+-in-\d+", address) is not None
+
+
+def address_in_this_process(token: str) -> str:
+    """The address of a live object that a token of hexadecimal digits names; another one in each process."""
+    return f"adopted-{token}-in-{os.getpid()}"
 
 
 def normal_address(address: str) -> str:

@@ -14,6 +14,7 @@ from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification
 from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, SkpatError
+from skpat.lab.address_lock import address_in_this_process
 
 __all__ = ["AdoptedDevice", "LiveInstrument", "adopt", "is_missing_answer"]
 
@@ -45,7 +46,7 @@ class LiveInstrument:
     @property
     def address(self) -> str:
         """Another one in each process: where the handle cannot be used, nobody need wait for it to be free."""
-        return f"adopted-{self._token}-in-{os.getpid()}"
+        return address_in_this_process(self._token)
 
     def can(self, what: str) -> bool:
         """Whether there is such a function."""

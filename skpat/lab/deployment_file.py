@@ -12,19 +12,22 @@ from skpat.lab.array_file import LARGEST_ABOUT, LARGEST_FILE, read_arrays, refus
 from skpat.network.description import network_from_dict, weight_shapes
 from skpat.network.forward import Network
 
-__all__ = ["FORMAT", "MOST_SHOTS", "STATED_OF_DEVICE", "fit_an_array", "read_deployment"]
+__all__ = ["FORMAT", "MOST_SHOTS", "STATED_OF_DEVICE", "as_array_if_too_long", "read_deployment"]
 
 FORMAT = "skpat deployment 1"
 STATED_OF_DEVICE = ("control_units", "output_units")
 MOST_SHOTS = 1 << 16  # of a row: a forged file must not use a device up
 
 
-def fit_an_array(names: list[str]) -> bool:
-    """Whether names of features must, and can, be kept as an array: too many for the text, and kept whole by numpy."""
-    if len(json.dumps(names, indent=1)) <= LARGEST_ABOUT // 2:
-        return False
-    n_bytes = 4 * max(map(len, names)) * len(names)
-    return n_bytes < LARGEST_FILE // 2 and np.array(names).tolist() == names
+def as_array_if_too_long(names: list[str]) -> np.ndarray | None:
+    """Names of features as an array, where they are too many for the text, and numpy keeps them whole; else None."""
+    if (
+        len(json.dumps(names, indent=1)) <= LARGEST_ABOUT // 2
+        or 4 * max(map(len, names)) * len(names) > LARGEST_FILE // 2
+    ):
+        return None
+    array = np.array(names)
+    return array if array.tolist() == names else None
 
 
 def read_deployment(path: str | os.PathLike[str]) -> tuple[Network, dict[str, Any], dict[str, Any]]:

@@ -173,9 +173,12 @@ _inherited: list[sqlite3.Connection] = []
 
 def is_unfinished(error: sqlite3.Error) -> bool:
     """Whether a file cannot be read for what somebody who was killed has left in it, which reading may not take back."""
-    return (
-        getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_ROLLBACK
-    )  # sqlite3's own errors have none
+    return _code_of(error) == sqlite3.SQLITE_READONLY_ROLLBACK
+
+
+def _code_of(error: sqlite3.Error) -> int:
+    """SQLite's own code; 0 for an error of Python's module."""
+    return getattr(error, "sqlite_errorcode", 0)
 
 
 def _until_free(act: Callable[[], Any]) -> None:
@@ -186,7 +189,7 @@ def _until_free(act: Callable[[], Any]) -> None:
             act()
             return
         except sqlite3.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if _code_of(error) & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise
             if time.monotonic() > give_up:
                 raise
@@ -203,7 +206,10 @@ def _number_of(path: Path) -> tuple[int, int] | None:
 
 
 def _check_file(path: Path, to_write: bool) -> None:
-    """Raise JournalError unless the file is a journal, or may become one. It is only read here."""
+    """Raise JournalError unless the file is a journal, or may become one.
+
+    It is only read here, unless whoever made it was killed in the middle of a transaction.
+    """
     if path.is_dir():
         raise JournalError(
             f"The journal must be a file. Got the folder {path.resolve()}. Use {str(path / 'run.db')!r}."
@@ -218,9 +224,7 @@ def _check_file(path: Path, to_write: bool) -> None:
         except sqlite3.OperationalError as error:
             if not is_unfinished(error) or not to_write:
                 raise
-            tables, about = _read(
-                path, "rw"
-            )  # whoever made the file was killed in it: SQLite takes back what is unfinished
+            tables, about = _read(path, "rw")  # SQLite takes back what is unfinished
     except sqlite3.OperationalError as error:
         raise JournalError(f"The journal {path} cannot be read: {error}.") from error
     except (sqlite3.Error, ValueError, MemoryError, OverflowError) as error:

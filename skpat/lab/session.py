@@ -367,27 +367,17 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 self._totals.add(purpose, piece.n_rows)
 
         expected = self._expected or (None if self.journal is None else self.journal.identity) or None
-        failed: tuple[type[DeviceConnectionError] | type[DeviceOutputError], str] | None = None
         n_lost = 0  # time-outs and broken lines, one after the other
         fault: str | None
         for attempt in range(retries + 1):
-            asked = False
             try:
                 with connection.io:  # nobody else moves a channel in between
-                    if self._limits.limits_changes:  # a repeat goes back from the last row, as far as is known
+                    if self._limits.limits_changes:
                         self._limits.check_changes(piece, connection.last_row)
                         connection.last_row = np.asarray(piece.rows(slice(-1, None)))[0]
-                    asked = True
                     answer = connection.measure(self.device, piece.started_at(self.ledger.answered), count, expected)
             except DeviceIdentityError as error:
                 raise self._given_up(DeviceIdentityError, str(error)) from error
-            except ControlBoundsError as error:
-                if failed is None or asked:  # a veto of the device's own
-                    raise
-                kind, told = failed
-                raise self._given_up(
-                    kind, f"{told} It was not repeated: the way back to the first row is longer than max_change allows."
-                ) from error
             except IncompleteAnswer as error:
                 outputs, fault, message = np.empty(0), "shape", str(error)
             except DeviceOutputError as error:
@@ -396,12 +386,12 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 if isinstance(error, SkpatError) and not isinstance(error, DeviceConnectionError):
                     raise
                 self._count_fault("connection", str(error))
-                failed = DeviceConnectionError, _sentence(error)
                 if attempt == retries:
                     connection.make_safe(self.device)
                     raise self._given_up(
                         DeviceConnectionError, f"{_sentence(error)} Tried {retries + 1} times."
                     ) from error
+                self._check_way_back(connection, piece, DeviceConnectionError, _sentence(error))
                 if n_lost:  # the first time at once
                     time.sleep(min(_FIRST_PAUSE * 4**n_lost, _LONGEST_PAUSE))
                 n_lost += 1
@@ -419,8 +409,24 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 return masked
             if attempt == retries or policy == "raise":
                 raise self._given_up(DeviceOutputError, message)
-            failed = DeviceOutputError, message
+            self._check_way_back(connection, piece, DeviceOutputError, message)
         raise AssertionError("every way out of the loop returns or raises")
+
+    def _check_way_back(
+        self,
+        connection: Connection,
+        piece: ControlBatch,
+        kind: type[DeviceConnectionError] | type[DeviceOutputError],
+        message: str,
+    ) -> None:
+        """Give up, and tell the fault, where a repeat would move a channel too far: from the last row to the first."""
+        try:
+            self._limits.check_changes(piece, connection.last_row)
+        except ControlBoundsError as error:
+            if kind is DeviceConnectionError:
+                connection.make_safe(self.device)
+            told = f"{message} It was not repeated: the way back to the first row is longer than max_change allows."
+            raise self._given_up(kind, told) from error
 
     def _count_fault(self, kind: str, message: str) -> None:
         self.ledger.add_fault(kind)

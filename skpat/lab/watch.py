@@ -219,10 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
                 if options.save:
                     try:
                         draw(status).savefig(options.save, dpi=120)
-                    except (
-                        OSError,
-                        ValueError,
-                    ) as error:  # no such folder; a kind of file that matplotlib does not know
+                    except (OSError, ValueError) as error:  # no such folder, or kind of figure
                         parser.error(f"'save' must be a place for a figure. Got {options.save!r}: {error}")
                 seen = status
             if options.once:

@@ -258,17 +258,15 @@ class NeuralTwin(Twin):
         from skpat.twins.neural_module import make_optimizer, refine_module, standard_tensors
         from skpat.twins.shot_memory import drawn
 
-        checked, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
-        check_channels(self, checked, outputs, len(self.trust_))
-        kept = sample_weight > 0
-        if not kept.any():
+        controls, outputs, sample_weight = check_shots(controls, outputs, sample_weight)
+        check_channels(self, controls, outputs, len(self.trust_))
+        if not sample_weight.any():
             return self
-        checked, outputs, sample_weight = checked[kept], outputs[kept], sample_weight[kept]
         if getattr(self, "_optimizer", None) is None:
             self._optimizer = make_optimizer(self.module_, self.refine_learning_rate, self.alpha)
-        x, y, _ = standard_tensors(self.module_, (checked, outputs, sample_weight))
+        x, y, _ = standard_tensors(self.module_, (controls, outputs, sample_weight))
         self._judge(x, y, sample_weight)
-        memory = self._remember(checked, outputs, sample_weight)
+        memory = self._remember(controls, outputs, sample_weight)
         n_new = -(-self.refine_batch_size // 4)
         draws = []
         n_steps = self.n_refine_steps * (2 if np.mean(self.trust_) < _WELL_PREDICTED else 1)

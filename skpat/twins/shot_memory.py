@@ -26,7 +26,9 @@ class ShotMemory:
         self.n_shots = 0
 
     def add(self, x: torch.Tensor, y: torch.Tensor, weight: np.ndarray) -> None:
-        """Keep shots: features (n, n_features), outputs (n, n_outputs), weights (n,)."""
+        """Keep shots: features (n, n_features), outputs (n, n_outputs), weights (n,). Those of no weight take no room."""
+        kept = torch.from_numpy(weight > 0)
+        x, y, weight = x[kept], y[kept], weight[weight > 0]
         x, y, weight = x[-self.size :], y[-self.size :], weight[-self.size :]
         n = len(x)
         self._reserve(self._next + n, x, y)

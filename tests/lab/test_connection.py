@@ -390,6 +390,10 @@ def test_an_address_of_ones_own_is_never_taken_for_that_of_an_adopted_handle() -
     with Session(device) as session:
         session.measure([[0.5]])
     assert Ledger.at("adopted-laser-2")["prediction"] == 1
+    handle = adopted(lambda c: c, n_controls=1, n_outputs=1, bounds=(0, 1))
+    with Session(handle) as session:
+        session.measure([[0.5]])
+    assert Ledger.at(handle.address)["prediction"] == 0  # no other process could count there
 
 
 def test_a_session_that_is_forgotten_lets_go(tmp_path: Path) -> None:

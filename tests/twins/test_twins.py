@@ -252,8 +252,9 @@ def test_a_twin_that_goes_on_learns_nothing_from_shots_without_weight(kind: str)
     }[kind]
     controls = np.random.default_rng(0).uniform(-0.5, 0.5, (60, 4))
     outputs = SecondHarmonicLaser(4, 3, coupling=30.0, random_state=0).measure(controls)
-    whole, part = clone(made).fit(controls, outputs), clone(made).fit(controls, outputs)
     wrong = np.full((30, 3), 1e3)
+    part = clone(made).fit(controls, outputs)
+    whole = clone(made).fit(np.r_[controls, controls[:30]], np.r_[outputs, wrong], np.r_[np.ones(60), np.zeros(30)])
     for rows in np.split(np.arange(60), 4):
         mixed = np.r_[controls[rows], controls[:30]], np.r_[outputs[rows], wrong], np.r_[np.ones(15), np.zeros(30)]
         whole.partial_fit(*mixed)
