@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpat.devices.specification import device_name
 from skpat.estimators.digital_equivalent import find_equivalent, make_folds
+from skpat.lab.ledger import PURPOSES
 from skpat.network.operations import count_operations
 
 __all__ = ["CostReport", "CostRow", "Costed"]
@@ -60,7 +61,7 @@ class CostReport:
     device : str
         Its name.
     prediction, training : tuple of CostRow
-        Per predicted row; and of the whole training, as far as the estimator has spent it.
+        Per predicted row; and of the whole training, shots that a journal answered included.
     digital : CostRow or None
         The smallest perceptron of the same score, per predicted row; None: see ``sentences``.
     digital_width : int or None
@@ -214,9 +215,11 @@ class Costed:
         Notes
         -----
         The device's joules and seconds are those it states (``joules_per_shot``, ``seconds_per_shot``), times shots that were
-        counted; what it does not state is unknown, and so is every sum that needs it. Channels that carry weights are held
-        still and are not converted anew. The twin's operations are a lower estimate, from its size and the steps of its fit
-        and its refinement; the passes through it that the gradients need are not counted.
+        counted; what it does not state is unknown, and so is every sum that needs it. In a prediction the channels that carry
+        weights are held still and are not converted anew; in the training they are where they were moved (``ledger_``
+        counts). Shots of the training that a journal answered were measured for it once, and count. The time for which shared
+        channels settle is a row of its own, and not in a prediction. The twin's operations are a lower estimate, from its size
+        and the steps of its fits and refinements; the passes through it that the gradients need are not counted.
 
         The digital equivalent is the narrowest perceptron of one hidden layer (or a linear model) whose mean score in five
         folds of X and y reaches the device's; with few rows there are fewer folds. It learns standardised targets, up to 1,000
@@ -247,7 +250,7 @@ class Costed:
             "accelerator_joules_per_operation": accelerator_joules_per_operation,
         }
         for name, value in constants.items():
-            if not 0 <= value < np.inf:
+            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < np.inf:
                 raise ValueError(f"'{name}' must be a finite number of at least 0. Got {value!r}. Nothing was sent.")
         score = _check_score(self, score)
         rows, targets = _check_data(self, X, y)
@@ -284,27 +287,39 @@ def _of_prediction(network: Any, constants: dict[str, float]) -> tuple[CostRow, 
 
 
 def _of_training(network: Any, constants: dict[str, float]) -> tuple[CostRow, ...]:
-    shots = {kind: n for kind, n in network.shots_.items() if kind != "prediction"}
-    rows = [_of_shots(f"{kind} shots", n, network.device_) for kind, n in shots.items()]
-    n_shots = sum(shots.values())
-    rows.append(_of_conversions("conversion in training", n_shots, network, constants))
+    ledger, rows, n_shots, n_conversions = network.ledger_, [], 0, 0
+    shots, replayed = ledger.shots, ledger.replayed
+    for kind in (purpose for purpose in PURPOSES if purpose != "prediction" and purpose in shots | replayed):
+        n = shots.get(kind, 0) + replayed.get(kind, 0)
+        rows.append(_of_shots(f"{kind} shots", n, network.device_, replayed.get(kind, 0)))
+        n_shots += n
+        n_conversions += ledger.conversions[kind]
+    settling = sum(seconds for kind, seconds in ledger.settling.items() if kind != "prediction")
+    if settling:
+        rows.append(CostRow("settling in training", None, "", 0.0, settling, SPECIFIED))
+    rows.append(_conversions("conversion in training", n_shots, n_conversions, constants))
     if network.twin_ is not None:
         rows.append(_of_operations("twin", _count_twin(network), constants))
     return (*rows, _sum_of("training", tuple(rows)))
 
 
-def _of_shots(name: str, n_shots: int, device: Any) -> CostRow:
+def _of_shots(name: str, n_shots: int, device: Any, n_replayed: int = 0) -> CostRow:
     each = [getattr(device, attribute, None) for attribute in ("joules_per_shot", "seconds_per_shot")]
     amounts = [None if value is None else float(value) * n_shots for value in each]
     missing = [name for name, value in zip(("joules_per_shot", "seconds_per_shot"), each, strict=True) if value is None]
     source = SPECIFIED if len(missing) < 2 else UNKNOWN
     if missing:
         source += f" (the device states no {' and no '.join(missing)})"
+    source += f"; {n_replayed:,} of them came from the journal" if n_replayed else ""
     return CostRow(name, n_shots, "shot" if n_shots == 1 else "shots", amounts[0], amounts[1], source)
 
 
 def _of_conversions(name: str, n_shots: int, network: Any, constants: dict[str, float]) -> CostRow:
     count = n_shots * (network._network.split.n_inputs + network._network.n_outputs)
+    return _conversions(name, n_shots, count, constants)
+
+
+def _conversions(name: str, n_shots: int, count: int, constants: dict[str, float]) -> CostRow:
     joules, seconds = count * constants["joules_per_conversion"], 2 * n_shots * constants["seconds_per_conversion"]
     return CostRow(name, count, "conversions", joules, seconds, ASSUMED)
 
@@ -326,23 +341,15 @@ def _sum_of(name: str, rows: tuple[CostRow, ...]) -> CostRow:
 
 
 def _count_twin(network: Any) -> float | None:
-    """Multiply-adds of the twin's fits and refinements: of a learned twin, from its size and its steps."""
+    """Multiply-adds of the twin's fits and refinements: of a learned twin, from its size and the shots its steps have seen."""
     twin = network.twin_
-    needed = ("n_refine_steps", "refine_batch_size", "n_iter_")
     trained_on = not network._gradient.trains_on_device or network._gradient.begins_in_silico(twin)
     if trained_on:  # for how long is not kept
         return None
-    if not all(hasattr(twin, name) for name in needed) or not hasattr(twin.module_, "parameters"):
+    if not hasattr(twin, "t_") or not hasattr(twin.module_, "parameters"):
         return None
     n_weights = sum(parameter.numel() for parameter in twin.module_.parameters())
-    shots = network.shots_
-    n_calls = network._network.n_calls * network.n_shots
-    n_steps = 0.0
-    if getattr(network._gradient.explorer, "refine", False):
-        batch = max(network._count_batch(shots["training"]), 1)
-        n_steps = twin.n_refine_steps * shots["training"] / (n_calls * batch)
-    seen = twin.n_iter_ * shots["calibration"] + n_steps * twin.refine_batch_size
-    return float(round(_BACKWARD_TOO * n_weights * seen))
+    return float(_BACKWARD_TOO * n_weights * twin.t_)
 
 
 def _check_score(network: Any, score: Any) -> float | None:
@@ -400,12 +407,12 @@ def _break_even(
     if digital is None or digital.joules is None:
         return None, ("No break-even: it needs a digital equivalent.",)
     each, spent = (next(row.joules for row in rows if row.name.endswith(" in all")) for rows in (prediction, training))
-    if each is None or spent is None:
-        return None, ("Break-even unknown: it needs the joules of a prediction and of the training.",)
-    saved = digital.joules - each
-    if saved <= 0:
+    saved = None if each is None else digital.joules - each
+    if saved is not None and saved <= 0:
         cost = f"{each:.3g} J on the device, {digital.joules:.3g} J on the accelerator"
         return np.inf, (f"The device never pays for its training: a prediction costs {cost}.",)
+    if saved is None or spent is None:
+        return None, ("Break-even unknown: it needs the joules of a prediction and of the training.",)
     n = spent / saved
     return n, (f"The device has paid for its training after {n:,.0f} predictions: each saves {saved:.3g} J.",)
 

@@ -20,6 +20,9 @@ class Plan:
         Shots of one predicted row.
     seconds_per_shot, joules_per_shot : float or None
         What the device states.
+    settling_seconds : float
+        What the device states: for so long it settles after each change of controls that all rows of a call share. How often
+        that will be is not foreseen; ``ledger_.settling`` has it after a fit.
     device : str
         Its name.
     """
@@ -31,6 +34,7 @@ class Plan:
     prediction_per_row: int
     seconds_per_shot: float | None = None
     joules_per_shot: float | None = None
+    settling_seconds: float = 0.0
 
     @property
     def shots(self) -> int:
@@ -39,7 +43,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Time on the device for the fit; None where the device states no seconds_per_shot."""
+        """Time on the device for the fit, without settling; None where the device states no seconds_per_shot."""
         return None if self.seconds_per_shot is None else self.shots * self.seconds_per_shot
 
     @property
@@ -55,9 +59,15 @@ class Plan:
             f"  validation  {self.validation:>12,}",
             "  time        " + _amount(self.seconds, "s", "seconds_per_shot"),
             "  energy      " + _amount(self.joules, "J", "joules_per_shot"),
+            *self._settling(),
             f"A prediction takes {self.prediction_per_row:,} per row. Nothing has been sent.",
         ]
         return "\n".join(lines)
+
+    def _settling(self) -> list[str]:
+        if not self.settling_seconds:
+            return []
+        return [f"  settling    {self.settling_seconds:>12.4g} s more for each change of what all rows of a call share"]
 
 
 def _amount(value: float | None, unit: str, attribute: str) -> str:

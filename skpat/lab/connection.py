@@ -72,22 +72,25 @@ class Connection:
             self._lock = lock
 
     def measure(
-        self, device: Any, piece: ControlBatch, count: Callable[[], None] = lambda: None, expected: str | None = None
+        self,
+        device: Any,
+        piece: ControlBatch,
+        count: Callable[[float], None] = lambda _: None,
+        expected: str | None = None,
     ) -> Any:
         """One call of the device's ``measure``, with everything sent that must precede it.
 
         An error of any kind leaves the state of the line unknown: it is closed, and the next call opens it anew. After an
         error that is not the line's (Ctrl-C, a bug in the driver) the device is brought into its safe state first.
-        ``count`` is called when everything is ready and the measurement is about to be asked for. Nothing is sent to another
+        ``count`` is called when everything is ready and the measurement is about to be asked for, with the seconds for which
+        shared controls have settled. Nothing is sent to another
         instrument than the one ``expected``.
         """
         with self.io:
             self._expected = expected
             try:
                 self._make_ready(device)
-                if self._sends_shared:
-                    self._send_shared(piece)
-                count()
+                count(self._send_shared(piece) if self._sends_shared else 0.0)
                 answer = self._open_device.measure(piece)
                 self._unsafe_device = None
                 return answer
@@ -136,20 +139,22 @@ class Connection:
                     f"{one!r}. Got {identity!r}. Reconnect the first one, or start a new run."
                 )
 
-    def _send_shared(self, piece: ControlBatch) -> None:
+    def _send_shared(self, piece: ControlBatch) -> float:
+        """Send what all rows share, if it has changed, and let it settle; for how many seconds."""
         known = self._shared
         if (
             known is not None
             and np.array_equal(known[0], piece.shared)
             and np.array_equal(known[1], piece.shared_index)
         ):
-            return
+            return 0.0
         self._shared = None
         self._open_device.set_shared(piece)
         settling = float(getattr(self._open_device, "settling_seconds", None) or 0.0)
         if settling:
             time.sleep(settling)
         self._shared = np.array(piece.shared), np.array(piece.shared_index)
+        return settling
 
     def drop(self) -> None:
         """Close a line in an unknown state. Never raises; the next measurement opens it anew."""

@@ -26,8 +26,9 @@ class Ledger:
     """Counts every shot, by purpose, and every fault. Safe to use from several threads; can be pickled.
 
     A shot counts when it has been asked for, whether or not its answer came and was usable: repeats after a fault count.
-    Rows that a journal answered cost no shot and are counted apart. The purposes are calibration, training, validation and
-    prediction, and from the first such shot on recalibration.
+    Rows that a journal answered cost no shot and are counted apart. So are the numbers that were converted on the way to the
+    device and back, and the time for which shared controls were let settle. The purposes are calibration, training, validation
+    and prediction, and from the first such shot on recalibration.
 
     Parameters
     ----------
@@ -53,6 +54,8 @@ class Ledger:
         self.n_before = n_before
         self._shots = dict.fromkeys(_ALWAYS_SHOWN, 0)
         self._replayed = dict.fromkeys(_ALWAYS_SHOWN, 0)
+        self._conversions = dict.fromkeys(_ALWAYS_SHOWN, 0)
+        self._settling = dict.fromkeys(_ALWAYS_SHOWN, 0.0)
         self._faults = dict.fromkeys(FAULTS, 0)
         self._lock = threading.Lock()
 
@@ -62,8 +65,8 @@ class Ledger:
         costs = {name: getattr(device, name, None) for name in ("seconds_per_shot", "joules_per_shot")}
         return cls(**costs, n_before=n_before)
 
-    def add(self, purpose: str, n_shots: int) -> None:
-        """Count shots.
+    def add(self, purpose: str, n_shots: int, *, conversions: int = 0, settling_seconds: float = 0.0) -> None:
+        """Count shots, the numbers converted for them, and the time for which shared controls settled before them.
 
         Raises
         ------
@@ -73,12 +76,15 @@ class Ledger:
         check_purpose(purpose)
         with self._lock:
             self._shots[purpose] = self._shots.get(purpose, 0) + n_shots
+            self._conversions[purpose] = self._conversions.get(purpose, 0) + conversions
+            self._settling[purpose] = self._settling.get(purpose, 0.0) + settling_seconds
 
-    def add_replayed(self, purpose: str, n_shots: int) -> None:
+    def add_replayed(self, purpose: str, n_shots: int, *, conversions: int = 0) -> None:
         """Count rows that a journal answered."""
         check_purpose(purpose)
         with self._lock:
             self._replayed[purpose] = self._replayed.get(purpose, 0) + n_shots
+            self._conversions[purpose] = self._conversions.get(purpose, 0) + conversions
 
     def add_fault(self, kind: str) -> None:
         """Count a fault: a broken connection, a wrong shape, a reading that is not finite, or a saturated one."""
@@ -108,6 +114,19 @@ class Ledger:
             return dict(self._replayed)
 
     @property
+    def conversions(self) -> dict[str, int]:
+        """Numbers converted, digital to analog and back, by purpose (a copy): for each call of the device the controls that
+        all its rows share, and for each row the others and the outputs. Those of replayed rows are among them."""
+        with self._lock:
+            return dict(self._conversions)
+
+    @property
+    def settling(self) -> dict[str, float]:
+        """Seconds for which shared controls were let settle, by purpose (a copy)."""
+        with self._lock:
+            return dict(self._settling)
+
+    @property
     def faults(self) -> dict[str, int]:
         """Faults survived or raised, by kind (a copy)."""
         with self._lock:
@@ -132,8 +151,9 @@ class Ledger:
 
     @property
     def seconds(self) -> float | None:
-        """Time on the device by its specification; None where it states none."""
-        return None if self.seconds_per_shot is None else self.total * self.seconds_per_shot
+        """Time on the device by its specification, the settling of shared controls included; None where it states none."""
+        of_shots = None if self.seconds_per_shot is None else self.total * self.seconds_per_shot
+        return None if of_shots is None else of_shots + sum(self.settling.values())
 
     @property
     def joules(self) -> float | None:
@@ -143,7 +163,8 @@ class Ledger:
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         del state["_lock"]
-        state["_shots"], state["_replayed"], state["_faults"] = self.shots, self.replayed, self.faults
+        for name in ("shots", "replayed", "conversions", "settling", "faults"):
+            state[f"_{name}"] = getattr(self, name)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

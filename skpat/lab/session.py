@@ -67,6 +67,8 @@ class Session:
     Attributes
     ----------
     ledger : Ledger
+    kept_back : int
+        Shots of ``max_shots`` that are meant for later, and not to be had before this is 0 again.
 
     Notes
     -----
@@ -146,6 +148,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self._connection: Connection | None = None
         self._next_shot = 0
         self.max_shots = max_shots
+        self.kept_back = 0
         self._answered_before = self.ledger.answered
 
     def __enter__(self) -> Session:
@@ -165,10 +168,10 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
 
     @property
     def shots_left(self) -> float:
-        """Shots that ``max_shots`` still allows; infinite without it."""
+        """Shots that ``max_shots`` still allows, but for those kept back; infinite without it."""
         if self.max_shots is None:
             return float("inf")
-        return self.max_shots - (self.ledger.answered - self._answered_before)
+        return self.max_shots - self.kept_back - (self.ledger.answered - self._answered_before)
 
     def keep_within_budget(self, n_shots: int) -> None:
         """Raise ShotBudgetError if so many more shots would go beyond ``max_shots``."""
@@ -307,7 +310,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             self._attached()
             if self.journal.begin_writing(before, self.wait):
                 known, missing, keys = self.journal.take(batch, aside)
-        self.ledger.add_replayed(purpose, batch.n_rows - len(missing))
+        n_known = batch.n_rows - len(missing)
+        self.ledger.add_replayed(purpose, n_known, conversions=self._count_conversions(batch, n_known))
         if not len(missing):
             return known
         rows = slice(None) if len(missing) == batch.n_rows else missing
@@ -360,9 +364,10 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         retries = getattr(self.device, "max_retries", 0) or 0
         policy = getattr(self.device, "on_bad_output", "raise")
 
-        def count() -> None:
+        def count(settling_seconds: float) -> None:
             self.keep_within_budget(piece.n_rows)  # a repeat after a fault costs shots, too
-            self.ledger.add(purpose, piece.n_rows)
+            conversions = self._count_conversions(piece, piece.n_rows)
+            self.ledger.add(purpose, piece.n_rows, conversions=conversions, settling_seconds=settling_seconds)
             if self._totals is not None:
                 self._totals.add(purpose, piece.n_rows)
 
@@ -411,6 +416,11 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 raise self._given_up(DeviceOutputError, message)
             self._check_way_back(connection, piece, DeviceOutputError, message)
         raise AssertionError("every way out of the loop returns or raises")
+
+    def _count_conversions(self, batch: ControlBatch, n_rows: int) -> int:
+        """Numbers converted in one call with some of the batch's rows: what they share once, the others and outputs each."""
+        n_shared, n_controls = len(batch.shared_index), int(self.device.n_controls)
+        return (n_shared if n_rows else 0) + n_rows * (n_controls - n_shared + int(self.device.n_outputs))
 
     def _check_way_back(
         self,

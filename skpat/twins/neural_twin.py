@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
-from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, hold_out, of_weight
+from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, hold_out, of_weight, varies
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +72,8 @@ class NeuralTwin(Twin):
         Number of control channels.
     n_iter_ : int
         Passes made.
+    t_ : int
+        Shots seen by the steps of all fits and refinements so far, each as often as it was seen.
 
     Notes
     -----
@@ -231,6 +233,7 @@ class NeuralTwin(Twin):
             max_iter=self.max_iter,
             n_iter_no_change=self.n_iter_no_change,
         )
+        self.t_: int = getattr(self, "t_", 0) + self.n_iter_ * len(kept)
         self.score_, self.output_scores_ = np.nan, np.full(outputs.shape[1], np.nan)
         if len(held_out) and np.ptp(outputs[held_out], axis=0).max() > 0:
             self.score_ = self.score(controls[held_out], outputs[held_out], sample_weight[held_out])
@@ -265,7 +268,7 @@ class NeuralTwin(Twin):
         if getattr(self, "_optimizer", None) is None:
             self._optimizer = make_optimizer(self.module_, self.refine_learning_rate, self.alpha)
         x, y, _ = standard_tensors(self.module_, (controls, outputs, sample_weight))
-        self._judge(x, y, sample_weight)
+        self._judge(x, y, outputs, sample_weight)
         memory = self._remember(controls, outputs, sample_weight)
         n_new = -(-self.refine_batch_size // 4)
         draws = []
@@ -275,10 +278,11 @@ class NeuralTwin(Twin):
             old_x, old_y = memory.draw(uniform[n_new:])
             draws.append((torch.cat([x[new], old_x]), torch.cat([y[new], old_y])))
         refine_module(self.module_, self._optimizer, draws, pace * self.refine_learning_rate)
+        self.t_ += sum(len(x) for x, _ in draws)
         return self
 
-    def _judge(self, x: Any, y: Any, sample_weight: np.ndarray) -> None:
-        """Let ``trust_`` follow how well new shots are predicted."""
+    def _judge(self, x: Any, y: Any, outputs: np.ndarray, sample_weight: np.ndarray) -> None:
+        """Let ``trust_`` follow how well new shots are predicted, of which x and y are the standardised ones."""
         import torch
 
         with torch.no_grad():
@@ -287,7 +291,7 @@ class NeuralTwin(Twin):
         total = sample_weight.sum()
         mean = sample_weight @ seen / total
         variance = sample_weight @ np.square(seen - mean) / total
-        variance = np.where(variance > 1e-9, variance, 1.0)  # what stays the same is judged in units of the scale
+        variance = np.where(varies(outputs, sample_weight), variance, 1.0)  # else it is judged in units of the scale
         error = sample_weight @ residual / total / variance
         score = np.clip(1 - error, LEAST_TRUST, 1.0)
         self.trust_ = (1 - TRUST_MOMENTUM) * self.trust_ + TRUST_MOMENTUM * score

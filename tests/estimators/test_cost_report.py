@@ -10,12 +10,12 @@ from scipy.sparse import csr_matrix
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 
-from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
+from skpat import Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.estimators import cost_report
 from skpat.inspection.digital_cost import digital_cost
 from skpat.network import PatchEncoder
 from skpat.training import PhysicsAware
-from skpat.twins import NeuralTwin
+from skpat.twins import NeuralTwin, neural_module
 
 X, Y = load_iris(return_X_y=True)
 LABELS = np.stack([Y > 0, Y > 1, X[:, 0] > 5.8], axis=1).astype(int)
@@ -101,6 +101,110 @@ def test_a_twin_that_does_not_learn_on_costs_its_fit_alone(gradient: Any) -> Non
         network = fitted(gradient=gradient, n_calibration_shots=50, max_iter=max_iter)
         counts.append(network.cost_report(X)["twin"].count / network.shots_["calibration"])
     assert counts[0] == pytest.approx(counts[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"twin": NeuralTwin((8,), max_iter=7)}, {"gradient": "direct_feedback_alignment"}]
+)
+@pytest.mark.parametrize("n_rows", [60, 150])
+def test_the_twin_costs_what_its_steps_have_seen(
+    params: dict[str, Any], n_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    step, refine = neural_module._step, neural_module.refine_module
+    monkeypatch.setattr(neural_module, "_step", lambda *args: (seen.append(len(args[2])), step(*args)))
+    monkeypatch.setattr(
+        neural_module, "refine_module", lambda *args: (seen.extend(len(x) for x, _ in args[2]), refine(*args))
+    )
+    rows = np.random.default_rng(0).permutation(len(X))[:n_rows]
+    network = fitted(data=(X[rows], Y[rows]), **params)
+    n_weights = sum(parameter.numel() for parameter in network.twin_.module_.parameters())
+    whole = network.cost_report(X)["twin"].count
+    assert whole == 3 * n_weights * network.twin_.t_
+    assert 0.8 * sum(seen) <= network.twin_.t_ <= sum(seen)  # what is held out, in whole rows
+
+
+class Held(Device):
+    """Knows what it was really sent: numbers for each row, and for all rows of a call."""
+
+    n_controls, n_outputs, bounds = 12, 6, (-1.0, 1.0)
+    joules_per_shot, seconds_per_shot, settling_seconds = 1e-12, 1e-6, 1e-3
+
+    def __init__(self, slow: tuple[int, ...] = ()):
+        self.slow = slow
+
+    @property
+    def slow_controls(self) -> tuple[int, ...]:
+        return self.slow
+
+    def open(self) -> None:
+        self.converted = self.changes = 0
+
+    def set_shared(self, batch: Any) -> None:
+        self.changes += 1
+
+    def measure(self, batch: Any) -> np.ndarray:
+        self.converted += batch.n_rows * (len(batch.varying_index) + 6) + len(batch.shared_index)
+        return np.tanh(np.asarray(batch) @ MIXING)
+
+
+@pytest.mark.parametrize("gradient", ["physics_aware", "in_silico", "spsa"])
+@pytest.mark.parametrize("slow", [(), (0, 5)])
+def test_the_training_converts_what_it_moves_and_waits_while_it_settles(gradient: str, slow: tuple[int, ...]) -> None:
+    params: dict[str, Any] = {
+        "gradient": gradient,
+        "twin": None if gradient == "spsa" else NeuralTwin((8,), max_iter=3),
+    }
+    network = PhysicalNetworkClassifier(Held(slow), max_iter=3, n_calibration_shots=100, random_state=0, **params)
+    assert "0.001 s more for each change" in str(network.plan(X))
+    assert network.plan(X).settling_seconds == 1e-3
+    network.fit(X, Y)
+    device, report = network.device_, network.cost_report(X)
+    assert report["conversion in training"].count == device.converted == sum(network.ledger_.conversions.values())
+    assert report["settling in training"].seconds == pytest.approx(device.changes * 1e-3)
+    assert network.ledger_.seconds == pytest.approx(device.changes * 1e-3 + 1e-6 * network.ledger_.total)
+    network.predict(X)
+    assert network.cost_report(X)["conversion in training"].count == report["conversion in training"].count
+    assert network.cost_report(X)["settling in training"].seconds == report["settling in training"].seconds
+    assert "settling" not in str(fitted(max_iter=1).cost_report(X))
+
+
+class Fused(Held):
+    """Breaks once, after so many shots."""
+
+    settling_seconds = 0.0
+    left: dict[str, float] = {}
+
+    def measure(self, batch: Any) -> np.ndarray:
+        self.left["shots"] -= batch.n_rows
+        if self.left["shots"] < 0:
+            raise RuntimeError("blown")
+        return super().measure(batch)
+
+
+@pytest.mark.parametrize("n_before", [500, 1e9])
+def test_what_a_journal_answers_has_been_paid_for(n_before: float, tmp_path: Any) -> None:
+    reports = []
+    for journal, left in ((tmp_path / "one.db", 1e9), (tmp_path / "two.db", n_before), (tmp_path / "two.db", 1e9)):
+        Fused.left["shots"] = left
+        twin = NeuralTwin((8,), max_iter=3)
+        network = PhysicalNetworkClassifier(Fused(), twin, max_iter=3, random_state=0, journal=journal)
+        try:
+            network.fit(X, Y)
+        except RuntimeError:
+            continue
+        reports.append(network.cost_report(X, Y, score=0.8, accelerator_joules_per_operation=1e-3))
+    first, again = reports[0], reports[-1]
+    assert (
+        0
+        < sum(network.ledger_.replayed.values())
+        == sum(row.count for row in first.training[:3]) - network.ledger_.total
+    )
+    assert first.n_break_even is not None
+    assert again.n_break_even == first.n_break_even > 0
+    for one, other in zip(first.training, again.training, strict=True):
+        assert (one.name, one.count, one.joules, one.seconds) == (other.name, other.count, other.joules, other.seconds)
+    assert "of them came from the journal" in again["calibration shots"].source
 
 
 @pytest.mark.parametrize("states", [{"joules": None}, {"seconds": None}, {"joules": None, "seconds": None}])
