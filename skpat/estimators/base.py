@@ -124,12 +124,14 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         refuse_nested_of_plain(self, params, fixes)
         return super().set_params(**params)
 
-    def plan(self, X: Any, X_val: Any = None) -> Plan:
+    def plan(self, X: Any, y: Any = None, *, X_val: Any = None) -> Plan:
         """What a fit on X would cost; with ``warm_start``, one that goes on from the last. Nothing is sent.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : ignored
+            Not used: what a fit costs does not depend on it.
         X_val : array-like or sparse matrix of shape (n_val, n_features), default=None
             What ``fit`` will be given as ``X_val``.
 
@@ -190,6 +192,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             validation=validation,
             prediction_per_row=calls,
             seconds_per_shot=getattr(device, "seconds_per_shot", None),
+            settling_seconds=float(getattr(device, "settling_seconds", None) or 0.0),
             joules_per_shot=getattr(device, "joules_per_shot", None),
         )
 
@@ -457,12 +460,15 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         if in_silico is not None and in_silico.interrupted:
             return trainer, self.weights_, in_silico
 
+        of_training = self._gradient, len(data), self._network.n_calls, self.max_shots
+        n_training = self._count_training(*of_training)
+
         def check() -> None:
-            checks.append(check_alignment(trainer, data, random_state=len(checks)))
+            checks.append(check_alignment(trainer, data, n_training_shots=n_training, random_state=len(checks)))
 
         n_validated = 0 if held_out is None or not self._gradient.trains_on_device else len(held_out)
         per_epoch = len(data) * self._gradient.shots_per_row + n_validated
-        checked = self._count_checks(self._gradient, len(data), self._network.n_calls, self.max_shots) > 0
+        shots_per_check = self._count_check(*of_training)
         weights, history = train(
             trainer,
             data,
@@ -472,7 +478,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             watch=watch,
             shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
             check=check,
-            check_at=CHECK_AT if checked else (),
+            check_at=CHECK_AT if shots_per_check else (),
+            shots_per_check=shots_per_check,
             begin_at=BEGIN_AT if self.pretrained_ and not go_on else 0.0,
         )
         warn_if_useless(checks, trainer, stacklevel=7)

@@ -250,14 +250,19 @@ class Calibrated:
 
     def _count_checks(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
         """Shots of the checks that tell a useless twin; none where they would be a burden."""
+        from skpat.training.useless_twin import CHECK_AT
+
+        return len(CHECK_AT) * int(self._count_check(gradient, n_rows, n_calls, max_shots))
+
+    def _count_check(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
+        """Shots of one of them."""
         from skpat.training.useless_twin import CHECK_AT, count_check_shots
 
         if not (gradient.uses_twin and gradient.trains_on_device):
             return 0
         training = self._count_training(gradient, n_rows, n_calls, max_shots)
-        of_check = count_check_shots(n_rows, n_calls * self.n_shots, training, gradient.shots_per_row - 1)
-        n_shots = len(CHECK_AT) * of_check
-        return n_shots if n_shots <= _CHECK_SHARE * training else 0
+        n_shots = count_check_shots(n_rows, n_calls * self.n_shots, training, gradient.shots_per_row - 1)
+        return n_shots if len(CHECK_AT) * n_shots <= _CHECK_SHARE * training else 0
 
     def _count_statistics_rows(self: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
         from skpat.training.calibration import STATISTICS_ROWS

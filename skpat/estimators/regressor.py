@@ -179,7 +179,7 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
             Like the y of ``fit``.
         """
         scores = self._predict_scores(X)
-        targets = scores * self._target_scale.astype(scores.dtype) + self._target_mean.astype(scores.dtype)
+        targets = scores * self._target_scale + self._target_mean  # in float64: a mean may be large beside the scale
         return targets.ravel() if self._target_ndim == 1 else targets
 
     def _encode_targets(self, y: Any, classes: Any, first: bool, name: str = "y") -> np.ndarray:

@@ -34,6 +34,11 @@ class Slopes:
         Squared length of what the device's gradient has across the method's, and its variance.
     promised : float
         Length of the method's gradient: the slope that it promises.
+    across_noise : float, default=None
+        What of that variance is the device's noise, and not the few directions. None: all of it.
+    held : float, default=None
+        What is to be held of that promise: without what the device's noise adds to the length of the method's gradient, and for
+        the step that was measured, if the twin foresees that the slope becomes flatter. None: all of it.
 
     Examples
     --------
@@ -48,6 +53,8 @@ class Slopes:
     across: float
     across_variance: float
     promised: float
+    across_noise: float | None = None
+    held: float | None = None
 
     @classmethod
     def together(cls, groups: Sequence[Slopes]) -> Slopes:
@@ -62,12 +69,24 @@ class Slopes:
         squared = sum(group.along**2 - group.along_variance + group.across for group in groups)
         crossing = sum(4 * (group.along - share * along) ** 2 * group.along_variance for share, group in pairs)
         across_variance = sum(group.across_variance for group in groups) + crossing
-        return cls(along, variance, squared - (along**2 - variance), across_variance, promised)
+        noise = sum(group.noise_across for group in groups) + crossing
+        held = sum(share * group.to_hold for share, group in pairs)
+        return cls(along, variance, squared - (along**2 - variance), across_variance, promised, noise, held)
 
     @property
     def slope(self) -> float:
         """The measured slope over the promised one."""
         return self.along / self.promised if self.promised > 0 else 0.0
+
+    @property
+    def noise_across(self) -> float:
+        """``across_noise``, or ``across_variance`` where that is not known."""
+        return self.across_variance if self.across_noise is None else self.across_noise
+
+    @property
+    def to_hold(self) -> float:
+        """``held``, or ``promised`` where that is not known."""
+        return self.promised if self.held is None else self.held
 
     def relative(self) -> Slopes:
         """The same in units of the promised slope, and of the noise where that is larger."""
@@ -78,6 +97,8 @@ class Slopes:
             self.across / unit**2,
             self.across_variance / unit**4,
             self.promised / unit,
+            self.noise_across / unit**4,
+            self.to_hold / unit,
         )
 
     def settled(self) -> Slopes:
@@ -101,6 +122,13 @@ class Slopes:
         of_across = cosine**2 * self.across_variance / (4 * squared**2)
         return cosine, min(math.sqrt(of_along + of_across), 1.0)
 
+    def cosine_and_reach(self) -> tuple[float, float]:
+        """The cosine, and its standard error or, if that is further, up to the highest that the noise allows: where it hides
+        how long the device's gradient is, the cosine comes out too near to 0."""
+        cosine, error = self.cosine_and_error()
+        highest = replace(self, across_variance=self.noise_across).highest()
+        return cosine, min(max(error, highest - abs(cosine)), 1.0)
+
     def _least_squared(self) -> float:
         """Squared length of the device's gradient: at least what is along the method's, and at least its own error; by
         chance it may come out near zero, and the cosine anything."""
@@ -120,7 +148,8 @@ class Alignment:
     cosine : float
         Between -1 and 1, over all these weights together.
     standard_error : float
-        Of ``cosine``: noise of the device, and the few directions; not the choice of the rows.
+        Of ``cosine``: noise of the device, and the few directions; not the choice of the rows. Where noise hides the length of
+        the device's gradient, the cosine is too near to 0, and this reaches up to the highest that may be.
     slope : float
         Measured slope of the loss along the method's gradient over the slope that the method promises. 1 for a perfect
         twin; near 0, or negative, if a step along the gradient gains nothing.
@@ -224,10 +253,10 @@ def measure_alignment(
     total = Slopes.together(found)
     layers = found if per_layer else []
     return Alignment(
-        *total.cosine_and_error(),
+        *total.cosine_and_reach(),
         slope=total.slope,
-        layer_cosines=tuple(layer.cosine_and_error()[0] for layer in layers),
-        layer_standard_errors=tuple(layer.cosine_and_error()[1] for layer in layers),
+        layer_cosines=tuple(layer.cosine_and_reach()[0] for layer in layers),
+        layer_standard_errors=tuple(layer.cosine_and_reach()[1] for layer in layers),
         n_shots=probe.n_shots,
         n_rows=len(probe.data),
         n_directions=min(n_directions, n_weights),
@@ -270,6 +299,8 @@ def _measure_group(probe: LossProbe, names: list[str], n_directions: int, rng: n
     """The slopes of the loss along the method's gradient with respect to these weights, and across it."""
     gradient = np.concatenate([probe.gradient[name].ravel().astype(float) for name in names])
     n_weights, promised = len(gradient), float(np.linalg.norm(gradient))
+    second = probe.second_gradient
+    again = None if second is None else np.concatenate([second[name].ravel().astype(float) for name in names])
     unit = gradient / promised if promised > 0 else np.zeros(n_weights)
     n_directions = min(n_directions, n_weights)
     directions = np.linalg.qr(rng.standard_normal((n_weights, n_directions)))[0].T
@@ -283,6 +314,8 @@ def _measure_group(probe: LossProbe, names: list[str], n_directions: int, rng: n
     expected = _guess_norm([*pilots, *others], n_weights, promised)
     along_step = noise * _SIGNAL_ALONG / expected if expected > 0 else 0.0
     along, along_variance = probe.slope(unit, names, along_step) if promised > 0 else (0.0, 0.0)
+    alone = promised if again is None or not promised > 0 else float(unit @ again)  # the noise of two is not the same
+    held = alone * probe.foreseen_share(unit, names, along_step) if promised > 0 else 0.0
     slopes, variances = np.transpose([*pilots, *others])
     parallel = directions @ unit
     slopes = slopes - along * parallel  # what is left is the slope along that part of each direction that stands across
@@ -292,8 +325,9 @@ def _measure_group(probe: LossProbe, names: list[str], n_directions: int, rng: n
     across = float(weight @ (slopes**2 - variances))
     each = max(across, 0.0) / max(n_weights - 1, 1)
     sampled = 1 - n_directions / n_weights  # all directions together leave nothing to chance
-    spread = 2 * sampled * each**2 + 4 * each * variances + 2 * variances**2
-    return Slopes(along, along_variance, across, float(weight**2 @ spread), promised)
+    by_noise = 4 * each * variances + 2 * variances**2
+    spread = float(weight**2 @ (2 * sampled * each**2 + by_noise))
+    return Slopes(along, along_variance, across, spread, promised, float(weight**2 @ by_noise), held)
 
 
 def _guess_norm(measured: list[tuple[float, float]], n_weights: int, promised: float) -> float:

@@ -325,6 +325,7 @@ def train(
     shots_per_epoch: int = 0,
     check: Callable[[], None] | None = None,
     check_at: tuple[float, ...] = (),
+    shots_per_check: int = 0,
     begin_at: float = 0.0,
 ) -> tuple[dict[str, np.ndarray], History]:
     """Train for at most ``max_iter`` epochs. Ctrl-C ends it, and so does the session's budget, with the best weights so far.
@@ -344,6 +345,8 @@ def train(
         What an epoch takes of the session's budget: where that will end the run, the step size falls in time.
     check : callable, default=None
         Called before the first epoch that begins at or after each part ``check_at`` of the run, and at its end for 1.
+    shots_per_check : int, default=0
+        What it takes of the session's budget, which ends the run so much earlier.
     begin_at : float, default=0.0
         How far the step size has fallen already when the run begins, as a part of its way.
 
@@ -363,10 +366,16 @@ def train(
     best_watched, since = -np.inf, 0
     best_score, best_weights, best_statistics = -np.inf, None, None
     horizon = float(settings.max_iter)  # epochs
-    if shots_per_epoch:
-        horizon = min(horizon, trainer.session.shots_left / shots_per_epoch) or 1.0  # repeats may have left nothing
     checks_left = sorted(check_at) if check is not None else []
+    trainer.session.kept_back = shots_per_check if checks_left and checks_left[-1] >= 1 else 0
     n_watched = 0
+
+    def shots_left() -> float:
+        n_checks = sum(at < 1 for at in checks_left)
+        return max(trainer.session.shots_left - n_checks * shots_per_check, 0.0)
+
+    if shots_per_epoch:
+        horizon = min(horizon, shots_left() / shots_per_epoch) or 1.0  # repeats may have left nothing
 
     def weights_so_far() -> dict[str, np.ndarray]:
         return trainer.weights_now() if best_weights is None else best_weights
@@ -376,6 +385,12 @@ def train(
         if best_statistics is not None:
             trainer.statistics[:] = best_statistics
         return weights_so_far()
+
+    def last_check() -> None:
+        trainer.session.kept_back = 0
+        if checks_left and check is not None:
+            checks_left.clear()
+            check()
 
     try:
         for epoch in range(settings.max_iter):
@@ -405,13 +420,12 @@ def train(
             n_watched += trainer.session.ledger.answered - before
             if n_watched:
                 per_epoch = shots_per_epoch + n_watched / (epoch + 1)
-                horizon = min(settings.max_iter, epoch + 1 + trainer.session.shots_left / per_epoch)
+                horizon = min(settings.max_iter, epoch + 1 + shots_left() / per_epoch)
             since = 0 if sign * watched[-1] > best_watched + settings.tol else since + 1
             best_watched = max(best_watched, sign * watched[-1])
             if since >= settings.n_iter_no_change:
                 break
-        if checks_left and check is not None:
-            check()
+        last_check()
     except (KeyboardInterrupt, ShotBudgetError) as reason:
         n_done = len(history.shots_curve)
         within_epoch = len(history.loss_curve) == n_done
@@ -434,7 +448,15 @@ def train(
                     UserWarning,
                     stacklevel=2,
                 )
-            return weights_to_keep(), history
+            elif history.loss_curve:
+                try:
+                    last_check()
+                except ShotBudgetError:  # repeats have left too little
+                    pass
+                except KeyboardInterrupt:
+                    history.interrupted = True
+            if not history.interrupted:
+                return weights_to_keep(), history
         history.interrupted = True
         warnings.warn(
             f"The training was interrupted in epoch {n_done + 1} of {settings.max_iter}. The estimator keeps the best weights "
@@ -443,6 +465,8 @@ def train(
             stacklevel=2,
         )
         return weights_to_keep(), history
+    finally:
+        trainer.session.kept_back = 0
     return _finished(trainer, data, weights_to_keep()), history
 
 

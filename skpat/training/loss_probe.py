@@ -11,6 +11,7 @@ import numpy as np
 from skpat.controls import ControlBatch, as_numpy
 from skpat.network.forward import Run, forward, is_trainable
 from skpat.training.gradient import Apparatus
+from skpat.training.in_silico import through_twin
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,12 @@ __all__ = ["LossProbe", "row_losses"]
 _SMALLEST_MOVE, _LARGEST_MOVE = 1e-5, 0.05  # root mean square, in parts of the channels' ranges
 _COARSEST = 0.25  # a channel of few steps is moved by no more
 _ROUNDED = 4.0  # times the machine precision: error of a loss whose device has no noise
+_NEAR = 0.05  # of a step
 _SAME = 1e-5  # in parts of a channel's range: numpy and torch do not round alike
+
+
+Answers = dict[tuple[int, int], tuple[ControlBatch, np.ndarray]]
+"""What was asked and answered, by layer and unit."""
 
 
 class LossProbe:
@@ -41,6 +47,8 @@ class LossProbe:
         Names of the trained weights that stand before the measurements of each layer and behind those of the one before.
     gradient : dict of str to ndarray
         The method's, of the weighted mean of the rows' losses, with respect to these weights.
+    second_gradient : dict of str to ndarray or None
+        The same from the second measurement: what differs is the device's noise. None if it would take more shots.
     loss_variance : float
         Variance of that mean by the device's noise and by rounding.
     n_shots : int
@@ -55,9 +63,11 @@ class LossProbe:
         self.layer_names = [self._names_before(layer) for layer in range(network.n_layers)]
         self._share = data.sample_weight.astype(float) / float(data.sample_weight.sum())
         self._measure = trainer.session.run(data.row_keys, "calibration")
-        self._known: dict[tuple[int, int], tuple[ControlBatch, np.ndarray]] = {}
-        losses = self._losses(self.weights, self._recorded)
-        noise = losses - self._losses(self.weights, self._measured)
+        first: Answers = {}
+        second: Answers = {}
+        losses = self._losses(self.weights, self._recorded(first))
+        noise = losses - self._losses(self.weights, self._recorded(second))
+        self._first = first
         rounding = _ROUNDED * np.finfo(data.X.dtype).eps * losses
         self.loss_variance = float(self._share**2 @ (noise**2 / 2 + rounding**2))
         width = np.ptp(network.bounds, axis=1)
@@ -68,7 +78,8 @@ class LossProbe:
         self._stepless.control_steps = np.zeros_like(network.control_steps)
         self._stepless._known_intervals = []
         self._settings_here = self._settings(self.weights)
-        self.gradient = self._gradient_of_method()
+        self.gradient = self._gradient_of_method(first)
+        self.second_gradient = self._gradient_of_method(second) if trainer.gradient.shots_per_row == 1 else None
 
     def _names_before(self, layer: int) -> list[str]:
         parts = (f"layers.{layer}.",) if layer else ("encoder.", "layers.0.")
@@ -91,11 +102,35 @@ class LossProbe:
         least, most : float
             Within what the controls shall go: root mean square in parts of their ranges, in the call they move most.
         """
+        step = self._possible(direction, names, step, least, most)
+        return self._difference(direction, names, step, self._measured), self.loss_variance / (2 * step**2)
+
+    def foreseen_share(self, direction: np.ndarray, names: list[str], step: float) -> float:
+        """How much flatter, 0 to 1, the twin expects :meth:`slope` to find the loss than it is at the weights themselves, where
+        noise makes the steps long. 1 without a twin, or where that descends the other way. No shots."""
+        twin = self.trainer.twin
+        if twin is None:
+            return 1.0
+        run = through_twin(twin)
+
+        def predicted(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+            return np.asarray(run(batch, layer, unit), dtype=self.data.X.dtype)
+
+        step = self._possible(direction, names, step)
+        here, there = (self._difference(direction, names, part * step, predicted) for part in (_NEAR, 1.0))
+        return min(max(there / here, 0.0), 1.0) if here > 0 else 1.0
+
+    def _possible(
+        self, direction: np.ndarray, names: list[str], step: float, least: float = 0.0, most: float = np.inf
+    ) -> float:
+        """The step, within what the controls may and must move."""
         least = max(least, self._least_move)
         most = max(min(most, self._most_move), least)
-        step = float(np.clip(step, *np.array([least, most]) / self._reach(direction, names)))
-        up, down = (self._losses(self._moved(side * step * direction, names), self._measured) for side in (1.0, -1.0))
-        return float(self._share @ (up - down)) / (2 * step), self.loss_variance / (2 * step**2)
+        return float(np.clip(step, *np.array([least, most]) / self._reach(direction, names)))
+
+    def _difference(self, direction: np.ndarray, names: list[str], step: float, run: Run) -> float:
+        up, down = (self._losses(self._moved(side * step * direction, names), run) for side in (1.0, -1.0))
+        return float(self._share @ (up - down)) / (2 * step)
 
     def _reach(self, direction: np.ndarray, names: list[str]) -> float:
         """How far a unit step moves the controls."""
@@ -111,7 +146,7 @@ class LossProbe:
         def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
             parts.append(np.asarray(batch.varying, dtype=float) / self._width[batch.varying_index])
             parts.append(np.asarray(batch.shared, dtype=float) / self._width[batch.shared_index])
-            return self._known[layer, unit][1]
+            return self._first[layer, unit][1]
 
         forward(self._stepless, weights, self.data.X, run)
         return parts
@@ -133,24 +168,29 @@ class LossProbe:
         self.n_shots += batch.n_rows * self.trainer.session.n_shots
         return self._measure(batch, layer, unit)
 
-    def _recorded(self, batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
-        outputs = self._measured(batch, layer, unit)
-        self._known[layer, unit] = batch, outputs
-        return outputs
+    def _recorded(self, answers: Answers) -> Run:
+        """The device, and a note of what it was asked and what it answered."""
 
-    def _remembered(self, batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
-        """What has been measured already where the same is asked again, else the device."""
-        known, outputs = self._known[layer, unit]
-        asked = batch.numpy()
-        same = np.array_equal(asked.varying_index, known.varying_index) and all(
-            np.abs((getattr(asked, part) - getattr(known, part)) / self._width[index]).max(initial=0.0) < _SAME
-            for part, index in (("varying", known.varying_index), ("shared", known.shared_index))
-        )
-        return outputs if same else self._measured(asked, layer, unit)
+        def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+            outputs = self._measured(batch, layer, unit)
+            answers[layer, unit] = batch, outputs
+            return outputs
 
-    def _gradient_of_method(self) -> dict[str, np.ndarray]:
-        """The method's gradient, at controls that are not displaced."""
+        return run
+
+    def _gradient_of_method(self, answers: Answers) -> dict[str, np.ndarray]:
+        """The method's gradient, at controls that are not displaced and with these answers."""
         import torch
+
+        def remembered(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+            """What has been measured already where the same is asked again, else the device."""
+            known, outputs = answers[layer, unit]
+            asked = batch.numpy()
+            same = np.array_equal(asked.varying_index, known.varying_index) and all(
+                np.abs((getattr(asked, part) - getattr(known, part)) / self._width[index]).max(initial=0.0) < _SAME
+                for part, index in (("varying", known.varying_index), ("shared", known.shared_index))
+            )
+            return outputs if same else self._measured(asked, layer, unit)
 
         trainer = self.trainer
         weights = {name: torch.from_numpy(w.copy()).to(trainer.torch_device) for name, w in self.weights.items()}
@@ -166,7 +206,7 @@ class LossProbe:
 
         own = copy.deepcopy(trainer.gradient)  # it may keep count of what it is asked
         apparatus = Apparatus(
-            self._remembered,
+            remembered,
             trainer.session.device,
             trainer.twin,
             weights,

@@ -121,7 +121,7 @@ def fit_readout(
     rows : Data
         With the targets and weights of these rows.
     pull : float, default=0
-        Strength of a pull towards the matrix that is, on the scale of ``alpha``: for few rows.
+        Strength of a pull towards the weights that are, on the scale of ``alpha``: for few rows.
     """
     import torch
     from scipy.optimize import minimize
@@ -150,8 +150,8 @@ def fit_readout(
             for name, part in own.items():
                 if name.endswith(".coef"):
                     loss = loss + penalty * part.square().sum()
-                    if pull:
-                        loss = loss + 0.5 * pull / total * (part - here[name]).square().sum()
+                if pull:
+                    loss = loss + 0.5 * pull / total * (part - here[name]).square().sum()
             loss.backward()
         slopes = [own[name].grad.numpy().ravel() for name in names]
         return float(loss.detach()), np.concatenate(slopes)

@@ -21,8 +21,7 @@ CHECK_AT = (0.0, 0.3, 1.0)
 _USELESS_BELOW = 0.6
 _DOUBTFUL_ABOVE, _GAIN_THAT_HELPS, _KNOWN_TO = 0.45, 0.45, 0.3  # of a poor twin that surely still leads downhill
 _GOOD_ABOVE, _GAIN_OF_NOTHING = 0.8, 0.3  # a twin that is not good, and promises three times what it holds
-_DECIDED_BELOW = 0.5  # of the cosine's standard error
-_SEEN = 4.0  # standard errors
+_PROMISE_HELD, _SURELY = 0.75, 2.0  # of a twin that leads where it says; standard errors
 _FEWEST_SHOTS, _SHARE = 500, 0.02
 _MOST_ROWS = 32
 _FEW, _MANY = 3, 4  # random directions
@@ -64,7 +63,9 @@ def count_check_shots(n_rows: int, n_calls: int, n_training_shots: int, n_more: 
     return min(most, n_rows) * (_evaluations(n_directions) + n_more) * n_calls
 
 
-def check_alignment(trainer: Trainer, data: Data, *, random_state: int = 0) -> Alignment:
+def check_alignment(
+    trainer: Trainer, data: Data, *, n_training_shots: int | None = None, random_state: int = 0
+) -> Alignment:
     """Measure, with few shots, how well the gradients of a training agree with the device.
 
     Parameters
@@ -73,6 +74,8 @@ def check_alignment(trainer: Trainer, data: Data, *, random_state: int = 0) -> A
         Nothing of it is changed.
     data : Data
         The rows of the training.
+    n_training_shots : int, default=None
+        Shots of the whole training. None: as many as its epochs take.
     random_state : int, default=0
         For the choice of rows and directions; another one for each check of a fit.
 
@@ -86,7 +89,8 @@ def check_alignment(trainer: Trainer, data: Data, *, random_state: int = 0) -> A
     """
     network, settings = trainer.network, trainer.settings
     n_calls = network.n_calls * trainer.session.n_shots
-    n_training_shots = settings.max_iter * len(data) * n_calls * trainer.gradient.shots_per_row
+    if n_training_shots is None:
+        n_training_shots = settings.max_iter * len(data) * n_calls * trainer.gradient.shots_per_row
     n_rows, n_directions = _rows_and_directions(n_calls, n_training_shots)
     return measure_alignment(trainer, data, n_rows=n_rows, n_directions=n_directions, random_state=random_state)
 
@@ -103,9 +107,10 @@ def is_useless(alignments: Sequence[Alignment]) -> bool:
     -------
     bool
         True if their pooled cosine is below 0.6, or below 0.8 while a step along the gradient gains less than 0.3 of what
-        it promised. False, too, where the device's noise leaves that open: where the cosine is not known to 0.5, and even
-        the slope that the method promises would have been lost in the noise. And where the cosine is at least 0.45, with a
-        standard error below 0.3, and a step along the gradient gains at least 0.45 of what it promised.
+        it promised. False, too, where the device's noise leaves that open: where the cosine may be 0.6 within its standard
+        error, and a step along the gradient may gain, within two, three quarters of what it promised; of that promise counts
+        what ``held`` of :class:`skpat.training.alignment.Slopes` says. And where the cosine is at least 0.45, with a standard
+        error below 0.3, and a step along the gradient gains at least 0.45 of what it promised.
     """
     found = pooled(alignments)
     if found.slopes is None or found.cosine >= _GOOD_ABOVE:
@@ -115,8 +120,9 @@ def is_useless(alignments: Sequence[Alignment]) -> bool:
     helps = found.cosine >= _DOUBTFUL_ABOVE and found.slope >= _GAIN_THAT_HELPS
     if helps and found.standard_error < _KNOWN_TO:
         return False
-    seen = found.slopes.promised > _SEEN * math.sqrt(found.slopes.along_variance)
-    return seen or found.standard_error < _DECIDED_BELOW or found.slopes.promised == 0
+    highest = found.slopes.along + _SURELY * math.sqrt(found.slopes.along_variance)
+    broken = highest < _PROMISE_HELD * found.slopes.to_hold
+    return broken or found.cosine + found.standard_error < _USELESS_BELOW or found.slopes.promised == 0
 
 
 def warn_if_useless(alignments: Sequence[Alignment], trainer: Trainer, *, stacklevel: int = 2) -> None:

@@ -3,7 +3,7 @@
 Useless: a twin fitted to shots whose outputs were dealt out anew between rows, or between columns; one that knows ten of a
 device's thousand channels; a learned one that takes the phases of a mesh for ordinary numbers and has seen few shots. Good: the
 equations with nominal constants, while the device's are a little different; a learned twin with plenty of shots.
-Every twin stays as it was calibrated, every device has its noise.
+Every twin stays as it was calibrated, every device has its noise; where the name says so, several times as much.
 
 A run trains one small network for ten epochs, checks its gradients three times (:mod:`skpat.training.useless_twin`), and is one
 line of JSON in ``--results``; runs that stand there already are not repeated. The sizes of the checks were chosen on seeds 0
@@ -113,21 +113,21 @@ class Case:
     network: dict[str, Any] = field(default_factory=dict)
 
 
-def laser(seed: int, coupling: float = 25.0) -> Any:
-    return SecondHarmonicLaser(48, 24, n_steps=4, coupling=coupling)
+def laser(seed: int, coupling: float = 25.0, **noise: float) -> Any:
+    return SecondHarmonicLaser(48, 24, n_steps=4, coupling=coupling, **noise)
 
 
 def circuit(seed: int, **constants: float) -> Any:
     return AnalogCircuit(48, 24, **constants)
 
 
-def mesh(seed: int) -> Any:
-    return MachZehnderMesh(8, phase_error=0.05, splitter_error=0.03, device_seed=seed)
+def mesh(seed: int, **noise: float) -> Any:
+    return MachZehnderMesh(8, phase_error=0.05, splitter_error=0.03, device_seed=seed, **noise)
 
 
-def oscillators(seed: int) -> Any:
+def oscillators(seed: int, n: int = 44, **noise: float) -> Any:
     """44 oscillators: 946 couplings, and 44 amplitudes and drives."""
-    return CoupledOscillators(44, 10, coupling_error=0.1, device_seed=seed)
+    return CoupledOscillators(n, 10, coupling_error=0.1, device_seed=seed, **noise)
 
 
 _DIRECT = {"encoder": "direct"}
@@ -163,6 +163,20 @@ CASES = {
     ),
     "learned, laser": Case(False, laser, NeuralTwin, 5000),
     "learned, circuit": Case(False, circuit, NeuralTwin, 5000, quadrants, network=_DIRECT),
+    "noisy, equations, laser": Case(False, lambda s: laser(s, 27.0, noise=0.2), lambda: PhysicsTwin(laser(0)), 0),
+    "noisy, equations, mesh": Case(
+        False,
+        lambda s: mesh(s, noise_floor=0.05),
+        lambda: PhysicsTwin(MachZehnderMesh(8)),
+        0,
+        split=lambda d: ControlSplit(d.amplitude_index),
+    ),
+    "noisy, equations, oscillators": Case(
+        False, lambda s: oscillators(s, 10, noise=0.5), lambda: PhysicsTwin(CoupledOscillators(10, 10)), 0
+    ),
+    "noisy, learned, laser": Case(False, lambda s: laser(s, noise=0.2), NeuralTwin, 5000),
+    "noisy, rows dealt out, laser": Case(True, lambda s: laser(s, noise=0.2), RowsDealtOut, 1000),
+    "noisy, columns dealt out, circuit": Case(True, lambda s: circuit(s, noise=0.1), ColumnsDealtOut, 2000),
 }
 
 
@@ -209,6 +223,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
         "cosine": round(pooled(checks).cosine, 3),
         "standard_error": round(pooled(checks).standard_error, 3),
         "slope": round(pooled(checks).slope, 3),
+        "slopes": [vars(check.slopes) for check in checks],
         "cosines": [round(check.cosine, 3) for check in checks],
         "standard_errors": [round(check.standard_error, 3) for check in checks],
         "check_shots": sum(check.n_shots for check in checks),

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_iris
 
 from skpat import PhysicalNetworkClassifier, as_device
+from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import ShotBudgetError
 from skpat.lab import Session
+from skpat.training import useless_twin
+from skpat.training.loop import Trainer
 from skpat.twins import NeuralTwin
 
 X, Y = load_iris(return_X_y=True)
@@ -169,7 +172,7 @@ def test_retries_count() -> None:
 def test_a_plan_spends_the_budget_as_the_fit_does(max_shots: int, n_layers: int, n_val: int) -> None:
     rows, labels = X[::3], Y[::3]
     _, network = counted(gradient="spsa", n_layers=n_layers, max_iter=5, batch_size=5, max_shots=max_shots)
-    plan = network.plan(rows[n_val:], rows[:n_val])
+    plan = network.plan(rows[n_val:], X_val=rows[:n_val])
     network.fit(rows[n_val:], labels[n_val:], X_val=rows[:n_val], y_val=labels[:n_val])
     assert network.shots_["calibration"] == plan.calibration
     assert network.shots_["validation"] <= plan.validation <= network.shots_["validation"] + n_val * n_layers
@@ -185,3 +188,45 @@ def test_a_budget_that_ends_before_anything_was_validated_is_told(given: bool) -
     assert network.shots_["validation"] == 0 < network.shots_["training"]
     network.set_params(max_shots=400).fit(X, Y, **held_out)  # no warning
     assert network.validation_scores_
+
+
+@pytest.mark.parametrize("max_iter", [40, 500])
+@pytest.mark.parametrize("gradient", ["physics_aware", "sharpness_aware", "exact"])
+def test_the_checks_of_the_twin_are_as_planned_and_leave_the_training_its_end(
+    max_iter: int, gradient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = []
+    set_step = Trainer.set_step
+    monkeypatch.setattr(Trainer, "set_step", lambda self, part: (progress.append(part), set_step(self, part)))
+    network = PhysicalNetworkClassifier(
+        SecondHarmonicLaser(20, 10, n_steps=2), gradient=gradient, max_iter=max_iter, max_shots=5000,
+        n_iter_no_change=1000, random_state=0,
+    )  # fmt: skip
+    plan = network.plan(X)
+    network.fit(X, Y)
+    checks = network.alignments_
+    assert len(checks) == (
+        3 if gradient == "physics_aware" else 0
+    )  # of the others they would take too much, or are not needed
+    counted = network._count_checks(network._gradient, len(X), 1, network.max_shots)
+    assert sum(check.n_shots for check in checks) == counted
+    assert network.shots_["calibration"] <= plan.calibration
+    assert progress[-1] > 0.97
+    assert sum(network.shots_.values()) > 4900
+
+
+def test_ctrl_c_in_the_last_check_ends_the_fit_with_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, network = counted(max_iter=1000, max_shots=9000, n_iter_no_change=1000)
+    checks = []
+
+    def check(*args: object, **kwargs: object) -> object:
+        checks.append(check_alignment(*args, **kwargs))
+        if len(checks) == 3:
+            raise KeyboardInterrupt
+        return checks[-1]
+
+    check_alignment = useless_twin.check_alignment
+    monkeypatch.setattr(useless_twin, "check_alignment", check)
+    with pytest.warns(UserWarning, match="The training was interrupted"):
+        network.fit(X, Y)
+    assert network.predict(X).shape == Y.shape

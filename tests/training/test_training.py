@@ -246,7 +246,7 @@ def test_early_stopping_keeps_the_best_weights() -> None:
 def test_validation_data_of_the_user_are_used_and_counted() -> None:
     X, y = data(80)
     network = small(tol=0.0)
-    plan = network.plan(X, X[:10])
+    plan = network.plan(X, X_val=X[:10])
     network.fit(X, y, X_val=X[:10], y_val=y[:10])
     assert (plan.training, plan.validation) == (network.shots_["training"], network.shots_["validation"])
     assert len(network.validation_scores_) == 3
