@@ -134,7 +134,6 @@ class DeployedNetwork:
             self.classes_ = np.array(classes)
         else:
             self._target_mean, self._target_scale = _frozen(target_mean), _frozen(target_scale)
-            self._decoding = self._target_scale.astype(dtype), self._target_mean.astype(dtype)
             self._target_ndim = target_ndim
         self.ledger_ = Ledger.of(device, n_before)
         self._dtype = dtype
@@ -166,8 +165,7 @@ class DeployedNetwork:
             return (scores > 0).astype(np.int64)
         if self.is_classifier:
             return self.classes_[scores.argmax(axis=1)]
-        scale, mean = self._decoding
-        targets = scores * scale + mean
+        targets = scores * self._target_scale + self._target_mean
         return targets.ravel() if self._target_ndim == 1 else targets
 
     @available_if(_is_classifier)

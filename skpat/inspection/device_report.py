@@ -19,6 +19,7 @@ MOST_DRIFT = 0.08  # of the spread of the response, over the run
 MOST_DRIFT_TO_NOISE = 1.7
 MOST_MEMORY = 0.1
 LEAST_NONLINEAR = 0.04  # share of the variance of the response
+SURELY_NONLINEAR = 2.5  # standard errors of that share
 CLEAR_SNR = 3.0
 LEAST_SPREAD = 0.03  # of the outputs' root-mean-square spread: a tenth of what a network's normalisation adds to each
 
@@ -51,6 +52,8 @@ class DeviceReport:
         Of all live outputs together.
     nonlinear_share : float
         Share of the variance of the noise-free response that a linear model of the controls misses, over all live outputs.
+    nonlinear_error : float
+        Its standard error.
     nonlinear_shares : ndarray of shape (n_outputs,)
     effective_rank : float
         Participation ratio of the noise-corrected covariance of the outputs (each in units of its spread).
@@ -114,6 +117,7 @@ class DeviceReport:
     restrictions: tuple[str, ...] = ()
     grouped: bool = False
     untested_channels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    nonlinear_error: float = 0.0
 
     @property
     def saturation(self) -> float:
@@ -163,6 +167,12 @@ class DeviceReport:
             )
         if self.nonlinear_share < LEAST_NONLINEAR:
             return "linear", f"A linear model of the controls explains {1 - self.nonlinear_share:.1%} of the response."
+        if self.nonlinear_share < SURELY_NONLINEAR * self.nonlinear_error:
+            found = f"{self.nonlinear_share:.0%} ± {self.nonlinear_error:.0%}"
+            return (
+                "linear",
+                f"A linear model of the controls misses no more of the response than noise can feign ({found}).",
+            )
         noise = f"is {brief(self.overall_snr)} times the noise" if np.isfinite(self.overall_snr) else "has no noise"
         return "suitable", f"A linear model misses {self.nonlinear_share:.0%} of the response, which {noise}."
 

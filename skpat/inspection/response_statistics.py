@@ -263,6 +263,17 @@ def silent_units(readings: Readings) -> np.ndarray:
     return np.flatnonzero(~readings.unit_is_found)
 
 
+def _error_of_missed(readings: Readings, chosen: np.ndarray) -> float:
+    """Standard error of what a linear model misses, mean of some outputs: by how it differs from place to place."""
+    first, second = readings.linear["residuals"][:, :, chosen]
+    n, q = readings.places.shape
+    n_left = max(n - q - 1, 1)
+    each = (
+        (first * second).mean(axis=1) * n / n_left if chosen.any() else np.zeros(n)
+    )  # residuals are smaller than errors
+    return float(each.std() / np.sqrt(n_left))
+
+
 def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
     """The numbers of a report."""
     live = ~readings.dead_outputs
@@ -273,6 +284,7 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
     total_signal = float(signal[of_live].mean()) if of_live.any() else 0.0
     total_noise = float(noise[of_live].mean()) if of_live.any() else 0.0
     total_missed = float(readings.linear["missed"][of_live].mean()) if of_live.any() else 0.0
+    missed_error = _error_of_missed(readings, of_live)
     memory, memory_excess = _memory(readings, of_live)
     dead_units = np.concatenate(readings.silent_groups) if readings.silent_groups else np.empty(0, dtype=int)
     rank, significant, spectrum, floor = _rank(readings, of_live)
@@ -298,6 +310,7 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
         if total_noise > 0
         else (np.inf if total_signal else 0.0),
         nonlinear_share=float(np.clip(total_missed / total_signal, 0, 1)) if total_signal > 0 else 0.0,
+        nonlinear_error=missed_error / total_signal if total_signal > 0 else 0.0,
         nonlinear_shares=np.clip(missed / np.where(signal > 0, signal, 1.0), 0, 1),
         effective_rank=rank,
         n_significant=significant,

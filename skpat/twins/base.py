@@ -26,6 +26,7 @@ __all__ = [
     "of_weight",
     "respond",
     "spread_of",
+    "varies",
 ]
 
 LEAST_TRUST = 0.02  # an output that is not predicted at all may come to be
@@ -208,6 +209,14 @@ def hold_out(n_shots: int, fraction: float, rng: np.random.RandomState) -> tuple
 def spread_of(outputs: np.ndarray) -> np.ndarray:
     """Standard deviation of each output, (n_outputs,); exactly 0 where it never changes, whatever rounding makes of it."""
     return np.where(np.ptp(outputs, axis=0) > 0, outputs.std(axis=0), 0.0)
+
+
+def varies(outputs: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+    """Which outputs (n_outputs,) change by more than rounding can."""
+    total = sample_weight.sum()
+    mean = sample_weight @ outputs / total
+    variance = sample_weight @ np.square(outputs - mean) / total
+    return np.asarray(variance > 1e-12 * mean**2 + np.finfo(outputs.dtype).tiny)
 
 
 def check_channels(twin: Any, controls: Any, outputs: Any = None, n_outputs: int | None = None) -> None:

@@ -23,6 +23,7 @@ from skpat.twins.base import (
     hold_out,
     of_weight,
     spread_of,
+    varies,
 )
 
 if TYPE_CHECKING:
@@ -301,6 +302,8 @@ def _trust(expected: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray)
     total = sample_weight.sum()
     mean = sample_weight @ outputs / total
     variance, error = (sample_weight @ np.square(outputs - other) / total for other in (mean, expected))
-    least = 1e-12 * mean**2 + np.finfo(outputs.dtype).tiny
-    of_constant = np.maximum(variance.mean(), least)  # what stays the same is judged beside the other outputs
-    return np.clip(1 - error / np.where(variance > least, variance, of_constant), LEAST_TRUST, 1.0)
+    of_constant = np.maximum(variance.mean(), 1e-12 * mean**2 + np.finfo(outputs.dtype).tiny)
+    scale = np.where(
+        varies(outputs, sample_weight), variance, of_constant
+    )  # a constant is judged beside the other outputs
+    return np.clip(1 - error / scale, LEAST_TRUST, 1.0)

@@ -14,8 +14,11 @@ from sklearn.preprocessing import StandardScaler
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import AnalogCircuit, Drifting, SecondHarmonicLaser
 from skpat.exceptions import DeviceOutputError, ShotBudgetError
-from skpat.lab import Journal
+from skpat.lab import Journal, Session
 from skpat.network import PatchEncoder
+from skpat.row_keys import hash_rows
+from skpat.training.loop import Data
+from skpat.training.readout_fit import fit_readout
 from skpat.training.recalibration import LEAST_ROWS, _is_better
 from skpat.twins import NeuralTwin
 from tests.combinations import mostly_slow
@@ -302,6 +305,31 @@ def test_a_regressor_and_a_float32_network() -> None:
     regressor.recalibrate(X[:, :3], X[:, 3], 600)
     assert regressor.score(X[:, :3], X[:, 3]) > after + 0.6 * (before - after)
     assert {value.dtype for value in regressor.weights_.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("readout", ["linear", "bins"])
+def test_a_pull_holds_all_of_the_readout(readout: str) -> None:
+    network = trained(readout=readout)
+    with Session(network.device_, ledger=network.ledger_) as session:
+        targets = network._encode_targets(Y_TRAIN[:30], None, first=False)
+        rows = Data(X_TRAIN[:30], targets, np.ones(30), hash_rows(X_TRAIN[:30]))
+        trainer = network._make_trainer(session, 30)
+        normal = np.random.default_rng(0).standard_normal((30, network.device_.n_outputs))
+        moves = []
+        for pull in (0.0, 1e3, 1e6):
+            found = fit_readout(trainer, network.weights_, normal, rows, pull)[0]
+            moves.append(max(np.abs(found[name] - network.weights_[name]).max() for name in found))
+    assert moves[0] > 10 * moves[1] > 100 * moves[2]
+
+
+def test_few_rows_must_tell_more() -> None:
+    rng = np.random.default_rng(0)
+    fall = rng.standard_normal(20)
+    fall = (fall - fall.mean()) / fall.std()
+    for n, least in ((20, 1.5), (200, 1.05)):
+        old = np.tile(fall, n // 20)
+        for size, better in ((0.95 * least, False), (1.05 * least, True)):
+            assert _is_better(-size / np.sqrt(n) * np.ones(n), old, np.ones(n)) == better
 
 
 def test_a_new_fit_forgets_the_recalibration() -> None:

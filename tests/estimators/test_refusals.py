@@ -165,7 +165,7 @@ def test_the_plan_of_a_fit_that_goes_on_counts_no_calibration(max_shots: int | N
     assert spent == plan.training if max_shots is None else plan.training - 32 < spent <= plan.training  # whole batches
     assert network.shots_["calibration"] - before["calibration"] == plan.calibration == 0
     with pytest.raises(ValueError, match=r"'X_val' must have the 4 features of X\. Got 3"):
-        network.plan(X, X[:, :3])
+        network.plan(X, X_val=X[:, :3])
     with pytest.raises(ValueError, match=r"X has 3 features, but PhysicalNetworkClassifier is expecting 4"):
         network.plan(X[:, :3])
 

@@ -91,6 +91,26 @@ def test_the_share_that_a_linear_model_misses_has_no_bias(n_controls: int, bend:
     assert np.mean(shares) == pytest.approx(bend**2 / (1 + bend**2), abs=tolerance)
 
 
+@pytest.mark.parametrize(("noise", "n_shots"), [(1.0, 200), (1.5, 2000)])
+def test_noise_does_not_make_a_linear_device_nonlinear(noise: float, n_shots: int) -> None:
+    reports = [characterize(Bank(noise, bend=0.0, seed=seed), n_shots, random_state=seed) for seed in range(20)]
+    verdicts = [report.verdict for report in reports]
+    assert verdicts.count("suitable") <= 1
+    assert verdicts.count("linear") >= 17
+    errors = np.array([report.nonlinear_error for report in reports])
+    shares = np.array([report.nonlinear_share for report in reports])
+    assert (shares < 2.5 * errors).mean() >= 0.95
+    assert any("no more of the response than noise can feign" in report.reason for report in reports)
+
+
+def test_a_nonlinear_device_stays_suitable_and_its_share_has_an_error() -> None:
+    reports = [characterize(Bank(1.0, bend=0.5, seed=seed), random_state=seed) for seed in range(10)]
+    assert [report.verdict for report in reports] == ["suitable"] * 10
+    deviations = [(report.nonlinear_share - 0.2) / report.nonlinear_error for report in reports]  # 0.25 of 1.25
+    assert np.abs(deviations).max() < 4
+    assert 0.2 < np.std(deviations) < 2
+
+
 def test_a_linear_device_of_many_channels_is_linear() -> None:
     weights = np.random.default_rng(0).normal(size=(3000, 5))
     report = characterize(as_device(lambda c: c @ weights, n_controls=3000, n_outputs=5, bounds=(-1, 1)))

@@ -74,6 +74,17 @@ def test_an_output_that_never_changes_is_trusted_if_it_is_predicted(level: float
     assert twin.trust_[3] < 0.92
 
 
+def test_an_output_that_changes_little_is_judged_by_its_own_changes(twin: NeuralTwin) -> None:
+    controls, outputs = shots(300)
+    outputs = np.column_stack([outputs, 1e-7 * controls[:, 0] ** 3])
+    learned = clone(twin).set_params(n_refine_steps=1).fit(controls, outputs)
+    for seed in range(1, 30):
+        controls, outputs = shots(60, seed)
+        learned.partial_fit(controls, np.column_stack([outputs, 1e-7 * controls[:, 0] ** 3]))
+    assert learned.trust_[-1] < 0.1
+    assert learned.trust_[:-1].min() > 0.8
+
+
 def test_a_linear_device_is_learned_by_the_linear_path_alone() -> None:
     controls, _ = shots()
     outputs = controls @ np.arange(12.0).reshape(4, 3)
