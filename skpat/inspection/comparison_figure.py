@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from skpat.inspection.display_axes import BLUE, GREY, VERMILLION, axes_for
+from skpat.inspection.display_axes import BLUE, GREY, VERMILLION, axes_for, heading, plain
 
 __all__ = ["draw"]
+
+_LONGEST_LABEL, _LONGEST_TITLE = 40, 120  # characters
 
 
 def draw(comparison: Any, ax: Any = None) -> Any:
@@ -29,7 +31,8 @@ def draw(comparison: Any, ax: Any = None) -> Any:
         Without matplotlib.
     """
     rows = comparison.rows
-    (axis,) = axes_for(ax, size=(7.2, 0.9 + 0.45 * len(rows)))
+    title = heading(comparison.device, 4.0, 12, _LONGEST_TITLE)
+    (axis,) = axes_for(ax, size=(7.2, 0.9 + 0.45 * len(rows) + 0.2 * title.count("\n")))
     axis.axvline(rows[0].mean, color=VERMILLION, linewidth=1, linestyle=":", zorder=0)
     for place, row in enumerate(rows):
         color = VERMILLION if not place else BLUE if row.uses_device else GREY
@@ -45,11 +48,12 @@ def draw(comparison: Any, ax: Any = None) -> Any:
                 transform=axis.get_yaxis_transform(),
             )  # fmt: skip
     axis.text(1.02, -0.6, "difference", va="bottom", transform=axis.get_yaxis_transform())
-    axis.set_yticks(range(len(rows)), [row.label for row in rows])
+    axis.set_yticks(range(len(rows)), [plain(row.label, _LONGEST_LABEL) for row in rows])
     axis.set_ylim(len(rows) - 0.5, -0.5)
     lines = [
         f"{comparison.metric}, mean ± standard error of {len(rows[0].scores)} folds",
         "circle: on the device, square: digital only, bars: folds",
     ]
-    axis.set(xlabel="\n".join(lines), title=comparison.device.replace("$", r"\$"))
+    axis.set_xlabel("\n".join(lines))
+    axis.set_title(title, pad=18)
     return axis

@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ChannelSplit
-from skpat.inspection.display_axes import BLUE, COLORS, SKY, axes_for, with_units
+from skpat.inspection.display_axes import BLUE, COLORS, SKY, axes_for, number_ticks, with_units
 from skpat.inspection.fitted_network import fitted_network
 
 __all__ = ["ControlMapDisplay"]
 
 _MARKERS = "oD^svP"
 _LIGHT_GREY = "#DDDDDD"
+_MOST_UNEQUAL = 10  # widths of bounds
 
 
 class ControlMapDisplay:
     """The channels of a device call with their bounds, and the learned weights, in the device's units.
 
-    A panel for each layer; use :meth:`from_estimator`.
+    A panel for each layer; use :meth:`from_estimator`. Where the widest bounds are more than ten times the narrowest, one
+    axis cannot show both: the settings are then drawn between the bounds of their channel, from 0 to 1.
 
     Parameters
     ----------
@@ -53,6 +55,8 @@ class ControlMapDisplay:
         self.bounds = np.asarray(bounds, dtype=float)
         self.settings = [np.asarray(of_layer) for of_layer in settings]
         self.control_units = control_units
+        width = np.ptp(self.bounds, axis=1)
+        self._in_bounds = bool(width.max() > _MOST_UNEQUAL * width.min())
 
     @classmethod
     def from_estimator(cls, est: Any, *, ax: Any = None) -> ControlMapDisplay:
@@ -117,12 +121,13 @@ class ControlMapDisplay:
         from matplotlib.collections import PolyCollection
 
         split, n_units = self.split, len(self.settings[layer])
+        bounds = self._drawn(self.bounds, np.arange(len(self.bounds)))
         half = 0.45 if len(self.bounds) <= 60 else 0.5
         for index, color, label in (
             (split.input_index, SKY, "data: the whole range"),
             (split.weight_index, _LIGHT_GREY, "bounds of a weight"),
         ):
-            low, high = self.bounds[index].T
+            low, high = bounds[index].T
             left, right = index - half, index + half
             corners = [(left, low), (left, high), (right, high), (right, low)]
             outline = np.stack([np.column_stack(corner) for corner in corners], axis=1)
@@ -130,12 +135,12 @@ class ControlMapDisplay:
                 ax.add_collection(PolyCollection(list(outline), facecolors=color, linewidths=0, label=label))
         size = 6 if len(self.bounds) <= 40 else 4 if len(self.bounds) <= 200 else 2
         told_apart = n_units <= len(COLORS)
-        for unit in range(n_units):
+        for unit in range(n_units if len(split.weight_index) else 0):
             shift = 0.7 * ((unit + 0.5) / n_units - 0.5)
             label = ("weight" if n_units == 1 else f"weight, unit {unit}") if told_apart else "weights of all units"
             ax.plot(
                 split.weight_index + shift,
-                self.settings[layer][unit],
+                self._drawn(self.settings[layer][unit], split.weight_index),
                 linestyle="none",
                 marker=_MARKERS[unit] if told_apart else "o",
                 color=(*COLORS[1:], BLUE)[unit] if told_apart else COLORS[1],
@@ -144,14 +149,21 @@ class ControlMapDisplay:
             )
         if len(split.fixed_index):
             ax.plot(
-                split.fixed_index, split.fixed_values, "_", color="black", markersize=2 * size, markeredgewidth=2.5,
-                label="fixed",
+                split.fixed_index, self._drawn(split.fixed_values, split.fixed_index), "_", color="black",
+                markersize=2 * size, markeredgewidth=2.5, label="fixed",
             )  # fmt: skip
-        low, high = float(self.bounds.min()), float(self.bounds.max())
+        low, high = float(bounds.min()), float(bounds.max())
         room = 0.04 * (high - low)
         ax.set(
             xlim=(-0.7, len(self.bounds) - 0.3),
             ylim=(low - room, high + room),
-            ylabel=with_units("setting", self.control_units),
+            ylabel="place between the bounds" if self._in_bounds else with_units("setting", self.control_units),
         )
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        number_ticks(ax.xaxis)
+
+    def _drawn(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Values of some channels, a channel a row, as they are drawn."""
+        if not self._in_bounds:
+            return values
+        low, width = self.bounds[index, 0], np.ptp(self.bounds[index], axis=1)
+        return np.asarray(((np.asarray(values).T - low) / width).T)

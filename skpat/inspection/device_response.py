@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skpat.devices.specification import check_device_specification, device_name, refuse_lost
-from skpat.inspection.display_axes import COLORS, axes_for, with_units
+from skpat.inspection.display_axes import COLORS, axes_for, heading, with_units
 from skpat.inspection.legal_settings import LegalSettings
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
@@ -206,7 +206,8 @@ class DeviceResponseDisplay:
         axes[0].set_ylabel(with_units("output", self.output_units))
         axes[0].ticklabel_format(axis="y", scilimits=(-3, 4))
         axes[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        axes[0].set_title(f"{self.name}, band: noise of one reading".replace("$", r"\$"), loc="left")
+        title = f"{self.name}, band: noise of one reading"
+        axes[0].set_title(heading(title, 0.7 * axes[0].figure.get_figwidth(), 12), loc="left")
         self.ax_ = axes if n > 1 else axes[0]
         self.figure_ = axes[0].figure
         return self

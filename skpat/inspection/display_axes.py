@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from textwrap import shorten, wrap
 from typing import Any
 
 import numpy as np
 
-__all__ = ["BLUE", "COLORS", "GREY", "SKY", "VERMILLION", "axes_for", "with_units"]
+__all__ = ["BLUE", "COLORS", "GREY", "SKY", "VERMILLION", "axes_for", "heading", "number_ticks", "plain", "with_units"]
 
 # Okabe and Ito's colours, told apart in every common form of colour blindness.
 BLUE, ORANGE, GREEN, VERMILLION, PINK, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -55,6 +56,34 @@ def axes_for(
             "figure."
         )
     return given
+
+
+def plain(text: str, most: int = 10_000) -> str:
+    """A text that is drawn as it stands, a dollar sign included, and cut between words, or within one, to ``most`` characters.
+
+    Examples
+    --------
+    >>> from skpat.inspection.display_axes import plain
+    >>> plain("2 $/h"), plain("a lamp and a lens", 13), plain("a" * 30, 13)
+    ('2 \\\\$/h', 'a lamp and […]', 'aaaaaaaa […]')
+    """
+    if len(text) > most:
+        cut = shorten(text, most + 1, placeholder=" […]")
+        text = cut if cut != "[…]" else f"{text[: most - 5]} […]"
+    return text.replace("$", r"\$")
+
+
+def heading(text: str, inches: float, font_size: float = 10.0, most: int = 10_000) -> str:
+    """A title as it stands, cut to ``most`` characters, in as many lines as it needs in that width."""
+    in_line = max(int(inches * 72 / (0.55 * font_size)), 20)  # characters, of average width
+    return "\n".join(wrap(plain(text, most), in_line))
+
+
+def number_ticks(axis: Any) -> None:
+    """Whole numbers only on an x axis or y axis that counts channels or outputs, however short it is."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
 def with_units(text: str, units: Any) -> str:

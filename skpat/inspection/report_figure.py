@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from skpat.inspection.display_axes import heading, number_ticks
+
 __all__ = ["draw"]
 
 
@@ -30,11 +32,14 @@ def draw(report: Any) -> Any:
     except ImportError as error:
         raise ImportError('A figure needs matplotlib. Install it with: pip install "skpat[plot]"') from error
     figure = Figure(figsize=(11, 6), layout="constrained")
-    figure.suptitle(f"{report.device}: {report.verdict}. {report.reason}", fontsize=10)
+    figure.suptitle(heading(f"{report.device}: {report.verdict}. {report.reason}", 11), fontsize=10)
     ((a, b, c), (d, e, f)) = figure.subplots(2, 3)
-    finite = report.snr[np.isfinite(report.snr)]
-    top = finite.max() if len(finite) else 1.0
-    a.bar(np.arange(report.n_outputs), np.where(np.isfinite(report.snr), report.snr, top))
+    outputs, silent = np.arange(report.n_outputs), np.isinf(report.snr)
+    top = 1.2 * max([2.0, *report.snr[~silent]])
+    a.bar(outputs[~silent], report.snr[~silent])
+    if silent.any():
+        a.bar(outputs[silent], top, color="lightgray", label="infinite: no noise")
+        a.legend(fontsize=8, loc="lower left")
     a.axhline(1, color="black", linewidth=0.8, linestyle=":")
     a.set(title="signal-to-noise", xlabel="output")
     order = np.arange(1, len(report.spectrum) + 1)
@@ -43,16 +48,13 @@ def draw(report: Any) -> Any:
     b.axhline(floor, color="tab:red", linewidth=0.8, label="noise floor")
     b.set(title=f"spectrum of the response (rank {report.effective_rank:.1f})", xlabel="direction")
     b.legend(fontsize=8)
-    c.bar(np.arange(report.n_outputs), 1 - report.nonlinear_shares, color="tab:gray", label="linear")
-    c.bar(
-        np.arange(report.n_outputs),
-        report.nonlinear_shares,
-        bottom=1 - report.nonlinear_shares,
-        color="tab:orange",
-        label="missed",
-    )
+    live = np.setdiff1d(outputs, report.dead_outputs)  # a dead one has nothing to explain
+    missed = report.nonlinear_shares[live]
+    c.bar(live, 1 - missed, color="tab:gray", label="linear")
+    c.bar(live, missed, bottom=1 - missed, color="tab:orange", label="missed")
     c.set(title="explained by a linear model", xlabel="output", ylim=(0, 1))
-    c.legend(fontsize=8)
+    if len(live):
+        c.legend(fontsize=8)
     d.plot(report.drift_course, "o-", markersize=3)
     d.set(title="references: deviation from their mean", xlabel="round", ylim=(0, None))
     e.bar(np.arange(len(report.sensitivity)), report.sensitivity)
@@ -60,4 +62,8 @@ def draw(report: Any) -> Any:
     low, spread = report.readings.min(axis=0), np.ptp(report.readings, axis=0)
     f.hist(((report.readings - low) / np.where(spread > 0, spread, 1.0)).ravel(), bins=50)
     f.set(title=f"readings ({report.saturation:.0%} stuck)", xlabel="place in the output's range", yticks=[])
+    for panel, n in ((a, report.n_outputs), (c, report.n_outputs), (e, len(report.sensitivity))):
+        panel.set_xlim(-0.7, n - 0.3)
+    for panel in (a, b, c, d, e):
+        number_ticks(panel.xaxis)
     return figure

@@ -9,7 +9,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 
 from skpat.controls import ControlBatch
-from skpat.inspection.display_axes import BLUE, GREY, VERMILLION, axes_for, with_units
+from skpat.inspection.display_axes import BLUE, GREY, VERMILLION, axes_for, number_ticks, with_units
 from skpat.inspection.fitted_network import fitted_network, rows_for
 from skpat.lab.session import Session
 from skpat.network.forward import forward
@@ -19,6 +19,7 @@ __all__ = ["TwinFidelityDisplay"]
 
 _MOST_POINTS = 20_000
 _GOOD = 0.9  # R²
+_MOST_HATCHED = 60  # outputs
 
 
 class TwinFidelityDisplay:
@@ -35,7 +36,7 @@ class TwinFidelityDisplay:
     Attributes
     ----------
     r2 : ndarray of shape (n_outputs,)
-        NaN for an output that does not change.
+        NaN for an output that does not change, which has no bar.
     ax_ : ndarray of matplotlib Axes, shape (2,), or the one that was given
     figure_ : matplotlib Figure
 
@@ -169,14 +170,16 @@ class TwinFidelityDisplay:
     def _draw_r2(self, ax: Any) -> None:
         r2 = self.r2
         ax.axhline(1, color=GREY, linewidth=1, linestyle=":")
-        bars = ax.bar(np.arange(len(r2)), np.clip(np.nan_to_num(r2), 0, 1), width=0.8, color=BLUE)
-        for bar, value in zip(bars, r2, strict=True):
-            if not value >= _GOOD:
-                bar.set(facecolor=VERMILLION, hatch="//", edgecolor="white")
-        for i in np.flatnonzero(~(r2 > 0)):
-            ax.plot(i, 0.0, "v", color=VERMILLION, markersize=6, clip_on=False)
-        n_low = int((~(r2 >= _GOOD)).sum())
-        ax.set(
-            xlabel="output", ylabel="R²", ylim=(0, 1.05), title=f"R² of each output ({n_low} below {_GOOD}, hatched)"
-        )
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        few = len(r2) <= _MOST_HATCHED  # else a bar is narrower than the lines of a hatch
+        bars = ax.bar(np.arange(len(r2)), np.clip(np.nan_to_num(r2), 0, 1), width=0.8 if few else 1.0, color=BLUE)
+        low = r2 < _GOOD
+        for bar in np.asarray(bars, dtype=object)[low]:
+            bar.set(facecolor=VERMILLION, **({"hatch": "//", "edgecolor": "white"} if few else {}))
+        below = np.flatnonzero(r2 <= 0)
+        if len(below):
+            ax.plot(below, np.zeros(len(below)), "v", color=VERMILLION, markersize=6 if few else 3, clip_on=False)
+        said = [f"{low.sum()} below {_GOOD}{', hatched' if few else ''}"]
+        said += [f"{np.isnan(r2).sum()} constant"] if np.isnan(r2).any() else []
+        ax.set(xlabel="output", ylabel="R²", ylim=(0, 1.05), title=f"R² of each output ({'; '.join(said)})")
+        ax.set_xlim(-0.7, len(r2) - 0.3)
+        number_ticks(ax.xaxis)

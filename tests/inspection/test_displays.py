@@ -12,14 +12,16 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from skpat import ControlSplit, Device, PhysicalNetworkClassifier, as_device
+from skpat import ControlSplit, Device, PhysicalNetworkClassifier, as_device, characterize
 from skpat.devices import IdentityDevice, Noisy
 from skpat.exceptions import ControlBoundsError
 from skpat.inspection import (
@@ -30,6 +32,7 @@ from skpat.inspection import (
     TwinFidelityDisplay,
     gradient_alignment,
 )
+from skpat.inspection.comparison_report import BaselineComparison, ComparisonRow
 from skpat.training.alignment import Alignment
 from skpat.twins import NeuralTwin
 
@@ -377,3 +380,97 @@ def test_importing_the_displays_imports_neither_matplotlib_nor_torch() -> None:
     setup = f"import sys; sys.path.insert(0, {str(root)!r})\n"
     done = subprocess.run([sys.executable, "-c", setup + textwrap.dedent(code)], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+# ---- odd names, numbers and sizes ----
+
+LONG = "the camera of the second laboratory while the modulator holds its voltages and the shutter is open " * 2
+
+
+def cut_texts(figure: Any) -> list[str]:
+    """What is drawn beyond the edges of the figure, ticks aside."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    width, height = figure.bbox.size
+    ticks = {id(label) for ax in figure.axes for label in (*ax.get_xticklabels(), *ax.get_yticklabels())}
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible() and id(text) not in ticks]
+    extents = [text.get_window_extent(renderer) for text in texts]
+    return [
+        text.get_text()
+        for text, box in zip(texts, extents, strict=True)
+        if box.x0 < -2 or box.y0 < -2 or box.x1 > width + 2 or box.y1 > height + 2
+    ]
+
+
+@pytest.mark.parametrize("name", [LONG, "2 $/h lamp, at 3 $_", "a < b & c"])
+def test_names_are_drawn_whole_and_as_they_stand(name: str) -> None:
+    device = as_device(currents, n_controls=8, n_outputs=6, bounds=(-1, 1), name=name)
+    assert not cut_texts(characterize(device, 300).plot())
+    assert not cut_texts(DeviceResponseDisplay.from_device(device, ax=Figure(layout="constrained").subplots()).figure_)
+    rows = tuple(
+        ComparisonRow(label, label, np.array([0.5, 0.6]), False, {}, 0, None, None, 0.5) for label in ("est", name)
+    )
+    comparison = BaselineComparison(device=name, metric="accuracy", rows=rows, test_to_train=0.5)
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    comparison.plot(ax=figure.subplots())
+    assert not cut_texts(figure)
+
+
+def whole_ticks(ax: Any) -> bool:
+    low, high = ax.get_xlim()
+    seen = [tick for tick in ax.get_xticks() if low <= tick <= high]
+    return len(seen) > 0 and all(float(tick).is_integer() for tick in seen)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_channels_outputs_and_directions_have_whole_numbers(n: int) -> None:
+    device = as_device(lambda c: np.tanh(c[:, :n]), n_controls=max(n, 1), n_outputs=n, bounds=(-1, 1))
+    report = characterize(device, 200).plot()
+    assert all(whole_ticks(ax) for ax in report.axes[:5])
+    measured = np.random.default_rng(0).standard_normal((20, n))
+    assert whole_ticks(TwinFidelityDisplay(measured, measured).plot(ax=axes(2)).ax_[1])
+    split = ControlSplit("contiguous", n_inputs=1).resolve(n)
+    weights = [np.zeros((1, len(split.weight_index)))]
+    assert whole_ticks(ControlMapDisplay(split, [[-1, 1]] * n, weights).plot(ax=axes()).ax_)
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_badly_predicted_outputs_are_seen_however_many_there_are(n: int) -> None:
+    rng = np.random.default_rng(0)
+    measured = rng.standard_normal((200, n))
+    predicted = measured + rng.standard_normal((200, n)) * np.where(np.arange(n) < n // 2, 0.1, 0.7)
+    measured[:, 0] = predicted[:, 0] = 2.0
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    display = TwinFidelityDisplay(measured, predicted).plot(ax=figure.subplots(1, 2))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    colours = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+    of_warning = np.abs(colours - [0xD5, 0x5E, 0x00]).sum(axis=2) < 120
+    assert of_warning.sum() > 5000
+    title = display.ax_[1].get_title()
+    assert f"({n // 2} below 0.9" in title
+    assert "1 constant" in title
+
+
+def test_no_noise_is_drawn_as_such_and_a_dead_output_has_nothing_to_explain() -> None:
+    def bank(controls: np.ndarray) -> np.ndarray:
+        return np.column_stack([np.tanh(controls[:, :3] * controls[:, 3:]), np.ones(len(controls))])
+
+    report = characterize(as_device(bank, n_controls=6, n_outputs=4, bounds=(-1, 1)), 400)
+    snr, _, explained = report.plot().axes[:3]
+    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in snr.patches}
+    assert min(heights[output] for output in range(3)) > 1.5
+    assert heights[3] == 0
+    assert "infinite: no noise" in [text.get_text() for text in snr.get_legend().get_texts()]
+    assert {round(bar.get_x() + bar.get_width() / 2) for bar in explained.patches} == {0, 1, 2}
+
+
+def test_channels_of_unequal_bounds_are_drawn_between_them() -> None:
+    split = ControlSplit("contiguous").resolve(4)
+    bounds = [[0, 1], [0, 5000], [-1e-3, 1e-3], [0, 1e-9]]
+    display = ControlMapDisplay(split, bounds, [[[5e-4, 2.5e-10]]], "V").plot(ax=axes())
+    assert display.ax_.get_ylabel() == "place between the bounds"
+    (weights,) = (line for line in display.ax_.lines if line.get_label() == "weight")
+    np.testing.assert_allclose(weights.get_ydata(), [0.75, 0.25])
+    without = ControlMapDisplay(ControlSplit(n_inputs=4).resolve(4), bounds, [np.zeros((1, 0))]).plot(ax=axes())
+    assert "weight" not in [text.get_text() for text in without.ax_.get_legend().get_texts()]
