@@ -202,6 +202,10 @@ class ExchangedDeviceWarning(UserWarning):
     """Another instrument answered than the one that a network was trained on."""
 
 
+class FarReadingWarning(UserWarning):
+    """A reading during a training lay far beyond all others of its output."""
+
+
 class UselessTwinWarning(UserWarning):
     """A training used gradients that have little to do with what the device does.
 

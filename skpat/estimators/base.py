@@ -389,14 +389,14 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         except ValueError as error:
             raise ValueError(
                 f"'early_stopping' holds out validation_fraction={self.validation_fraction:g} of the {len(data)} rows"
-                f"{'' if strata is None else ', some of every class'}. Got too few for it: {error} Nothing was sent. Give more "
-                "rows, another validation_fraction, or X_val and y_val."
+                f"{'' if strata is None else ', some of every class'}. Got too few for it: {str(error).rstrip('.')}. Nothing "
+                "was sent. Give more rows, another validation_fraction, or X_val and y_val."
             ) from error
         if len(test_rows) < self._fewest_validated:
             raise ValueError(
                 f"'validation_fraction' must hold out at least {self._fewest_validated} of the {len(data)} rows: R² is of "
                 f"several. Got {self.validation_fraction:g}, which holds out {len(test_rows)}. Nothing was sent. Give more "
-                "rows, a larger validation_fraction, or X_val and y_val."
+                f"rows, {'a larger validation_fraction, ' * (len(data) > self._fewest_validated)}or X_val and y_val."
             )
         return data.rows(np.sort(train_rows)), data.rows(np.sort(test_rows))
 

@@ -121,6 +121,8 @@ def compare_baselines(
     rng = check_random_state(random_state)
     splits = _splits(est, X, y, cv, rng)
     seeds = rng.randint(_LARGEST_SEED, size=len(splits))
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        raise ValueError(f"'scoring' must be one name, one callable or None. Got {scoring!r:.80}. Nothing was sent.")
     scorer = check_scoring(est, scoring)
     probabilities = getattr(scorer, "_response_method", None) in (
         "predict_proba",

@@ -69,10 +69,15 @@ def physical_network(est: Any) -> PhysicalNetwork:
     if not isinstance(last, PhysicalNetwork):
         raise TypeError(
             "The estimator must be a PhysicalNetworkClassifier or PhysicalNetworkRegressor, or a Pipeline that ends in "
-            f"one. Got {type(last).__name__ if not isinstance(last, type) else last}. To compare other estimators, use "
-            "sklearn.model_selection.cross_val_score."
+            f"one. Got {type(last).__name__ if not isinstance(last, type) else last}. {_instead_of(last)}"
         )
     return last
+
+
+def _instead_of(est: Any) -> str:
+    if hasattr(est, "best_estimator_"):
+        return "Give its best_estimator_."
+    return "To compare other estimators, use sklearn.model_selection.cross_val_score."
 
 
 def ends_in_network(est: Any) -> bool:

@@ -50,10 +50,7 @@ def inspect(device: Any, answer: Any, n_rows: int, first_row: int) -> tuple[np.n
         return (
             outputs,
             "shape",
-            (
-                f"{name}.measure must return real numbers. Got dtype {outputs.dtype}. Return the real part, the "
-                "magnitude, or both as outputs of their own."
-            ),
+            f"{name}.measure must return real numbers. Got dtype {outputs.dtype}. {_remedy(outputs)}",
         )
     if outputs.dtype not in (np.float32, np.float64):
         outputs = outputs.astype(np.float64)
@@ -108,3 +105,9 @@ def mask(device: Any, outputs: np.ndarray) -> np.ndarray | None:
         return None
     mean = np.where(bad, 0, outputs).sum(axis=0, dtype=np.float64) / n_good
     return np.where(bad, mean.astype(outputs.dtype), outputs)
+
+
+def _remedy(outputs: np.ndarray) -> str:
+    if outputs.dtype.kind == "c":
+        return "Return the real part, the magnitude, or both as outputs of their own."
+    return "Return a float array."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -69,6 +70,8 @@ def write_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays:
         raise ValueError(
             f"Names and settings must take at most {LARGEST_ABOUT:,} bytes. Got {len(text):,}. Use shorter ones."
         )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "There must be a folder to save in", str(path))
     unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")  # short, however long the name is
     try:
         with open(unfinished, "xb") as file:

@@ -14,6 +14,10 @@ from skpat.exceptions import ControlBoundsError
 __all__ = ["Limits"]
 
 _STEP_TOLERANCE = 1e-3  # of a step: a grid value that went through float32 is still on the grid
+_IN_STEPS = (
+    " A network sets all channels anew in every row: for a training let measure itself go there in small steps, and state no "
+    "max_change."
+)
 _CHANGE_TOLERANCE = 1e-9
 
 
@@ -124,6 +128,7 @@ class Limits:
                 batch.varying_index,
                 "change little enough from row to row",
                 lambda c: f"{before[c]:g} in the row before, {self._change_of(c)}",
+                _IN_STEPS,
             )
         if last_row is not None:
             first = np.asarray(batch.rows(slice(0, 1)))
@@ -135,6 +140,7 @@ class Limits:
                     np.arange(first.shape[1]),
                     "change little enough from the row sent before",
                     lambda c: f"{last_row[c]:g} was sent before, {self._change_of(c)}",
+                    _IN_STEPS,
                 )
 
     @property
@@ -162,12 +168,14 @@ class Limits:
         assert self._steps is not None
         return f"step {self._steps[channel]:g} from {self._device_bounds[channel, 0]:g}{self._units}"
 
-    def _refuse(self, values: np.ndarray, wrong: np.ndarray, index: np.ndarray, what: str, legal: Any) -> None:
+    def _refuse(
+        self, values: np.ndarray, wrong: np.ndarray, index: np.ndarray, what: str, legal: Any, advice: str = ""
+    ) -> None:
         row, column = (int(i) for i in np.argwhere(wrong)[0])
         channel, value = int(index[column]), float(values[row, column])
         raise ControlBoundsError(
             f"The 'controls' passed to {device_name(self.device)}.measure must {what}. Got {value:g} in channel {channel}, "
-            f"row {row} ({legal(channel)}). Nothing was sent.",
+            f"row {row} ({legal(channel)}). Nothing was sent.{advice}",
             row=row,
             channel=channel,
             value=value,

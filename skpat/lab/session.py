@@ -394,7 +394,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 if attempt == retries:
                     connection.make_safe(self.device)
                     raise self._given_up(
-                        DeviceConnectionError, f"{_sentence(error)} Tried {retries + 1} times."
+                        DeviceConnectionError, f"{_sentence(error)} Tried {_times(retries + 1)}."
                     ) from error
                 self._check_way_back(connection, piece, DeviceConnectionError, _sentence(error))
                 if n_lost:  # the first time at once
@@ -456,6 +456,10 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
 def _sentence(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     return text if text.endswith(".") else f"{text}."
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
 
 
 def _is_count(value: Any, least: int) -> bool:

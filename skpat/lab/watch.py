@@ -12,6 +12,7 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 from urllib.parse import quote
 
@@ -162,13 +163,18 @@ def draw(status: Status) -> Any:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError('A figure needs matplotlib. Install it with: pip install "skpat[plot]"') from error
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    shots = [epoch[4] for epoch in status.epochs]
+    shots, along = [epoch[4] for epoch in status.epochs], "shots"
+    if len(set(shots)) == 1 < len(shots):  # training on the twin
+        shots, along = [epoch[0] + 1 for epoch in status.epochs], "epoch"
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.plot(shots, [epoch[2] for epoch in status.epochs], "o-", color="tab:blue", label="loss")
-    axes.set(xlabel="shots", ylabel="loss", title=f"{status.device}: {status.title or f'run {status.run}'}")
+    title = f"{status.device}: {status.title or f'run {status.run}'}"
+    axes.set(xlabel=along, ylabel="loss", title="\n".join(wrap(title[:250].replace("$", r"\$"), 80)))
     axes.set_ylim(bottom=0)
     handles: list[Any] = list(axes.lines)
     scored = [(epoch[4], epoch[3]) for epoch in status.epochs if epoch[3] is not None]
@@ -184,7 +190,9 @@ def draw(status: Status) -> Any:
         for place in set(places):
             line = axes.axvline(place, color="tab:red", linewidth=1, alpha=0.4, label=f"{len(places)} faults")
         handles.append(line)
-    axes.legend(handles=handles, loc="center right")
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=3, frameon=False
+    )  # not on the lines
     return figure
 
 

@@ -14,6 +14,7 @@ from skpat.exceptions import DeadDeviceWarning, DeviceOutputError
 from skpat.network.forward import Network, forward
 from skpat.network.layers import OutputStatistics
 from skpat.training.dither import Dither, apart, measured_size, settled_weights
+from skpat.training.far_reading import warn_of_far_reading
 
 __all__ = [
     "DITHER_ROWS",
@@ -123,9 +124,11 @@ def start_statistics(
             sent.append(np.asarray(batch.rows(kept).dense()))
             received.append(outputs[kept])
         if unit == network.n_units_of(layer) - 1:  # the layer is complete: forward normalises by what stands here
+            together = np.concatenate(collected, axis=1)
             with np.errstate(over="ignore", invalid="ignore"):
-                statistics[layer].update(np.concatenate(collected, axis=1), sample_weight, momentum=1.0)
+                statistics[layer].update(together, sample_weight, momentum=1.0)
             _refuse_overflow(statistics[layer], collected)
+            _warn_of_first_far(together, network.n_outputs)
             collected.clear()
             weights[f"layers.{layer}.mean"][:] = statistics[layer].mean
             weights[f"layers.{layer}.scale"][:] = statistics[layer].scale
@@ -146,6 +149,14 @@ def _refuse_overflow(statistics: OutputStatistics, collected: list[np.ndarray]) 
         f"The device's outputs must have squares that {collected[0].dtype} can hold. Got {largest:g}. Let measure return them "
         "in a larger unit."
     )
+
+
+def _warn_of_first_far(outputs: np.ndarray, n_outputs: int) -> None:
+    """Tell of a row that lies far from all others, as they are without it."""
+    furthest = np.argmax(np.abs(outputs - np.median(outputs, axis=0)).max(axis=1))
+    others = np.delete(outputs, furthest, axis=0)
+    if len(others) > 1:
+        warn_of_far_reading(outputs[[furthest]], others.mean(axis=0), others.std(axis=0), n_outputs)
 
 
 def _warn_if_dead(changes: list[bool], network: Network, X: np.ndarray) -> None:

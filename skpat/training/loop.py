@@ -19,6 +19,7 @@ from skpat.exceptions import NonFiniteTrainingError, ShotBudgetError
 from skpat.lab.session import Session
 from skpat.network.forward import Network, Run, forward, is_trainable
 from skpat.network.layers import OutputStatistics
+from skpat.training.far_reading import warn_of_far_reading
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement, half_cosine
 from skpat.training.loss import weighted_mean
 from skpat.twins.base import Twin
@@ -146,6 +147,7 @@ class Trainer:
         self.purpose = purpose
         self.loss_so_far = np.nan  # of the epoch that is under way
         self.progress = 0.0
+        self._told = False  # of a far reading
         self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
         self.trainable = [w.requires_grad_() for name, w in self.weights.items() if is_trainable(name)]
         self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
@@ -276,10 +278,12 @@ class Trainer:
         measured = {(made.layer, made.unit): made.outputs for made in measurements}
         momentum = _STATISTICS_MOMENTUM * min(1.0, len(sample_weight) / self.settings.batch_size)
         for layer, statistics in enumerate(self.statistics):
-            outputs = [measured[layer, unit] for unit in range(self.network.n_units_of(layer))]
-            statistics.update(
-                outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1), sample_weight, momentum
-            )
+            units = [measured[layer, unit] for unit in range(self.network.n_units_of(layer))]
+            outputs = units[0] if len(units) == 1 else np.concatenate(units, axis=1)
+            if not self._told and statistics.started:
+                spread = np.sqrt(statistics.variance)
+                self._told = warn_of_far_reading(outputs, statistics.mean, spread, self.network.n_outputs)
+            statistics.update(outputs, sample_weight, momentum)
             for name, value in (("mean", statistics.mean), ("scale", statistics.scale)):
                 self.weights[f"layers.{layer}.{name}"].copy_(torch.from_numpy(value))
 

@@ -66,7 +66,8 @@ class Recalibration:
     shots: int
 
     def __str__(self) -> str:
-        further = "not tried" if self.loss_weights is None else f"{self.loss_weights:.4g}, {self.n_epochs} epochs"
+        epochs = f"{self.n_epochs} epoch{'' if self.n_epochs == 1 else 's'}"
+        further = "not tried" if self.loss_weights is None else f"{self.loss_weights:.4g}, {epochs}"
         return (
             f"Recalibration: kept {self.kept}, {self.shots:,} shots. Loss before {self.loss_before:.4g}; readout refitted "
             f"on {self.n_rows:,} rows {self.loss_readout:.4g}; weights trained further: {further}."

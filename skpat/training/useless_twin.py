@@ -21,7 +21,7 @@ CHECK_AT = (0.0, 0.3, 1.0)
 _USELESS_BELOW = 0.6
 _DOUBTFUL_ABOVE, _GAIN_THAT_HELPS, _KNOWN_TO = 0.45, 0.45, 0.3  # of a poor twin that surely still leads downhill
 _GOOD_ABOVE, _GAIN_OF_NOTHING = 0.8, 0.3  # a twin that is not good, and promises three times what it holds
-_PROMISE_HELD, _SURELY = 0.75, 2.0  # of a twin that leads where it says; standard errors
+_PROMISE_HELD, _SURELY = 0.85, 2.0  # of a twin that leads where it says; standard errors
 _FEWEST_SHOTS, _SHARE = 500, 0.02
 _MOST_ROWS = 32
 _FEW, _MANY = 3, 4  # random directions
@@ -108,7 +108,7 @@ def is_useless(alignments: Sequence[Alignment]) -> bool:
     bool
         True if their pooled cosine is below 0.6, or below 0.8 while a step along the gradient gains less than 0.3 of what
         it promised. False, too, where the device's noise leaves that open: where the cosine may be 0.6 within its standard
-        error, and a step along the gradient may gain, within two, three quarters of what it promised; of that promise counts
+        error, and a step along the gradient may gain, within two, 0.85 of what it promised; of that promise counts
         what ``held`` of :class:`skpat.training.alignment.Slopes` says. And where the cosine is at least 0.45, with a standard
         error below 0.3, and a step along the gradient gains at least 0.45 of what it promised.
     """

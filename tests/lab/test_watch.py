@@ -73,6 +73,18 @@ def test_the_figure_shows_loss_score_and_faults(journal: Path) -> None:
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["loss", "validation score", "2 faults"]
 
 
+def test_a_training_on_the_twin_is_drawn_against_epochs(tmp_path: Path) -> None:
+    X, y = load_iris(return_X_y=True)
+    network = PhysicalNetworkClassifier(
+        SecondHarmonicLaser(12, 6, n_steps=2), gradient="in_silico", n_calibration_shots=50, max_iter=4, random_state=0,
+        journal=tmp_path / "run.db",
+    )  # fmt: skip
+    network.fit(X, y)
+    (axes,) = draw(read_status(tmp_path / "run.db")).axes
+    assert axes.get_xlabel() == "epoch"
+    assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+
+
 def test_a_figure_of_a_run_that_has_only_begun_is_empty_but_there(tmp_path: Path) -> None:
     from skpat.lab import Journal, Session
 

@@ -318,7 +318,7 @@ def test_noise_alone_is_not_called_a_useless_twin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("along", "error", "useless"), [(1.0, 0.3, False), (0.5, 0.2, False), (0.3, 0.1, True), (-0.5, 0.1, True)]
+    ("along", "error", "useless"), [(1.0, 0.3, False), (0.6, 0.2, False), (0.3, 0.1, True), (-0.5, 0.1, True)]
 )
 def test_a_cosine_that_noise_hides_is_judged_by_what_a_step_gains(along: float, error: float, useless: bool) -> None:
     made = Slopes(along, error**2, 0.0, 100.0, 1.0)  # nothing is known of what stands across

@@ -1,0 +1,62 @@
+"""A reading far beyond all others: it is legal, and it spoils a training."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from skpat.exceptions import FarReadingWarning
+
+__all__ = ["far_reading", "warn_of_far_reading"]
+
+_FAR = 100.0  # spreads
+
+
+def far_reading(outputs: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> tuple[int, int, float] | None:
+    """The reading that lies furthest beyond all others, if it lies more than a hundred spreads from its output's mean.
+
+    Parameters
+    ----------
+    outputs : ndarray of shape (n_rows, n_outputs)
+    mean, spread : ndarray of shape (n_outputs,)
+        Of each output. An output that changes less than the others is judged by these.
+
+    Returns
+    -------
+    row, output : int
+    distance : float
+        From the mean, in spreads.
+    """
+    common = float(np.sqrt(np.mean(np.square(spread))))
+    if not len(outputs) or not common > 0 or not np.isfinite(common):
+        return None
+    distance = np.abs(outputs - mean) / np.maximum(spread, common)
+    row, output = (int(i) for i in np.unravel_index(np.argmax(distance), distance.shape))
+    found = float(distance[row, output])
+    return (row, output, found) if found > _FAR else None
+
+
+def warn_of_far_reading(outputs: np.ndarray, mean: np.ndarray, spread: np.ndarray, n_outputs: int) -> bool:
+    """Issue a :class:`skpat.exceptions.FarReadingWarning` if there is a far reading; whether there was.
+
+    Parameters
+    ----------
+    outputs : ndarray of shape (n_rows, n_units * n_outputs)
+        Of one layer.
+    mean, spread : ndarray of shape (n_units * n_outputs,)
+    n_outputs : int
+        Outputs of the device.
+    """
+    found = far_reading(outputs, mean, spread)
+    if found is None:
+        return False
+    row, output, distance = found
+    message = (
+        f"The device's readings must be of one order. Got {outputs[row, output]:g} in output {output % n_outputs}, "
+        f"{distance:,.0f} times the spread of its readings away from their mean. A single such reading upsets the "
+        "normalisation, the twin and the steps of a training. State output_range, so that it is measured again "
+        "(on_bad_output='retry') or left out ('mask')."
+    )
+    warnings.warn(FarReadingWarning(message), stacklevel=2)
+    return True
