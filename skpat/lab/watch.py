@@ -170,7 +170,7 @@ def draw(status: Status) -> Any:
     axes = figure.add_subplot()
     shots, along = [epoch[4] for epoch in status.epochs], "shots"
     if len(set(shots)) == 1 < len(shots):  # training on the twin
-        shots, along = [epoch[0] + 1 for epoch in status.epochs], "epoch"
+        shots, along = [epoch[0] for epoch in status.epochs], "epoch"
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.plot(shots, [epoch[2] for epoch in status.epochs], "o-", color="tab:blue", label="loss")
     title = f"{status.device}: {status.title or f'run {status.run}'}"

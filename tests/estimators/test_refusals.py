@@ -11,6 +11,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 
 from skpat import (
     ControlSplit,
@@ -31,7 +32,7 @@ from skpat.exceptions import (
     NestedParameterError,
     TwinError,
 )
-from skpat.inspection import DeviceResponseDisplay
+from skpat.inspection import DeviceResponseDisplay, compare_baselines, gradient_alignment
 from skpat.training import PhysicsAware, SharpnessAware
 from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, Twin
 from tests.estimators.noisy_bank import NoisyBank
@@ -48,6 +49,45 @@ def test_too_few_rows_to_hold_out_are_refused(rows: slice, watched: Watched) -> 
     ):
         network.fit(IRIS[0][rows], IRIS[1][rows])
     assert not watched.sent
+
+
+def test_a_plan_takes_the_data_of_a_fit(watched: Watched) -> None:
+    X, _ = IRIS
+    network = small(PhysicalNetworkRegressor, device=watched)
+    targets = np.hstack([X, X])[:, : X.shape[1]]  # as many columns as X
+    assert network.plan(X, targets) == network.plan(X)
+    assert small(device=watched).plan(*IRIS).validation == 0
+    assert network.plan(X, X_val=X[:10]).validation > 0
+
+
+@pytest.mark.parametrize("constant", [None, "1e-9", True, -1, np.nan, np.inf])
+def test_a_constant_of_a_cost_report_is_a_number(constant: Any) -> None:
+    network = small(max_iter=1).fit(*IRIS)
+    before = network.shots_
+    with pytest.raises(
+        ValueError, match=r"'joules_per_operation' must be a finite number of at least 0\. Got .*Nothing was"
+    ):
+        network.cost_report(IRIS[0], joules_per_operation=constant)
+    assert network.shots_ == before
+
+
+def test_a_search_is_led_to_its_best_estimator_and_scores_are_asked_for_one_by_one() -> None:
+    search = GridSearchCV(small(max_iter=1), {"alpha": [0.1]}, cv=2).fit(*IRIS)
+    with pytest.raises(TypeError, match=r"Got GridSearchCV\. Give its best_estimator_\."):
+        gradient_alignment(search, *IRIS)
+    with pytest.raises(
+        ValueError, match=r"'scoring' must be one name, one callable or None\. Got \['accuracy', 'f1_macro'\]"
+    ):
+        compare_baselines(small(), *IRIS, scoring=["accuracy", "f1_macro"])
+
+
+def test_a_hint_that_cannot_help_is_not_given(watched: Watched) -> None:
+    X, y = load_diabetes(return_X_y=True)
+    network = small(PhysicalNetworkRegressor, device=watched, early_stopping=True)
+    with pytest.raises(
+        ValueError, match=r"at least 2 of the 2 rows.* Nothing was sent\. Give more rows, or X_val and y_val\."
+    ):
+        network.fit(X[:2], y[:2])
 
 
 def test_r2_of_a_single_held_out_row_is_refused(watched: Watched) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_iris
 
 import skpat
 from skpat import PhysicalNetworkClassifier
+from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import JournalError
 from skpat.lab.watch import draw, main, read_status
 

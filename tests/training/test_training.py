@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
 from skpat.devices import SecondHarmonicLaser
-from skpat.exceptions import NoExactGradientError, NonFiniteTrainingError
+from skpat.exceptions import FarReadingWarning, NoExactGradientError, NonFiniteTrainingError
 from skpat.row_keys import hash_rows
 from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, bridge
 from skpat.training.calibration import draw_rows
+from skpat.training.far_reading import far_reading
 from skpat.training.loss import cross_entropy, squared_error, weighted_mean
 from skpat.twins import NeuralTwin
 
@@ -52,6 +53,58 @@ def test_drawn_rows_do_not_depend_on_order_and_weigh_like_repetitions(seed: int)
     }
     np.testing.assert_array_equal(draw["weighted"], draw["shuffled"])
     np.testing.assert_array_equal(draw["weighted"], draw["repeated"])
+
+
+class Glitching(SecondHarmonicLaser):
+    """One row of all is wrong by far."""
+
+    def __init__(self, at: int | None = None, size: float = 1e5, n_controls: int = 16, n_outputs: int = 12):
+        super().__init__(n_controls, n_outputs, n_steps=2)
+        self.at = at
+        self.size = size
+
+    def measure(self, batch: Any) -> np.ndarray:
+        outputs = super().measure(batch)
+        first = self.__dict__.get("_n", 0)
+        self._n = first + len(outputs)
+        if self.at is not None and first <= self.at < self._n:
+            outputs = np.array(outputs)
+            outputs[self.at - first, 1] = self.size
+        return outputs
+
+
+@pytest.mark.parametrize(("at", "n_units"), [(10, 1), (300, 1), (400, 1), (100, 2), (700, 2)])
+def test_one_reading_far_beyond_the_others_is_told_once(at: int, n_units: int) -> None:
+    X, y = data(100)
+    with pytest.warns(FarReadingWarning, match=r"Got 100000 in output 1, .*State output_range") as caught:
+        small(device=Glitching(at), n_units=n_units, max_iter=6).fit(X, y)
+    assert sum(isinstance(warning.message, FarReadingWarning) for warning in caught) == 1
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    unit=st.sampled_from([1e-9, 1.0, 1e9]),
+    kind=st.sampled_from(["normal", "rare", "units"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_what_is_usual_is_not_far(seed: int, unit: float, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    outputs = rng.standard_normal((400, 5))
+    if kind == "rare":
+        outputs = (rng.uniform(size=(400, 5)) < 0.002).astype(float)
+        outputs[0] = 1.0
+    if kind == "units":
+        outputs *= [1e-6, 1.0, 1e6, 1e3, 1.0]
+    outputs = unit * (outputs + 5)
+    assert far_reading(outputs, outputs.mean(axis=0), outputs.std(axis=0)) is None
+    outputs[7, 2] += 2000 * outputs.std(axis=0).max()
+    row, output, distance = far_reading(outputs, np.delete(outputs, 7, 0).mean(0), np.delete(outputs, 7, 0).std(0)) or (
+        0,
+        0,
+        0,
+    )
+    assert (row, output) == (7, 2)
+    assert distance > 100
 
 
 def test_a_row_of_weight_two_counts_like_two_rows() -> None:
