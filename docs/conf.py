@@ -35,6 +35,7 @@ extensions = [
     "sphinx.ext.doctest",
     "sphinx.ext.viewcode",
     "numpydoc",
+    "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "**/GALLERY_HEADER.rst"]
 templates_path = ["_templates"]
@@ -45,6 +46,8 @@ autodoc_typehints = "none"  # the docstrings say it, with shapes and units
 autodoc_member_order = "bysource"
 autosummary_generate = True
 numpydoc_show_class_members = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "  # what is copied is the code, without prompts and answers
+copybutton_prompt_is_regexp = True
 numpydoc_class_members_toctree = False
 trim_doctest_flags = True
 toc_object_entries_show_parents = "hide"

@@ -46,7 +46,7 @@ class DeployedNetwork:
     network : Network
         The wiring.
     weights : dict of str to ndarray
-        By the names of :meth:`skpat.network.forward.Network.initial_weights`, all float64 or all float32. Copied.
+        By the names of ``skpat.network.forward.Network.initial_weights``, all float64 or all float32. Copied.
     classes : ndarray of shape (n_classes,), default=None
         Labels of a classifier. None: a regressor.
     multilabel : bool, default=False

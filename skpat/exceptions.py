@@ -17,6 +17,7 @@ __all__ = [
     "DeviceIdentityError",
     "DeviceOutputError",
     "ExchangedDeviceWarning",
+    "FarReadingWarning",
     "JournalError",
     "NestedParameterError",
     "NoExactGradientError",

@@ -55,7 +55,7 @@ class CoupledOscillators(SimulatedDevice):
         :math:`\eta`: the real oscillators have :math:`\sin((1 + \eta) q)` wherever the equation has :math:`\sin q`.
     coupling_error : float, default=0.0
         Standard deviation of a fixed error that is added to every coupling, in :math:`\omega_0^2`. See
-        :attr:`coupling_offsets`.
+        ``coupling_offsets``.
     device_seed : int, default=0
         Which specimen this is: the fixed errors are a function of it and the number of oscillators alone.
     input_noise : float, default=0.02

@@ -48,7 +48,7 @@ class FrozenModel(Device):
     ----------
     factory : callable, default=None
         ``factory(**factory_params)`` returns the frozen ``torch.nn.Module``. None: with no ``function`` either,
-        :func:`skpat.devices.small_transformer.small_transformer`. It is called at the first measurement, not before.
+        ``skpat.devices.small_transformer.small_transformer``. It is called at the first measurement, not before.
         Define it at the top of a module, so that the device can be pickled (by the factory's name, never by weights).
     function : callable, default=None
         In place of a factory: ``function(inputs)`` with a numpy array of shape (n_rows, n_controls), or (n_rows,

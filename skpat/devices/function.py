@@ -15,7 +15,7 @@ __all__ = ["FunctionDevice", "as_device"]
 
 
 class FunctionDevice(Device):
-    """A device made of a function; what :func:`as_device` returns.
+    """A device made of a function; what :func:`skpat.as_device` returns.
 
     Parameters
     ----------

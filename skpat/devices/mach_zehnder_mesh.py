@@ -63,9 +63,9 @@ class MachZehnderMesh(SimulatedDevice):
     tap : float, default=0.1
         :math:`\alpha`, the share of the power that is detected half way, 0 to 1.
     phase_error : float, default=0.0
-        Standard deviation of a fixed error that is added to every phase, in rad. See :attr:`phase_offsets`.
+        Standard deviation of a fixed error that is added to every phase, in rad. See ``phase_offsets``.
     splitter_error : float, default=0.0
-        Standard deviation of the fixed :math:`\epsilon` of each splitter. See :attr:`splitter_offsets`.
+        Standard deviation of the fixed :math:`\epsilon` of each splitter. See ``splitter_offsets``.
     loss : float, default=0.1
         Loss of power in every interferometer, in dB.
     crosstalk : float, default=0.0
@@ -172,12 +172,12 @@ class MachZehnderMesh(SimulatedDevice):
 
     @staticmethod
     def decompose(matrix: np.ndarray) -> clements.MeshPhases:
-        """The phases (theta, phi, output) that make a unitary matrix; see :func:`skpat.devices.clements.decompose`."""
+        """The phases (theta, phi, output) that make a unitary matrix; see ``skpat.devices.clements.decompose``."""
         return clements.decompose(matrix)
 
     @staticmethod
     def unitary(theta: np.ndarray, phi: np.ndarray, output: np.ndarray | None = None) -> np.ndarray:
-        """The matrix of a perfect mesh; see :func:`skpat.devices.clements.unitary`."""
+        """The matrix of a perfect mesh; see ``skpat.devices.clements.unitary``."""
         return clements.unitary(theta, phi, output)
 
     @property

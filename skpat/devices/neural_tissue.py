@@ -81,7 +81,7 @@ class NeuralTissue(Device):
 
     with :math:`A_e` the amplitude of electrode e, :math:`d_{ek}` its distance, :math:`d_0` the ``reach``, s the
     ``sensitivity``, plus in the first phase of a pulse and minus in the second. The equations of the neurons stand
-    in :class:`skpat.devices.spiking_network.SpikingNetwork`.
+    in ``skpat.devices.spiking_network.SpikingNetwork``.
 
     Parameters
     ----------

@@ -85,12 +85,12 @@ def embed_sentences(
     Parameters
     ----------
     path : str
-        As in :func:`sentence_encoder`.
+        As in ``sentence_encoder``.
     sentences : sequence of str
     n_tokens : int
         Longer sentences are cut; shorter ones are filled with the embedding of the padding token.
     loading : dict, default=None
-        As in :func:`sentence_encoder`.
+        As in ``sentence_encoder``.
 
     Returns
     -------

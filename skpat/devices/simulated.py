@@ -18,7 +18,7 @@ class SimulatedDevice(Device):
     """A device whose physics is computed here, in torch.
 
     A subclass defines :meth:`forward`, the noise-free response. Where it is noisy it also states
-    :attr:`n_noise_values` and defines :meth:`simulate`.
+    ``n_noise_values`` and defines :meth:`simulate`.
 
     Attributes
     ----------
@@ -28,6 +28,31 @@ class SimulatedDevice(Device):
         Standard normal numbers that the noise of one row needs; 0: no noise.
     torch_device : str
         Where the simulation runs.
+
+    Examples
+    --------
+    A model of your own, with a constant that a :class:`skpat.twins.PhysicsTwin` can find. ``constants`` has the values to use
+    in place of the constructor's; ``forward`` uses torch's operations only, so that gradients pass.
+
+    >>> import numpy as np, torch
+    >>> from skpat.devices import SimulatedDevice
+    >>> from skpat.twins import PhysicsTwin
+    >>> class Amplifier(SimulatedDevice):
+    ...     "Products of pairs of voltages, amplified and saturating."
+    ...
+    ...     n_controls, n_outputs, bounds = 6, 3, (-1.0, 1.0)
+    ...
+    ...     def __init__(self, gain=2.0):
+    ...         self.gain = gain
+    ...
+    ...     def forward(self, controls, constants=None):
+    ...         gain = (constants or {}).get("gain", self.gain)
+    ...         return torch.tanh(gain * controls[:, :3] * controls[:, 3:])
+    >>> real, model = Amplifier(gain=3.0), Amplifier()
+    >>> controls = np.random.default_rng(0).uniform(-1, 1, (100, 6))
+    >>> twin = PhysicsTwin(model, ["gain"], random_state=0).fit(controls, real.measure(controls))
+    >>> round(float(twin.constants_["gain"]), 2)
+    3.0
     """
 
     torch_device: str = "cpu"

@@ -60,7 +60,7 @@ class CostReport:
     ----------
     device : str
         Its name.
-    prediction, training : tuple of CostRow
+    prediction, training : tuple of :class:`CostRow`
         Per predicted row; and of the whole training, shots that a journal answered included.
     digital : CostRow or None
         The smallest perceptron of the same score, per predicted row; None: see ``sentences``.

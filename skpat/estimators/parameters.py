@@ -37,7 +37,7 @@ readout : {"linear", "bins"}, default="linear"
 gradient : str or GradientEstimator, default="physics_aware"
     Where gradients come from: "physics_aware", "in_silico", "in_silico_refitted", "exact", "spsa",
     "finite_differences", "evolution_strategy", "forward_forward", "asymmetric", "direct_feedback_alignment" or
-    "sharpness_aware", or an object of :mod:`skpat.training` with its own parameters.
+    "sharpness_aware", or an object of ``skpat.training`` with its own parameters.
 n_calibration_shots : int or "auto", default="auto"
     Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": as few as the
     twin needs to predict new ones, with a twin that learns on during the training (the default) or knows the equations; else,

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "BaselineComparison": "skpat.inspection.comparison_report",
+        "ComparisonRow": "skpat.inspection.comparison_report",
         "ControlMapDisplay": "skpat.inspection.control_map",
         "DeviceCheck": "skpat.inspection.findings",
         "DeviceReport": "skpat.inspection.device_report",

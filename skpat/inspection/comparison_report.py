@@ -90,7 +90,7 @@ class BaselineComparison:
         Name of the device.
     metric : str
         What was scored; more is better.
-    rows : tuple of ComparisonRow
+    rows : tuple of :class:`ComparisonRow`
         The estimator first. ``comparison["linear"]`` gives the row of that name.
     test_to_train : float
         Rows to test on for each row to train on.

@@ -36,7 +36,7 @@ _MOST_BYTES = 1 << 28  # of one block: a wrong length must not exhaust the memor
 class SimulatedInstrument:
     r"""A simulated device behind a raw TCP socket of this computer: an instrument to test drivers and sessions on.
 
-    Lines end with a newline; numbers come as IEEE 488.2 blocks (:mod:`skpat.lab.scpi`).
+    Lines end with a newline; numbers come as IEEE 488.2 blocks (``skpat.lab.scpi``).
 
     ====================  ==============================================================================
     ``*IDN?``             maker, device, serial number, version

@@ -21,7 +21,7 @@ class VisaDevice(Device):
     """An instrument behind a VISA address (a network socket, GPIB, USB) that is set and read with SCPI commands.
 
     Shared controls are sent when they change, rows in blocks: one command and one answer for a whole batch. Numbers
-    travel as IEEE 488.2 definite-length binary blocks (:mod:`skpat.lab.scpi`). An instrument with other habits is a subclass
+    travel as IEEE 488.2 definite-length binary blocks (``skpat.lab.scpi``). An instrument with other habits is a subclass
     that overrides :meth:`set_shared` and :meth:`measure`.
 
     Parameters

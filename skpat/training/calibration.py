@@ -165,7 +165,7 @@ def _warn_if_dead(changes: list[bool], network: Network, X: np.ndarray) -> None:
         return
     message = (
         f"The device must answer different rows differently. Got the same {network.n_outputs} outputs for {len(X)} "
-        f"different rows, in layer {changes.index(False) + 1} of {network.n_layers}: nothing can be trained through them. "
+        f"different rows, in layer {changes.index(False)} (the first is 0): nothing can be trained through them. "
         "Check power, trigger, cabling and 'bounds'; characterize(device) of skpat.inspection tells which channels act."
     )
     warnings.warn(message, DeadDeviceWarning, stacklevel=8)

@@ -34,7 +34,7 @@ class Apparatus:
         The fitted twin; None where the estimator asked for none.
     weights : dict of str to tensor
         The network's weights by name, for methods that move them; see
-        :meth:`skpat.network.forward.Network.initial_weights`.
+        ``skpat.network.forward.Network.initial_weights``.
     network : Network
         The wiring.
     row_keys : ndarray of uint64, shape (n_rows,)

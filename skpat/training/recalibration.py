@@ -94,7 +94,7 @@ def recalibrate(
     trainer : Trainer
         Its weights and statistics are set to what proved better. If a measurement of the first part fails, they stay.
     data : Data
-        At least :data:`LEAST_ROWS` labelled rows.
+        At least ``LEAST_ROWS`` (16) labelled rows.
     rng : RandomState
         For the choice and the order of rows.
     strata : ndarray of int, shape (n_rows,), default=None

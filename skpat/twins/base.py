@@ -58,7 +58,7 @@ class Twin(RegressorMixin, BaseEstimator):
     """Base class of digital twins.
 
     A twin is an unfitted specification like any estimator. A subclass defines :meth:`fit`, which must set
-    ``n_features_in_`` (channels), and the property :attr:`module_`, which gives what ``fit`` has made. With
+    ``n_features_in_`` (channels), and the property ``module_``, which gives what ``fit`` has made. With
     ``partial_fit(controls, outputs, sample_weight)`` it can go on learning during the training.
 
     Attributes
