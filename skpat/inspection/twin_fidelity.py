@@ -164,6 +164,7 @@ class TwinFidelityDisplay:
             ylabel=with_units("predicted by the twin", self.output_units),
             title=f"all outputs (median R² {middle:.2f})",
         )
+        ax.locator_params(nbins=5)  # long numbers need room
         ax.ticklabel_format(scilimits=(-3, 4))
         ax.legend(loc="upper left")
 
