@@ -124,14 +124,12 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         refuse_nested_of_plain(self, params, fixes)
         return super().set_params(**params)
 
-    def plan(self, X: Any, y: Any = None, *, X_val: Any = None) -> Plan:
+    def plan(self, X: Any, X_val: Any = None) -> Plan:
         """What a fit on X would cost; with ``warm_start``, one that goes on from the last. Nothing is sent.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-        y : ignored
-            Not used: what a fit costs does not depend on it.
         X_val : array-like or sparse matrix of shape (n_val, n_features), default=None
             What ``fit`` will be given as ``X_val``.
 
@@ -166,6 +164,11 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         n_validation = int(np.ceil(self.validation_fraction * n_rows)) if self.early_stopping else 0
         n_training = n_rows - n_validation
         if X_val is not None:
+            if np.ndim(X_val) == 1:
+                raise ValueError(
+                    f"'X_val' of plan must be rows like X, (n_val, {n_features}). Got {len(X_val)} single values. Nothing was "
+                    "sent. A plan needs no y: use plan(X)."
+                )
             n_training, (n_validation, n_others) = n_rows, _shape(X_val, self)
             if n_others != n_features:
                 raise ValueError(f"'X_val' must have the {n_features} features of X. Got {n_others}.")

@@ -25,7 +25,12 @@ class Calibrated:
 
     def _calibrate(self: Any, session: Session, data: Any) -> None:
         """Measure what the output statistics and the twin start from."""
-        from skpat.training.calibration import calibrate_in_rounds, calibration_shots, start_statistics
+        from skpat.training.calibration import (
+            calibrate_in_rounds,
+            calibration_shots,
+            start_statistics,
+            warn_of_first_far,
+        )
         from skpat.training.dither import slow_channels
 
         network, weights, rng = self._network, self.weights_, self._rng
@@ -40,8 +45,13 @@ class Calibrated:
             self.twin_, self.twin_score_ = None, None
             return
 
+        told = False
+
         def measure(batch: Any) -> np.ndarray:
-            return session.run(np.arange(batch.n_rows, dtype=np.uint64), "calibration")(batch, 0, 0)
+            nonlocal told
+            outputs: np.ndarray = session.run(np.arange(batch.n_rows, dtype=np.uint64), "calibration")(batch, 0, 0)
+            told = told or warn_of_first_far(outputs, network.n_outputs)
+            return outputs
 
         if self._gradient.explores(self.twin_):
             self._calibrate_on_policy(data, first, measure)

@@ -218,8 +218,9 @@ class Costed:
         counted; what it does not state is unknown, and so is every sum that needs it. In a prediction the channels that carry
         weights are held still and are not converted anew; in the training they are where they were moved (``ledger_``
         counts). Shots of the training that a journal answered were measured for it once, and count. The time for which shared
-        channels settle is a row of its own, and not in a prediction. The twin's operations are a lower estimate, from its size
-        and the steps of its fits and refinements; the passes through it that the gradients need are not counted.
+        channels settled is a row of its own, without what it was for rows that a journal answered, and not in a prediction.
+        The twin's operations are a lower estimate, from its size and the steps of its fits and refinements; the passes through
+        it that the gradients need are not counted.
 
         The digital equivalent is the narrowest perceptron of one hidden layer (or a linear model) whose mean score in five
         folds of X and y reaches the device's; with few rows there are fewer folds. It learns standardised targets, up to 1,000
@@ -293,7 +294,7 @@ def _of_training(network: Any, constants: dict[str, float]) -> tuple[CostRow, ..
         n = shots.get(kind, 0) + replayed.get(kind, 0)
         rows.append(_of_shots(f"{kind} shots", n, network.device_, replayed.get(kind, 0)))
         n_shots += n
-        n_conversions += ledger.conversions[kind]
+        n_conversions += ledger.conversions.get(kind, 0)
     settling = sum(seconds for kind, seconds in ledger.settling.items() if kind != "prediction")
     if settling:
         rows.append(CostRow("settling in training", None, "", 0.0, settling, SPECIFIED))

@@ -53,7 +53,7 @@ class DeviceReport:
     nonlinear_share : float
         Share of the variance of the noise-free response that a linear model of the controls misses, over all live outputs.
     nonlinear_error : float
-        Its standard error.
+        Its standard error by noise.
     nonlinear_shares : ndarray of shape (n_outputs,)
     effective_rank : float
         Participation ratio of the noise-corrected covariance of the outputs (each in units of its spread).

@@ -64,12 +64,12 @@ def plain(text: str, most: int = 10_000) -> str:
     Examples
     --------
     >>> from skpat.inspection.display_axes import plain
-    >>> plain("2 $/h"), plain("a lamp and a lens", 13), plain("a" * 30, 13)
+    >>> plain("2 $/h"), plain("a lamp and a lens", 14), plain("a" * 30, 13)
     ('2 \\\\$/h', 'a lamp and […]', 'aaaaaaaa […]')
     """
     if len(text) > most:
-        cut = shorten(text, most + 1, placeholder=" […]")
-        text = cut if cut != "[…]" else f"{text[: most - 5]} […]"
+        cut = shorten(text, most, placeholder=" […]")
+        text = cut if cut.strip() != "[…]" else f"{text[: most - 4]} […]"
     return text.replace("$", r"\$")
 
 

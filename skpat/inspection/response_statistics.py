@@ -264,14 +264,22 @@ def silent_units(readings: Readings) -> np.ndarray:
 
 
 def _error_of_missed(readings: Readings, chosen: np.ndarray) -> float:
-    """Standard error of what a linear model misses, mean of some outputs: by how it differs from place to place."""
+    """What noise alone makes of the part that a linear model misses, mean of some outputs: its standard deviation.
+
+    The part is a product of two passes with noise of their own; with a covariance C of the noise between k outputs its
+    variance is the sum of the squares of C, over k squared and the degrees of freedom.
+    """
     first, second = readings.linear["residuals"][:, :, chosen]
     n, q = readings.places.shape
-    n_left = max(n - q - 1, 1)
-    each = (
-        (first * second).mean(axis=1) * n / n_left if chosen.any() else np.zeros(n)
-    )  # residuals are smaller than errors
-    return float(each.std() / np.sqrt(n_left))
+    n_left, n_outputs = max(n - q - 1, 1), int(chosen.sum())
+    if not n_outputs:
+        return 0.0
+    noise = first - second  # what the passes share is gone
+    covariance = noise.T @ noise / (2 * n_left)
+    alone = np.square(covariance.diagonal()).sum()
+    by_chance = covariance.trace() ** 2 / n_left  # squares of entries that are 0 in truth
+    squares = max(float(np.square(covariance).sum()) - by_chance, float(alone))
+    return float(np.sqrt(squares / n_left) / n_outputs)
 
 
 def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:

@@ -88,10 +88,8 @@ class Connection:
         """
         with self.io:
             self._expected = expected
-            is_ready = False
             try:
                 self._make_ready(device)
-                is_ready = True
                 count(self._send_shared(piece) if self._sends_shared else 0.0)
                 answer = self._open_device.measure(piece)
                 self._unsafe_device = None
@@ -101,11 +99,8 @@ class Connection:
             except OSError:  # the line: it may work when it is opened anew
                 self.drop()
                 raise
-            except BaseException as error:
-                if isinstance(error, ImportError) and not is_ready:  # the driver's package: nothing was ever connected
-                    self._open_device = self._unsafe_device = None
-                else:
-                    self.make_safe(device)
+            except BaseException:
+                self.make_safe(device)
                 raise
 
     def _make_ready(self, device: Any) -> None:

@@ -79,6 +79,12 @@ class Ledger:
             self._conversions[purpose] = self._conversions.get(purpose, 0) + conversions
             self._settling[purpose] = self._settling.get(purpose, 0.0) + settling_seconds
 
+    def add_conversions(self, purpose: str, n: int) -> None:
+        """Count numbers that were converted for no row of their own: controls that all rows share."""
+        check_purpose(purpose)
+        with self._lock:
+            self._conversions[purpose] = self._conversions.get(purpose, 0) + n
+
     def add_replayed(self, purpose: str, n_shots: int, *, conversions: int = 0) -> None:
         """Count rows that a journal answered."""
         check_purpose(purpose)
@@ -115,8 +121,8 @@ class Ledger:
 
     @property
     def conversions(self) -> dict[str, int]:
-        """Numbers converted, digital to analog and back, by purpose (a copy): for each call of the device the controls that
-        all its rows share, and for each row the others and the outputs. Those of replayed rows are among them."""
+        """Numbers converted, digital to analog and back, by purpose (a copy): for each row the controls that differ from row
+        to row, and the outputs; those that all rows of a batch share, where they change. Replayed rows are among them."""
         with self._lock:
             return dict(self._conversions)
 
@@ -169,6 +175,8 @@ class Ledger:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self.__dict__.setdefault("_conversions", dict.fromkeys(_ALWAYS_SHOWN, 0))  # a ledger of an older version
+        self.__dict__.setdefault("_settling", dict.fromkeys(_ALWAYS_SHOWN, 0.0))
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:

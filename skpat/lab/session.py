@@ -68,7 +68,7 @@ class Session:
     ----------
     ledger : Ledger
     kept_back : int
-        Shots of ``max_shots`` that are meant for later, and not to be had before this is 0 again.
+        Shots of ``max_shots`` that whoever set this number means for later, and that are not to be had until it is lowered.
 
     Notes
     -----
@@ -147,6 +147,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self._pid = os.getpid()
         self._connection: Connection | None = None
         self._next_shot = 0
+        self._shared: tuple[np.ndarray, np.ndarray] | None = None  # of the last batch
         self.max_shots = max_shots
         self.kept_back = 0
         self._answered_before = self.ledger.answered
@@ -176,9 +177,10 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     def keep_within_budget(self, n_shots: int) -> None:
         """Raise ShotBudgetError if so many more shots would go beyond ``max_shots``."""
         if self.max_shots is not None and n_shots > self.shots_left:
+            kept = f", beside {self.kept_back:,} that are kept for a check of the twin" if self.kept_back else ""
             raise ShotBudgetError(
                 f"A measurement must not go beyond max_shots={self.max_shots:,}. {n_shots:,} more shots were asked for, "
-                f"{self.shots_left:,} are left. They were not sent. Use a larger max_shots, or a new Session.",
+                f"{max(self.shots_left, 0):,} are left{kept}. They were not sent. Use a larger max_shots, or a new Session.",
                 max_shots=self.max_shots,
             )
 
@@ -300,6 +302,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
 
     def _measure_once(self, batch: ControlBatch, shot: int, purpose: str, aside: bool) -> np.ndarray:
         """One shot of each row: from the journal where it has the answer, else from the device."""
+        self._count_shared(batch, purpose)
         if self.journal is None:
             return self._measure_rows(batch.named_shot(shot), purpose)
         if not batch.n_rows:
@@ -311,7 +314,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             if self.journal.begin_writing(before, self.wait):
                 known, missing, keys = self.journal.take(batch, aside)
         n_known = batch.n_rows - len(missing)
-        self.ledger.add_replayed(purpose, n_known, conversions=self._count_conversions(batch, n_known))
+        self.ledger.add_replayed(purpose, n_known, conversions=n_known * self._count_conversions(batch))
         if not len(missing):
             return known
         rows = slice(None) if len(missing) == batch.n_rows else missing
@@ -366,7 +369,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
 
         def count(settling_seconds: float) -> None:
             self.keep_within_budget(piece.n_rows)  # a repeat after a fault costs shots, too
-            conversions = self._count_conversions(piece, piece.n_rows)
+            conversions = piece.n_rows * self._count_conversions(piece)
             self.ledger.add(purpose, piece.n_rows, conversions=conversions, settling_seconds=settling_seconds)
             if self._totals is not None:
                 self._totals.add(purpose, piece.n_rows)
@@ -417,10 +420,18 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             self._check_way_back(connection, piece, DeviceOutputError, message)
         raise AssertionError("every way out of the loop returns or raises")
 
-    def _count_conversions(self, batch: ControlBatch, n_rows: int) -> int:
-        """Numbers converted in one call with some of the batch's rows: what they share once, the others and outputs each."""
-        n_shared, n_controls = len(batch.shared_index), int(self.device.n_controls)
-        return (n_shared if n_rows else 0) + n_rows * (n_controls - n_shared + int(self.device.n_outputs))
+    def _count_shared(self, batch: ControlBatch, purpose: str) -> None:
+        """Count the conversions of what all rows share, if it has changed since the last batch."""
+        if not batch.n_rows or not len(batch.shared_index):
+            return
+        known = self._shared
+        if known is None or not all(map(np.array_equal, known, (batch.shared, batch.shared_index))):
+            self._shared = np.array(batch.shared), np.array(batch.shared_index)
+            self.ledger.add_conversions(purpose, len(batch.shared_index))
+
+    def _count_conversions(self, batch: ControlBatch) -> int:
+        """Numbers converted for each row of a batch: the controls that differ from row to row, and the outputs."""
+        return len(batch.varying_index) + int(self.device.n_outputs)
 
     def _check_way_back(
         self,

@@ -177,7 +177,7 @@ def draw(status: Status) -> Any:
     axes.set(xlabel=along, ylabel="loss", title="\n".join(wrap(title[:250].replace("$", r"\$"), 80)))
     axes.set_ylim(bottom=0)
     handles: list[Any] = list(axes.lines)
-    scored = [(epoch[4], epoch[3]) for epoch in status.epochs if epoch[3] is not None]
+    scored = [(place, epoch[3]) for place, epoch in zip(shots, status.epochs, strict=True) if epoch[3] is not None]
     if scored:
         right = axes.twinx()
         right.plot(*zip(*scored, strict=True), "s-", color="tab:orange", label="validation score")
@@ -190,9 +190,8 @@ def draw(status: Status) -> Any:
         for place in set(places):
             line = axes.axvline(place, color="tab:red", linewidth=1, alpha=0.4, label=f"{len(places)} faults")
         handles.append(line)
-    axes.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=3, frameon=False
-    )  # not on the lines
+    below = {"loc": "upper left", "bbox_to_anchor": (0, -0.13), "ncols": 3}  # not on the lines
+    axes.legend(handles=handles, frameon=False, **below)
     return figure
 
 

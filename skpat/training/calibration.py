@@ -14,7 +14,7 @@ from skpat.exceptions import DeadDeviceWarning, DeviceOutputError
 from skpat.network.forward import Network, forward
 from skpat.network.layers import OutputStatistics
 from skpat.training.dither import Dither, apart, measured_size, settled_weights
-from skpat.training.far_reading import warn_of_far_reading
+from skpat.training.far_reading import usual, warn_of_far_reading
 
 __all__ = [
     "DITHER_ROWS",
@@ -27,6 +27,7 @@ __all__ = [
     "on_policy_shots",
     "size_of_dither",
     "start_statistics",
+    "warn_of_first_far",
 ]
 
 STATISTICS_ROWS = 256
@@ -48,6 +49,7 @@ Measure = Callable[[ControlBatch, int, int], np.ndarray]
 Weights = dict[str, np.ndarray]
 Shots = tuple[np.ndarray, np.ndarray]
 
+_ENOUGH_TO_COMPARE = 20  # rows
 _NONE = np.zeros(0, dtype=int)
 _KEPT_ROWS = 64
 _MOST_KEPT_CHANNELS = 20_000  # beyond, copies of all channels of all rows would not fit
@@ -128,7 +130,7 @@ def start_statistics(
             with np.errstate(over="ignore", invalid="ignore"):
                 statistics[layer].update(together, sample_weight, momentum=1.0)
             _refuse_overflow(statistics[layer], collected)
-            _warn_of_first_far(together, network.n_outputs)
+            warn_of_first_far(together, network.n_outputs)
             collected.clear()
             weights[f"layers.{layer}.mean"][:] = statistics[layer].mean
             weights[f"layers.{layer}.scale"][:] = statistics[layer].scale
@@ -151,12 +153,9 @@ def _refuse_overflow(statistics: OutputStatistics, collected: list[np.ndarray]) 
     )
 
 
-def _warn_of_first_far(outputs: np.ndarray, n_outputs: int) -> None:
-    """Tell of a row that lies far from all others, as they are without it."""
-    furthest = np.argmax(np.abs(outputs - np.median(outputs, axis=0)).max(axis=1))
-    others = np.delete(outputs, furthest, axis=0)
-    if len(others) > 1:
-        warn_of_far_reading(outputs[[furthest]], others.mean(axis=0), others.std(axis=0), n_outputs)
+def warn_of_first_far(outputs: np.ndarray, n_outputs: int) -> bool:
+    """Tell of a reading that lies far from nearly all others; whether there was one."""
+    return len(outputs) >= _ENOUGH_TO_COMPARE and warn_of_far_reading(outputs, *usual(outputs), n_outputs)
 
 
 def _warn_if_dead(changes: list[bool], network: Network, X: np.ndarray) -> None:

@@ -29,6 +29,7 @@ __all__ = ["Data", "History", "Settings", "Trainer", "Watch", "threads_for", "tr
 _STATISTICS_MOMENTUM = 0.1
 _FINAL_STEP_FRACTION = 0.01
 _ONE_THREAD_UP_TO = 1 << 15
+_BEFORE_THE_END = 0.999  # of a run; the check at its end has shots of its own
 
 
 def threads_for(batch_values: int) -> AbstractContextManager[Any]:
@@ -280,7 +281,7 @@ class Trainer:
         for layer, statistics in enumerate(self.statistics):
             units = [measured[layer, unit] for unit in range(self.network.n_units_of(layer))]
             outputs = units[0] if len(units) == 1 else np.concatenate(units, axis=1)
-            if not self._told and statistics.started:
+            if not self._told and statistics.started and self.gradient.trains_on_device:
                 spread = np.sqrt(statistics.variance)
                 self._told = warn_of_far_reading(outputs, statistics.mean, spread, self.network.n_outputs)
             statistics.update(outputs, sample_weight, momentum)
@@ -398,7 +399,7 @@ def train(
 
     try:
         for epoch in range(settings.max_iter):
-            while checks_left and check is not None and checks_left[0] <= epoch / horizon:
+            while checks_left and check is not None and checks_left[0] <= min(epoch / horizon, _BEFORE_THE_END):
                 checks_left.pop(0)
                 check()
             before = trainer.session.ledger.answered
@@ -438,7 +439,8 @@ def train(
         if len(history.loss_curve) > n_done:
             history.shots_curve.append(trainer.session.ledger.answered)
         if isinstance(reason, ShotBudgetError):
-            if not n_done and np.isnan(trainer.loss_so_far):
+            has_begun = n_done > 0 or not np.isnan(trainer.loss_so_far)
+            if not has_begun:
                 warnings.warn(
                     "The training must have shots for at least one step. Got none: repeats after faults have taken what "
                     "'max_shots' allows for. The weights are those it began with.",
@@ -452,7 +454,7 @@ def train(
                     UserWarning,
                     stacklevel=2,
                 )
-            elif history.loss_curve:
+            if has_begun:
                 try:
                     last_check()
                 except ShotBudgetError:  # repeats have left too little

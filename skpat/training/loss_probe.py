@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skpat.controls import ControlBatch, as_numpy
-from skpat.network.forward import Run, forward, is_trainable
+from skpat.network.forward import Network, Run, forward, is_trainable
 from skpat.training.gradient import Apparatus
-from skpat.training.in_silico import through_twin
+from skpat.twins.base import for_torch, respond
 
 if TYPE_CHECKING:
     import torch
@@ -111,13 +111,20 @@ class LossProbe:
         twin = self.trainer.twin
         if twin is None:
             return 1.0
-        run = through_twin(twin)
+        import torch
+
+        module = twin.module_
 
         def predicted(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
-            return np.asarray(run(batch, layer, unit), dtype=self.data.X.dtype)
+            parts = {name: torch.from_numpy(for_torch(getattr(batch, name))) for name in ("varying", "shared")}
+            asked = batch.changed(**parts)
+            with torch.no_grad():
+                return as_numpy(respond(module, asked))
 
         step = self._possible(direction, names, step)
-        here, there = (self._difference(direction, names, part * step, predicted) for part in (_NEAR, 1.0))
+        here, there = (
+            self._difference(direction, names, part * step, predicted, self._stepless) for part in (_NEAR, 1.0)
+        )
         return min(max(there / here, 0.0), 1.0) if here > 0 else 1.0
 
     def _possible(
@@ -128,8 +135,10 @@ class LossProbe:
         most = max(min(most, self._most_move), least)
         return float(np.clip(step, *np.array([least, most]) / self._reach(direction, names)))
 
-    def _difference(self, direction: np.ndarray, names: list[str], step: float, run: Run) -> float:
-        up, down = (self._losses(self._moved(side * step * direction, names), run) for side in (1.0, -1.0))
+    def _difference(
+        self, direction: np.ndarray, names: list[str], step: float, run: Run, network: Network | None = None
+    ) -> float:
+        up, down = (self._losses(self._moved(side * step * direction, names), run, network) for side in (1.0, -1.0))
         return float(self._share @ (up - down)) / (2 * step)
 
     def _reach(self, direction: np.ndarray, names: list[str]) -> float:
@@ -160,8 +169,8 @@ class LossProbe:
             weights[name], start = (value + own).astype(value.dtype), start + value.size
         return weights
 
-    def _losses(self, weights: dict[str, np.ndarray], run: Run) -> np.ndarray:
-        scores = forward(self.trainer.network, weights, self.data.X, run)
+    def _losses(self, weights: dict[str, np.ndarray], run: Run, network: Network | None = None) -> np.ndarray:
+        scores = forward(network or self.trainer.network, weights, self.data.X, run)
         return row_losses(self.trainer, scores, self.data.targets)
 
     def _measured(self, batch: ControlBatch, layer: int, unit: int) -> np.ndarray:

@@ -45,7 +45,7 @@ class Recalibration:
     Attributes
     ----------
     kept : {"nothing new", "readout", "readout and weights"}
-        What was better by more than a standard error (times 1 + 10 / n for n rows), and is now in place.
+        What was better by more than a standard error (a readout: times 1 + 10 / n for n rows), and is now in place.
     loss_before, loss_readout, loss_weights : float or None
         With everything as it was; with new output statistics and a refitted readout; after the further training. None: not
         tried.
@@ -121,7 +121,8 @@ def recalibrate(
        steps, with a twin that first learns from the shots of 1. A quarter of the measured rows takes no part: after each
        epoch they decide. It ends after five epochs without progress.
 
-    "Better" means by more than the standard error of the paired difference.
+    "Better" means by more than the standard error of the paired difference; for a readout, by more than 1 + 10 / n of them,
+    with n rows.
     """
     network, session = trainer.network, trainer.session
     shots_before = session.shots_left
@@ -143,7 +144,8 @@ def recalibrate(
     normal = network.hand_on((outputs - statistics[-1].mean) / statistics[-1].scale, network.n_layers - 1)
     pull, loss_readout = _choose_pull(trainer, fresh, normal, measured)
 
-    better = _is_better(loss_readout[judged], loss_before, measured.sample_weight[judged])
+    level = 1 + _FEW_ROWS / len(judged)  # with few rows the best of several pulls is better by chance
+    better = _is_better(loss_readout[judged], loss_before, measured.sample_weight[judged], level)
     kept, weights, kept_statistics = "nothing new", before, copy.deepcopy(trainer.statistics)
     loss_here = loss_before if len(judged) == n_rows else None
     if better:
@@ -331,10 +333,9 @@ def _mean(losses: np.ndarray, sample_weight: np.ndarray) -> float:
     return float(np.average(losses, weights=sample_weight))
 
 
-def _is_better(new: np.ndarray, old: np.ndarray, sample_weight: np.ndarray) -> bool:
-    """Whether losses have fallen by more than a standard error of their mean difference; with few rows by more than that,
-    for they know their standard error no better, and the best of several was chosen by the same rows."""
+def _is_better(new: np.ndarray, old: np.ndarray, sample_weight: np.ndarray, level: float = 1.0) -> bool:
+    """Whether losses have fallen by more than so many standard errors of their mean difference."""
     share = sample_weight.astype(np.float64) / sample_weight.sum()
     fall = old - new
     mean = float(share @ fall)
-    return mean > (1 + _FEW_ROWS / len(new)) * float(np.sqrt(share**2 @ np.square(fall - mean)))
+    return mean > level * float(np.sqrt(share**2 @ np.square(fall - mean)))

@@ -278,7 +278,7 @@ class NeuralTwin(Twin):
             old_x, old_y = memory.draw(uniform[n_new:])
             draws.append((torch.cat([x[new], old_x]), torch.cat([y[new], old_y])))
         refine_module(self.module_, self._optimizer, draws, pace * self.refine_learning_rate)
-        self.t_ += sum(len(x) for x, _ in draws)
+        self.t_ = getattr(self, "t_", 0) + sum(len(x) for x, _ in draws)
         return self
 
     def _judge(self, x: Any, y: Any, outputs: np.ndarray, sample_weight: np.ndarray) -> None:

@@ -303,7 +303,6 @@ def _trust(expected: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray)
     mean = sample_weight @ outputs / total
     variance, error = (sample_weight @ np.square(outputs - other) / total for other in (mean, expected))
     of_constant = np.maximum(variance.mean(), 1e-12 * mean**2 + np.finfo(outputs.dtype).tiny)
-    scale = np.where(
-        varies(outputs, sample_weight), variance, of_constant
-    )  # a constant is judged beside the other outputs
+    # what stays the same is judged beside the other outputs
+    scale = np.where(varies(outputs, sample_weight), variance, of_constant)
     return np.clip(1 - error / scale, LEAST_TRUST, 1.0)

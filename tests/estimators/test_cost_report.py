@@ -129,6 +129,7 @@ class Held(Device):
 
     n_controls, n_outputs, bounds = 12, 6, (-1.0, 1.0)
     joules_per_shot, seconds_per_shot, settling_seconds = 1e-12, 1e-6, 1e-3
+    max_batch = 20
 
     def __init__(self, slow: tuple[int, ...] = ()):
         self.slow = slow
@@ -142,9 +143,10 @@ class Held(Device):
 
     def set_shared(self, batch: Any) -> None:
         self.changes += 1
+        self.converted += len(batch.shared_index)
 
     def measure(self, batch: Any) -> np.ndarray:
-        self.converted += batch.n_rows * (len(batch.varying_index) + 6) + len(batch.shared_index)
+        self.converted += batch.n_rows * (len(batch.varying_index) + 6)
         return np.tanh(np.asarray(batch) @ MIXING)
 
 

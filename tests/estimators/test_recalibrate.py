@@ -17,6 +17,7 @@ from skpat.exceptions import DeviceOutputError, ShotBudgetError
 from skpat.lab import Journal, Session
 from skpat.network import PatchEncoder
 from skpat.row_keys import hash_rows
+from skpat.training import recalibration
 from skpat.training.loop import Data
 from skpat.training.readout_fit import fit_readout
 from skpat.training.recalibration import LEAST_ROWS, _is_better
@@ -322,14 +323,24 @@ def test_a_pull_holds_all_of_the_readout(readout: str) -> None:
     assert moves[0] > 10 * moves[1] > 100 * moves[2]
 
 
-def test_few_rows_must_tell_more() -> None:
-    rng = np.random.default_rng(0)
-    fall = rng.standard_normal(20)
-    fall = (fall - fall.mean()) / fall.std()
-    for n, least in ((20, 1.5), (200, 1.05)):
-        old = np.tile(fall, n // 20)
-        for size, better in ((0.95 * least, False), (1.05 * least, True)):
-            assert _is_better(-size / np.sqrt(n) * np.ones(n), old, np.ones(n)) == better
+def test_few_rows_must_tell_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def is_better(new: np.ndarray, old: np.ndarray, weight: np.ndarray, level: float = 1.0) -> bool:
+        asked.append((len(new), level))
+        return _is_better(new, old, weight, level)
+
+    monkeypatch.setattr(recalibration, "_is_better", is_better)
+    for n in (20, 100):
+        jolted(trained()).recalibrate(X_TRAIN[:n], Y_TRAIN[:n], n)
+        assert asked.pop(0) == (n, 1 + 10 / n)
+        assert all(level == 1.0 for _, level in asked)
+        asked.clear()
+    fall = np.random.default_rng(0).standard_normal(20)
+    fall = (fall - fall.mean()) / fall.std() / np.sqrt(20)
+    for level in (1.0, 1.5):
+        for size, better in ((0.95 * level, False), (1.05 * level, True)):
+            assert _is_better(-size / 20 * np.ones(20), fall, np.ones(20), level) == better
 
 
 def test_a_new_fit_forgets_the_recalibration() -> None:

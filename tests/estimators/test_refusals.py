@@ -51,13 +51,12 @@ def test_too_few_rows_to_hold_out_are_refused(rows: slice, watched: Watched) -> 
     assert not watched.sent
 
 
-def test_a_plan_takes_the_data_of_a_fit(watched: Watched) -> None:
-    X, _ = IRIS
-    network = small(PhysicalNetworkRegressor, device=watched)
-    targets = np.hstack([X, X])[:, : X.shape[1]]  # as many columns as X
-    assert network.plan(X, targets) == network.plan(X)
-    assert small(device=watched).plan(*IRIS).validation == 0
-    assert network.plan(X, X_val=X[:10]).validation > 0
+@pytest.mark.parametrize("y", [IRIS[1], IRIS[1].tolist(), IRIS[1].astype(str)])
+def test_a_plan_needs_no_labels_and_says_so(y: Any, watched: Watched) -> None:
+    with pytest.raises(
+        ValueError, match=r"'X_val' of plan must be rows like X, \(n_val, 4\)\. Got 75 single values.* use plan\(X\)"
+    ):
+        small(device=watched).plan(IRIS[0], y)
 
 
 @pytest.mark.parametrize("constant", [None, "1e-9", True, -1, np.nan, np.inf])
@@ -104,7 +103,7 @@ def test_r2_of_a_single_held_out_row_is_refused(watched: Watched) -> None:
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        (np.zeros(4), "Expected 2D array"),
+        (np.zeros(4), "Expected 2D array|'X_val' of plan must be rows like X"),
         (np.zeros((0, 4)), r"Found array with 0 sample"),
         (np.zeros((2, 0)), r"0 feature\(s\)"),
         ([[0.0, np.nan, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]], "contains NaN"),
@@ -205,7 +204,7 @@ def test_the_plan_of_a_fit_that_goes_on_counts_no_calibration(max_shots: int | N
     assert spent == plan.training if max_shots is None else plan.training - 32 < spent <= plan.training  # whole batches
     assert network.shots_["calibration"] - before["calibration"] == plan.calibration == 0
     with pytest.raises(ValueError, match=r"'X_val' must have the 4 features of X\. Got 3"):
-        network.plan(X, X_val=X[:, :3])
+        network.plan(X, X[:, :3])
     with pytest.raises(ValueError, match=r"X has 3 features, but PhysicalNetworkClassifier is expecting 4"):
         network.plan(X[:, :3])
 

@@ -658,25 +658,6 @@ def test_the_device_is_safe_when_the_interpreter_ends(tmp_path: Path) -> None:
     assert [event[3] for event in events(log)][-2:] == ["safe", "close"]
 
 
-def test_a_driver_that_cannot_be_imported_was_never_connected(caplog: pytest.LogCaptureFixture) -> None:
-    class Uninstalled(BenchDevice):
-        def open(self) -> None:
-            import a_driver_that_nobody_has  # noqa: F401
-
-        def safe_state(self) -> None:
-            raise AssertionError("it is not there")
-
-        def close(self) -> None:
-            raise AssertionError("it is not there")
-
-    with caplog.at_level(logging.INFO, "skpat.lab"), Session(Uninstalled()) as session:
-        for _ in range(2):
-            with pytest.raises(ModuleNotFoundError, match="a_driver_that_nobody_has"):
-                session.measure(np.full((1, 4), 0.5))
-    assert not caplog.records
-    assert session.ledger.total == 0
-
-
 @pytest.mark.parametrize(("n", "said"), [(0, "Tried once."), (2, "Tried 3 times.")])
 def test_how_often_it_was_tried(n: int, said: str) -> None:
     class Dead(BenchDevice):

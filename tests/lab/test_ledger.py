@@ -81,3 +81,17 @@ def test_a_ledger_says_what_it_counted() -> None:
     ledger = Ledger()
     ledger.add("training", 5)
     assert repr(ledger) == "Ledger(calibration=0, training=5, validation=0, prediction=0)"
+
+
+def test_a_ledger_of_an_older_version_goes_on() -> None:
+    ledger = Ledger()
+    ledger.add("training", 5)
+    state = ledger.__getstate__()
+    del state["_conversions"], state["_settling"]
+    older = Ledger.__new__(Ledger)
+    older.__setstate__(state)
+    older.add("prediction", 2, conversions=7, settling_seconds=0.5)
+    again = pickle.loads(pickle.dumps(older))
+    assert again.shots == {"calibration": 0, "training": 5, "validation": 0, "prediction": 2}
+    assert again.conversions["prediction"] == 7
+    assert again.settling["prediction"] == 0.5

@@ -81,10 +81,11 @@ def test_a_training_on_the_twin_is_drawn_against_epochs(tmp_path: Path) -> None:
         SecondHarmonicLaser(12, 6, n_steps=2), gradient="in_silico", n_calibration_shots=50, max_iter=4, random_state=0,
         journal=tmp_path / "run.db",
     )  # fmt: skip
-    network.fit(X, y)
-    (axes,) = draw(read_status(tmp_path / "run.db")).axes
+    network.fit(X, y, X_val=X, y_val=y)
+    axes, right = draw(read_status(tmp_path / "run.db")).axes
     assert axes.get_xlabel() == "epoch"
-    assert axes.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
+    for drawn in (axes, right):
+        assert list(drawn.lines[0].get_xdata()) == [1, 2, 3, 4]
 
 
 def test_a_figure_of_a_run_that_has_only_begun_is_empty_but_there(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.datasets import make_classification
 
 from skpat import ControlSplit, PhysicalNetworkClassifier
@@ -325,8 +326,10 @@ def test_a_cosine_that_noise_hides_is_judged_by_what_a_step_gains(along: float, 
     hidden = Alignment(*made.cosine_and_reach(), slope=made.slope, slopes=made)
     assert hidden.cosine < 0.5 < hidden.cosine + hidden.standard_error
     assert is_useless([hidden] * 2) == useless
-    kept = replace(made, held=0.1)  # noise, or a bend, has made the promise: it cannot be broken
-    assert not is_useless([replace(hidden, slopes=kept)] * 2) or along < 0
+    kept = replace(
+        made, held=0.1
+    )  # noise, or a bend, has made the promise: a step that gains something does not break it
+    assert is_useless([replace(hidden, slopes=kept)] * 2) == (along < 0)
 
 
 class Noisy(SimulatedDevice):
@@ -410,6 +413,37 @@ def test_a_bend_that_the_twin_foresees_is_not_its_fault() -> None:
     with training(mesh, PhysicsAware(pretrain=False), twin=PhysicsTwin(mesh), n=32) as (trainer, data):
         checks = [check_alignment(trainer, data, random_state=number) for number in range(3)]
     assert not is_useless(checks)
+
+
+@pytest.mark.parametrize("bits", [4, 5, 7])
+def test_steps_of_the_channels_are_no_bend(bits: int) -> None:
+    silent = SecondHarmonicLaser(16, 12, n_steps=3, noise=0.0, energy_jitter=0.0, noise_floor=0.0)
+    quantized = Quantized(silent, control_bits=bits)
+    with training(quantized, PhysicsAware(pretrain=False), twin=PhysicsTwin(silent), n=32) as (trainer, data):
+        for number in range(3):
+            slopes = measure_alignment(trainer, data, random_state=number).slopes
+            assert slopes is not None
+            assert slopes.to_hold > 0.8 * slopes.promised
+
+
+def test_a_twin_needs_a_module_and_no_more() -> None:
+    class Bare(BaseEstimator):
+        @property
+        def module_(self) -> Any:
+            return self._made
+
+        def fit(self, controls: Any, outputs: Any, sample_weight: Any = None) -> Bare:
+            self._made = NeuralTwin((8,), max_iter=3, random_state=0).fit(controls, outputs).module_
+            return self
+
+    network = PhysicalNetworkClassifier(
+        LASER, Bare(), gradient=PhysicsAware(pretrain=False), max_iter=40, random_state=0
+    )
+    X = np.random.RandomState(0).uniform(-1, 1, (150, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UselessTwinWarning)
+        network.fit(X, X[:, 0] > 0)
+    assert len(network.alignments_) == 3
 
 
 def test_a_check_that_noise_hides_does_not_outweigh_the_others() -> None:

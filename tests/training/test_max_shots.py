@@ -172,7 +172,7 @@ def test_retries_count() -> None:
 def test_a_plan_spends_the_budget_as_the_fit_does(max_shots: int, n_layers: int, n_val: int) -> None:
     rows, labels = X[::3], Y[::3]
     _, network = counted(gradient="spsa", n_layers=n_layers, max_iter=5, batch_size=5, max_shots=max_shots)
-    plan = network.plan(rows[n_val:], X_val=rows[:n_val])
+    plan = network.plan(rows[n_val:], rows[:n_val])
     network.fit(rows[n_val:], labels[n_val:], X_val=rows[:n_val], y_val=labels[:n_val])
     assert network.shots_["calibration"] == plan.calibration
     assert network.shots_["validation"] <= plan.validation <= network.shots_["validation"] + n_val * n_layers
@@ -190,6 +190,18 @@ def test_a_budget_that_ends_before_anything_was_validated_is_told(given: bool) -
     assert network.validation_scores_
 
 
+@pytest.mark.parametrize("max_shots", [5979, 5980, 5981])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_the_last_check_is_made_wherever_the_budget_ends(max_shots: int, early_stopping: bool) -> None:
+    network = PhysicalNetworkClassifier(
+        SecondHarmonicLaser(20, 10, n_steps=2), NeuralTwin((8,), max_iter=3, n_refine_steps=1), n_calibration_shots=100,
+        max_iter=40, max_shots=max_shots, n_iter_no_change=1000, early_stopping=early_stopping, random_state=0,
+    )  # fmt: skip
+    network.fit(X, Y)
+    assert len(network.alignments_) == 3
+    assert max_shots - 50 < sum(network.shots_.values()) <= max_shots
+
+
 @pytest.mark.parametrize("max_iter", [40, 500])
 @pytest.mark.parametrize("gradient", ["physics_aware", "sharpness_aware", "exact"])
 def test_the_checks_of_the_twin_are_as_planned_and_leave_the_training_its_end(
@@ -205,9 +217,8 @@ def test_the_checks_of_the_twin_are_as_planned_and_leave_the_training_its_end(
     plan = network.plan(X)
     network.fit(X, Y)
     checks = network.alignments_
-    assert len(checks) == (
-        3 if gradient == "physics_aware" else 0
-    )  # of the others they would take too much, or are not needed
+    n_checks = 3 if gradient == "physics_aware" else 0  # of the others they would take too much, or are not needed
+    assert len(checks) == n_checks
     counted = network._count_checks(network._gradient, len(X), 1, network.max_shots)
     assert sum(check.n_shots for check in checks) == counted
     assert network.shots_["calibration"] <= plan.calibration

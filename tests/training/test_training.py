@@ -15,7 +15,7 @@ from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import FarReadingWarning, NoExactGradientError, NonFiniteTrainingError
 from skpat.row_keys import hash_rows
-from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, bridge
+from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, bridge, loop
 from skpat.training.calibration import draw_rows
 from skpat.training.far_reading import far_reading
 from skpat.training.loss import cross_entropy, squared_error, weighted_mean
@@ -58,7 +58,7 @@ def test_drawn_rows_do_not_depend_on_order_and_weigh_like_repetitions(seed: int)
 class Glitching(SecondHarmonicLaser):
     """One row of all is wrong by far."""
 
-    def __init__(self, at: int | None = None, size: float = 1e5, n_controls: int = 16, n_outputs: int = 12):
+    def __init__(self, at: Any = (), size: float = 1e5, n_controls: int = 16, n_outputs: int = 12):
         super().__init__(n_controls, n_outputs, n_steps=2)
         self.at = at
         self.size = size
@@ -67,18 +67,31 @@ class Glitching(SecondHarmonicLaser):
         outputs = super().measure(batch)
         first = self.__dict__.get("_n", 0)
         self._n = first + len(outputs)
-        if self.at is not None and first <= self.at < self._n:
-            outputs = np.array(outputs)
-            outputs[self.at - first, 1] = self.size
+        outputs = np.array(outputs)
+        for at in self.at:
+            if first <= at < self._n:
+                outputs[at - first, 1] = self.size
         return outputs
 
 
-@pytest.mark.parametrize(("at", "n_units"), [(10, 1), (300, 1), (400, 1), (100, 2), (700, 2)])
-def test_one_reading_far_beyond_the_others_is_told_once(at: int, n_units: int) -> None:
+@pytest.mark.parametrize(
+    ("at", "n_units"), [([10], 1), ([10, 60], 1), ([140], 1), ([300], 1), ([400], 1), ([100], 2), ([700], 2)]
+)
+def test_readings_far_beyond_the_others_are_told_once(at: list[int], n_units: int) -> None:
     X, y = data(100)
     with pytest.warns(FarReadingWarning, match=r"Got 100000 in output 1, .*State output_range") as caught:
         small(device=Glitching(at), n_units=n_units, max_iter=6).fit(X, y)
-    assert sum(isinstance(warning.message, FarReadingWarning) for warning in caught) == 1
+    told = [warning for warning in caught if isinstance(warning.message, FarReadingWarning)]
+    assert [warning.filename for warning in told] == [__file__]  # where the user called fit
+
+
+def test_what_a_twin_predicts_is_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(loop, "warn_of_far_reading", lambda *args: asked.append(args) or False)
+    small(gradient="in_silico").fit(*data())
+    assert not asked
+    small().fit(*data())
+    assert asked
 
 
 @given(
@@ -299,7 +312,7 @@ def test_early_stopping_keeps_the_best_weights() -> None:
 def test_validation_data_of_the_user_are_used_and_counted() -> None:
     X, y = data(80)
     network = small(tol=0.0)
-    plan = network.plan(X, X_val=X[:10])
+    plan = network.plan(X, X[:10])
     network.fit(X, y, X_val=X[:10], y_val=y[:10])
     assert (plan.training, plan.validation) == (network.shots_["training"], network.shots_["validation"])
     assert len(network.validation_scores_) == 3
