@@ -65,7 +65,7 @@ def plain(text: str, most: int = 10_000) -> str:
     --------
     >>> from skpat.inspection.display_axes import plain
     >>> plain("2 $/h"), plain("a lamp and a lens", 14), plain("a" * 30, 13)
-    ('2 \\\\$/h', 'a lamp and […]', 'aaaaaaaa […]')
+    ('2 \\\\$/h', 'a lamp and […]', 'aaaaaaaaa […]')
     """
     if len(text) > most:
         cut = shorten(text, most, placeholder=" […]")
