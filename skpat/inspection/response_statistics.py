@@ -127,10 +127,9 @@ class Readings:
         for groups in (of_references, [differences.reshape(n * n_references, k)]):
             totals, squares = [], []
             for group in groups:
-                covariance = group.T @ group if k <= len(group) else group @ group.T  # one norm, one trace
-                totals.append(float(np.trace(covariance)))
-                chance = totals[-1] ** 2 / len(group)
-                squares.append(max(float(np.square(covariance).sum()) - chance, totals[-1] ** 2 / k))
+                trace, square = _trace_and_squares(group, len(group))
+                totals.append(trace)
+                squares.append(square)
             found.append(sum(totals) ** 2 / sum(squares) if sum(squares) else 1.0)
         return found[0], found[1]
 
@@ -263,6 +262,15 @@ def silent_units(readings: Readings) -> np.ndarray:
     return np.flatnonzero(~readings.unit_is_found)
 
 
+def _trace_and_squares(noise: np.ndarray, n_free: int) -> tuple[float, float]:
+    """Trace, and sum of squares less what chance adds to it, of ``noise.T @ noise``; noise is (n, k) with so many degrees of
+    freedom."""
+    n, k = noise.shape
+    product = noise.T @ noise if k <= n else noise @ noise.T  # one norm, one trace
+    trace = float(np.trace(product))
+    return trace, max(float(np.square(product).sum()) - trace**2 / n_free, trace**2 / k)
+
+
 def _error_of_missed(readings: Readings, chosen: np.ndarray) -> float:
     """What noise alone makes of the part that a linear model misses, mean of some outputs: its standard deviation.
 
@@ -274,12 +282,8 @@ def _error_of_missed(readings: Readings, chosen: np.ndarray) -> float:
     n_left, n_outputs = max(n - q - 1, 1), int(chosen.sum())
     if not n_outputs:
         return 0.0
-    noise = first - second  # what the passes share is gone
-    covariance = noise.T @ noise / (2 * n_left)
-    alone = np.square(covariance.diagonal()).sum()
-    by_chance = covariance.trace() ** 2 / n_left  # squares of entries that are 0 in truth
-    squares = max(float(np.square(covariance).sum()) - by_chance, float(alone))
-    return float(np.sqrt(squares / n_left) / n_outputs)
+    _, squares = _trace_and_squares(first - second, n_left)  # what the passes share is gone
+    return float(np.sqrt(squares / n_left) / (2 * n_left * n_outputs))
 
 
 def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:

@@ -83,8 +83,7 @@ class Connection:
         An error of any kind leaves the state of the line unknown: it is closed, and the next call opens it anew. After an
         error that is not the line's (Ctrl-C, a bug in the driver) the device is brought into its safe state first.
         ``count`` is called when everything is ready and the measurement is about to be asked for, with the seconds for which
-        shared controls have settled. Nothing is sent to another
-        instrument than the one ``expected``.
+        shared controls have settled. Nothing is sent to another instrument than the one ``expected``.
         """
         with self.io:
             self._expected = expected

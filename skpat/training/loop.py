@@ -29,7 +29,6 @@ __all__ = ["Data", "History", "Settings", "Trainer", "Watch", "threads_for", "tr
 _STATISTICS_MOMENTUM = 0.1
 _FINAL_STEP_FRACTION = 0.01
 _ONE_THREAD_UP_TO = 1 << 15
-_BEFORE_THE_END = 0.999  # of a run; the check at its end has shots of its own
 
 
 def threads_for(batch_values: int) -> AbstractContextManager[Any]:
@@ -399,7 +398,7 @@ def train(
 
     try:
         for epoch in range(settings.max_iter):
-            while checks_left and check is not None and checks_left[0] <= min(epoch / horizon, _BEFORE_THE_END):
+            while checks_left and check is not None and checks_left[0] < 1 and checks_left[0] <= epoch / horizon:
                 checks_left.pop(0)
                 check()
             before = trainer.session.ledger.answered

@@ -402,7 +402,7 @@ def cut_texts(figure: Any) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", [LONG, "2 $/h lamp, at 3 $_", "a < b & c"])
+@pytest.mark.parametrize("name", [LONG, "ridge, $C=10^{-2$", "a < b & c"])
 def test_names_are_drawn_whole_and_as_they_stand(name: str) -> None:
     device = as_device(currents, n_controls=8, n_outputs=6, bounds=(-1, 1), name=name)
     assert not cut_texts(characterize(device, 300).plot())
@@ -412,8 +412,12 @@ def test_names_are_drawn_whole_and_as_they_stand(name: str) -> None:
     )
     comparison = BaselineComparison(device=name, metric="accuracy", rows=rows, test_to_train=0.5)
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-    comparison.plot(ax=figure.subplots())
+    drawn = comparison.plot(ax=figure.subplots())
     assert not cut_texts(figure)
+    if name != LONG:
+        assert (
+            drawn.get_yticklabels()[1].get_text().replace(r"\$", "$") == name == drawn.get_title().replace(r"\$", "$")
+        )
 
 
 def whole_ticks(ax: Any) -> bool:
