@@ -265,7 +265,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
                 trainer = self._make_trainer(session, len(data))
                 with suppress(ShotBudgetError):
                     trainer.epoch(data, self._rng)
-                history = History([trainer.loss_so_far], [], [self.ledger_.answered])
+                history = History([trainer.loss_so_far], [], [self.ledger_.answered_in_fit])
                 weights = trainer.weights_now()
             else:
                 trainer, weights, history = self._train(session, data, held_out, watch, go_on)
@@ -477,7 +477,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             data,
             self._rng,
             validate=None if held_out is None else self._validation(session, held_out),
-            note=Progress(session, trainer.settings),
+            note=Progress(session, trainer.settings, on_twin=not self._gradient.trains_on_device),
             watch=watch,
             shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
             check=check,

@@ -106,11 +106,13 @@ loss_ : float
 loss_curve_ : list of float
     Mean loss of each epoch.
 validation_scores_ : list of float or None
-    Accuracy or R² on the validation data after each epoch; None without such data.
+    Accuracy or R² on the validation data after each epoch, on the device; None without such data. Where the training runs in
+    silico they are the twin's, and say nothing of the device: compare methods by ``score``, which measures.
 best_validation_score_ : float or None
     The best of them.
 shots_curve_ : list of int
-    Shots spent, calibration included, after each epoch (answers from the journal count as shots here).
+    Shots spent, calibration included and predictions not, after each epoch (answers from the journal count as shots here).
+    What follows the last epoch, a check of the twin or the refit of ``"in_silico_refitted"``, is in ``shots_`` only.
 shots_ : dict of str to int
     Shots so far by purpose: calibration, training, validation, prediction, and, once there was one, recalibration.
 ledger_ : Ledger

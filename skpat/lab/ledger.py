@@ -145,6 +145,13 @@ class Ledger:
             return self.n_before + sum(self._shots.values()) + sum(self._replayed.values())
 
     @property
+    def answered_in_fit(self) -> int:
+        """The same without predictions, such as those that callbacks make."""
+        with self._lock:
+            predicted = self._shots["prediction"] + self._replayed["prediction"]
+        return self.answered - predicted
+
+    @property
     def shots(self) -> dict[str, int]:
         """Shots by purpose (a copy)."""
         with self._lock:

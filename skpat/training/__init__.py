@@ -20,5 +20,7 @@ __getattr__, __dir__, __all__ = attach(
         "SPSA": "skpat.training.spsa",
         "SharpnessAware": "skpat.training.sharpness_aware",
         "bridge": "skpat.training.autograd_bridge",
+        "device_alone": "skpat.training.gradient",
+        "half_cosine": "skpat.training.gradient",
     },
 )

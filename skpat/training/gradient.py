@@ -33,8 +33,8 @@ class Apparatus:
     twin : Twin
         The fitted twin; None where the estimator asked for none.
     weights : dict of str to tensor
-        The network's weights by name, for methods that move them; see
-        ``skpat.network.forward.Network.initial_weights``.
+        All numbers of the network by name: ``encoder.*``, ``layers.0.theta`` (n_units, n_weights), ``.gain``, ``.offset``,
+        ``.mean`` and ``.scale`` of each layer, ``readout.*``. Means and scales are statistics, not weights: see ``trainable``.
     network : Network
         The wiring.
     row_keys : ndarray of uint64, shape (n_rows,)
@@ -58,9 +58,25 @@ class Apparatus:
     targets: torch.Tensor | None = None
     sample_weight: torch.Tensor | None = None
 
+    @property
+    def trainable(self) -> dict[str, torch.Tensor]:
+        """Those of ``weights`` that are trained: a method leaves its gradient in their ``.grad``, or moves them in place."""
+        return {name: weight for name, weight in self.weights.items() if weight.requires_grad}
+
 
 def device_alone(apparatus: Apparatus) -> Run:
-    """The ``run(batch, layer, unit)`` of a device whose answer is a constant to autograd."""
+    """The ``run(batch, layer, unit)`` of a device whose answer is a constant to autograd: of methods that need no gradient
+    of it.
+
+    Parameters
+    ----------
+    apparatus : Apparatus
+
+    Returns
+    -------
+    run : callable
+        ``run(batch, layer, unit)`` -> tensor (n_rows, n_outputs).
+    """
     import torch
 
     return lambda batch, layer, unit: torch.as_tensor(apparatus.measure(batch, layer, unit)).to(batch.varying)
@@ -200,7 +216,7 @@ class GradientEstimator(BaseEstimator):
 
         Returns
         -------
-        scalar tensor
+        scalar tensor, or float
             The loss.
         """
         loss = loss_of(self.run(apparatus))
@@ -209,5 +225,12 @@ class GradientEstimator(BaseEstimator):
 
 
 def half_cosine(progress: float) -> float:
-    """From 1 at the start of a training to 0 at its end, as its step size falls."""
+    """From 1 at the start of a training to 0 at its end, as its step size falls: for what is to shrink with it.
+
+    Examples
+    --------
+    >>> from skpat.training import half_cosine
+    >>> half_cosine(0.0), half_cosine(1.0)
+    (1.0, 0.0)
+    """
     return 0.5 * (1 + math.cos(math.pi * progress))

@@ -17,7 +17,8 @@ class InSilico(GradientEstimator):
 
     What physics-aware training is compared with: every error of the twin adds up from layer to layer.
 
-    Needs from the device: ``measure``. Costs no shot beyond the twin's calibration.
+    Needs from the device: ``measure``. Costs no shot beyond the twin's calibration. Validation runs on the twin as well:
+    ``validation_scores_`` are what the twin promises, ``score`` is what the device does.
 
     References
     ----------

@@ -22,6 +22,7 @@ from skpat.network.layers import OutputStatistics
 from skpat.training.far_reading import warn_of_far_reading
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement, half_cosine
 from skpat.training.loss import weighted_mean
+from skpat.training.method_contract import check_gradient, check_loss, check_outputs
 from skpat.twins.base import Twin
 
 __all__ = ["Data", "History", "Settings", "Trainer", "Watch", "threads_for", "train"]
@@ -202,6 +203,7 @@ class Trainer:
         def loss_of(run: Run) -> torch.Tensor:
             def recorded(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
                 outputs = run(batch, layer, unit)
+                check_outputs(outputs, batch.n_rows, self.network.n_outputs, self.gradient)
                 if getattr(run, "measures", True):
                     measurements.append(Measurement(layer, unit, batch, as_numpy(outputs), data.sample_weight[rows]))
                 return outputs
@@ -239,7 +241,8 @@ class Trainer:
         for weight in self.trainable:
             weight.grad = None
         with torch.enable_grad():
-            loss = float(loss_and_gradient().detach())
+            loss = check_loss(loss_and_gradient(), self.gradient)
+        check_gradient(self.trainable, self.gradient)
         self._check_finite(loss)
         return loss
 
@@ -414,7 +417,7 @@ def train(
                 if score > best_score:
                     best_score, best_weights = score, trainer.weights_now()
                     best_statistics = copy.deepcopy(trainer.statistics)
-            history.shots_curve.append(trainer.session.ledger.answered)
+            history.shots_curve.append(trainer.session.ledger.answered_in_fit)
             trainer.loss_so_far = np.nan  # it is on record
             if note is not None:
                 note(epoch, history)
@@ -436,7 +439,7 @@ def train(
         if within_epoch and not (np.isnan(trainer.loss_so_far) and n_done):  # else the last epoch had just been noted
             history.loss_curve.append(trainer.loss_so_far)
         if len(history.loss_curve) > n_done:
-            history.shots_curve.append(trainer.session.ledger.answered)
+            history.shots_curve.append(trainer.session.ledger.answered_in_fit)
         if isinstance(reason, ShotBudgetError):
             has_begun = n_done > 0 or not np.isnan(trainer.loss_so_far)
             if not has_begun:

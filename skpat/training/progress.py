@@ -19,11 +19,14 @@ class Progress:
         Whose shots and faults are told.
     settings : Settings
         ``verbose=1`` prints.
+    on_twin : bool, default=False
+        Whether the validation scores are the twin's, of a training in silico.
     """
 
-    def __init__(self, session: Session, settings: Settings):
+    def __init__(self, session: Session, settings: Settings, on_twin: bool = False):
         self.session = session
         self.settings = settings
+        self.on_twin = on_twin
         self._begun = time.perf_counter()
         self._shots_before = session.ledger.total
 
@@ -43,7 +46,7 @@ class Progress:
             )
         if self.settings.verbose:
             parts = [f"loss {history.loss_curve[-1]:.5f}"]
-            parts += [f"validation score {score:.4f}"] if score is not None else []
+            parts += [f"validation score {score:.4f}{' on the twin' * self.on_twin}"] if score is not None else []
             parts.append(f"{ledger.total:,} shots")
             seconds = time.perf_counter() - self._begun
             parts.append(f"{(ledger.total - self._shots_before) / max(seconds, 1e-9):,.0f} shots/s")

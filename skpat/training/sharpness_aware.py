@@ -148,7 +148,7 @@ class SharpnessAware(GradientEstimator):
         """The loss at the weights; the gradient uphill from them."""
         import torch
 
-        trained = [w for w in apparatus.weights.values() if w.requires_grad]
+        trained = list(apparatus.trainable.values())
         loss = self.explorer.loss_and_gradient(loss_of, apparatus).detach()
         slopes = [torch.zeros_like(w) if w.grad is None else w.grad for w in trained]
         length = float(np.sqrt(sum(float(slope.square().sum()) for slope in slopes)))

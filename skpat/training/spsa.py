@@ -86,9 +86,7 @@ class SPSA(GradientEstimator):
         """The mean loss at the moved weights; gradients as above."""
         import torch
 
-        moved = {
-            name: w for name, w in apparatus.weights.items() if w.requires_grad and not name.startswith("readout.")
-        }
+        moved = {name: w for name, w in apparatus.trainable.items() if not name.startswith("readout.")}
         if not hasattr(self, "_rng"):
             self._rng = check_random_state(self.random_state)
         n_losses = 2 * self.n_directions

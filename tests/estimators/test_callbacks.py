@@ -212,6 +212,8 @@ def test_predictions_of_callbacks_obey_the_budget_and_the_step_falls_in_time(max
     assert recorder.calls[-2:] == ["end fit", "teardown"]
     step = network._optimizer_state["param_groups"][0]["lr"]
     assert step < 0.5 * network.learning_rate_init
+    spent = sum(network.shots_.values()) - network.shots_["prediction"]
+    assert network.shots_curve_[-1] == spent  # what callbacks predict is no training
     network.score(X, Y)
 
 

@@ -90,6 +90,12 @@ def test_training_that_takes_no_shots_is_drawn_against_epochs() -> None:
     assert display.score_ax_ is None
 
 
+def test_scores_of_the_twin_are_called_so() -> None:
+    silico = network(gradient="in_silico").fit(X, Y, X_val=X[:9], y_val=Y[:9])
+    display = TrainingCurveDisplay.from_estimator(silico, ax=axes())
+    assert display.score_ax_.get_ylabel() == display.score_line_.get_label() == "validation accuracy on the twin"
+
+
 def test_an_interrupted_training_may_lack_the_last_validation() -> None:
     display = TrainingCurveDisplay([3.0, 2.0, 1.0], [0.4, 0.6], [10, 20, 30]).plot(ax=axes())
     np.testing.assert_array_equal(display.score_line_.get_xdata(), [10, 20])

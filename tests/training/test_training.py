@@ -320,6 +320,13 @@ def test_validation_data_of_the_user_are_used_and_counted() -> None:
     assert network.shots_["training"] == 240
 
 
+def test_verbose_says_whose_score_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    X, y = data()
+    for gradient, told in (("in_silico", " on the twin, "), ("exact", ", ")):
+        small(verbose=1, max_iter=1, gradient=gradient).fit(X, y, X_val=X[:20], y_val=y[:20])
+        assert re.search(rf"validation score [\d.]+{told}\d+", capsys.readouterr().out)
+
+
 def test_verbose_prints_a_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     X, y = data()
     small(verbose=1).fit(X, y)

@@ -1,0 +1,146 @@
+"""Mistakes in a training method of one's own are told in its name, at its first batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_iris
+
+from skpat import PhysicalNetworkClassifier
+from skpat.devices import SecondHarmonicLaser
+from skpat.exceptions import DeviceContractError
+from skpat.training import Apparatus, GradientEstimator, bridge, device_alone, half_cosine
+from skpat.twins import NeuralTwin
+
+X, Y = load_iris(return_X_y=True)
+
+
+def fit(gradient: GradientEstimator, **how: Any) -> PhysicalNetworkClassifier:
+    device = SecondHarmonicLaser(8, 6, random_state=0)
+    return PhysicalNetworkClassifier(device, gradient=gradient, max_iter=2, random_state=0, **how).fit(X, Y)
+
+
+class Answers(GradientEstimator):
+    """A run that gives what it is told to make of the device's answer."""
+
+    def __init__(self, made: Any = None):
+        self.made = made
+
+    def run(self, apparatus: Apparatus) -> Any:
+        alone = device_alone(apparatus)
+        return lambda batch, layer, unit: self.made(alone(batch, layer, unit))
+
+
+class Leaves(GradientEstimator):
+    """A loss_and_gradient that returns what it is told to, and leaves a gradient or not."""
+
+    def __init__(self, returned: Any = None, backward: bool = True):
+        self.returned = returned
+        self.backward = backward
+
+    def loss_and_gradient(self, loss_of: Any, apparatus: Apparatus) -> Any:
+        loss = loss_of(device_alone(apparatus))
+        if self.backward:
+            loss.backward()
+        return self.returned(loss)
+
+
+def as_array(outputs: Any) -> Any:
+    return outputs.numpy()
+
+
+def one_less(outputs: Any) -> Any:
+    return outputs[:, 1:]
+
+
+def same(loss: Any) -> Any:
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("made", "got"), [(as_array, "ndarray"), (one_less, r"a tensor \(30, 5\)")], ids=["numpy", "one output less"]
+)
+def test_a_run_that_returns_no_outputs_is_named(made: Any, got: str) -> None:
+    with pytest.raises(DeviceContractError, match=rf"run\(batch.*of Answers must return.*\(30, 6\).*Got {got}"):
+        fit(Answers(made))
+
+
+@pytest.mark.parametrize("returned", [lambda loss: None, lambda loss: loss.expand(2)], ids=["None", "two losses"])
+def test_what_is_no_loss_is_named(returned: Any) -> None:
+    with pytest.raises(DeviceContractError, match=r"of Leaves must return the batch's loss.*Got (NoneType|a tensor)"):
+        fit(Leaves(returned))
+
+
+def test_a_loss_may_be_a_float() -> None:
+    assert fit(Leaves(torch.Tensor.item)).loss_curve_ == fit(Leaves(same)).loss_curve_
+
+
+def test_a_method_that_leaves_no_gradient_is_refused_unless_it_says_so() -> None:
+    with pytest.raises(DeviceContractError, match=r"of Leaves must leave a gradient.*apparatus\.trainable.*Got none"):
+        fit(Leaves(same, backward=False))
+
+
+class Mover(Leaves):
+    """One that would move the weights itself."""
+
+    leaves_gradient = False
+
+
+def test_a_method_that_moves_the_weights_itself_needs_no_gradient() -> None:
+    assert len(fit(Mover(same, backward=False)).loss_curve_) == 2
+
+
+def test_only_weights_are_trainable() -> None:
+    seen: dict[str, set[str]] = {}
+
+    class Looks(GradientEstimator):
+        def run(self, apparatus: Apparatus) -> Any:
+            seen["all"], seen["trainable"] = set(apparatus.weights), set(apparatus.trainable)
+            return device_alone(apparatus)
+
+    fit(Looks())
+    statistics = {name for name in seen["all"] if name.endswith((".mean", ".scale"))}
+    assert statistics
+    assert seen["trainable"] == seen["all"] - statistics
+    assert {"layers.0.theta", "layers.0.gain"} <= seen["trainable"]
+
+
+def test_the_shrinking_is_half_a_cosine() -> None:
+    assert half_cosine(0.5) == pytest.approx(0.5)
+
+
+def test_the_bridge_tells_a_model_from_a_twin() -> None:
+    with pytest.raises(
+        TypeError, match=r"'model' of bridge must be a function.*Got NeuralTwin\(\).*module_.*uses_twin = True"
+    ):
+        bridge(lambda batch, layer, unit: None, NeuralTwin())
+    with pytest.raises(TypeError, match="Got None"):
+        bridge(lambda batch, layer, unit: None, None)
+
+
+class Through(GradientEstimator):
+    """Backward through what it is given."""
+
+    def __init__(self, model: Any = None):
+        self.model = model
+
+    def run(self, apparatus: Apparatus) -> Any:
+        return bridge(apparatus.measure, self.model)
+
+
+def narrow(controls: torch.Tensor) -> torch.Tensor:
+    return controls[:, :5]
+
+
+def of_numpy(controls: torch.Tensor) -> np.ndarray:
+    return controls.detach().numpy()[:, :6]
+
+
+def test_a_model_that_is_not_the_devices_is_told() -> None:
+    with pytest.raises(ValueError, match=r"as many rows and outputs as the device, shape \(30, 6\)\. Got \(30, 5\)"):
+        fit(Through(narrow))
+    with pytest.raises(TypeError, match=r"must return a torch tensor of shape \(30, 6\)\. Got ndarray"):
+        fit(Through(of_numpy))
