@@ -22,7 +22,13 @@ from skpat.estimators.calibration import Calibrated
 from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
 from skpat.estimators.cost_report import Costed
 from skpat.estimators.exchanged import warn_if_exchanged
-from skpat.estimators.journaled import find_run, left_alone_if_nothing_was_asked, own_random_state, taken_back_on_error
+from skpat.estimators.journaled import (
+    closed_at_the_end,
+    find_run,
+    left_alone_if_nothing_was_asked,
+    own_random_state,
+    taken_back_on_error,
+)
 from skpat.estimators.plan import Plan
 from skpat.estimators.recalibration import Recalibrated
 from skpat.estimators.specification import (
@@ -222,14 +228,15 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         if go_on:
             refuse_changes(self, self._built_from)
         record = find_run(self, X, y, sample_weight, X_val, y_val, classes, go_on, incremental)
-        rng = self._rng if go_on else own_random_state(self.random_state, record)
-        try:
-            with taken_back_on_error(self, record, rng, go_on), left_alone_if_nothing_was_asked(self):
-                accepted = self._accept(rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
-                self._fit_from(rng, record, watch, accepted, incremental)
-        finally:
-            if watch is not None:
-                watch.close()
+        with closed_at_the_end(self, record):
+            rng = self._rng if go_on else own_random_state(self.random_state, record)
+            try:
+                with taken_back_on_error(self, record, rng, go_on), left_alone_if_nothing_was_asked(self):
+                    accepted = self._accept(rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
+                    self._fit_from(rng, record, watch, accepted, incremental)
+            finally:
+                if watch is not None:
+                    watch.close()
         return self
 
     def _fit_from(
@@ -353,6 +360,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         self._rng, self._optimizer_state = rng, None
         self.n_iter_ = 0
         self.pretrained_ = False
+        self.alignments_: list[Any] = []
         self.loss_curve_: list[float] = []
         self.shots_curve_: list[int] = []
 
@@ -485,7 +493,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             shots_per_check=shots_per_check,
             begin_at=BEGIN_AT if self.pretrained_ and not go_on else 0.0,
         )
-        warn_if_useless(checks, trainer, stacklevel=7)
+        warn_if_useless(checks, trainer)
         return trainer, weights, history
 
     def _record(self, trainer: Any, weights: Any, history: Any, incremental: bool, validated: bool) -> None:

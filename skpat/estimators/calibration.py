@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from skpat.devices.specification import channel_periods
 from skpat.exceptions import NonFiniteTrainingError, TwinError
 from skpat.lab.session import Session
 from skpat.seeding import seeded_copy
+from skpat.user_warning import warn_user
 
 __all__ = ["Calibrated"]
 
@@ -182,11 +182,9 @@ class Calibrated:
             return is_confirmed(trainer, data.rows(drawn))
         except KeyboardInterrupt:
             history.interrupted = True
-            warnings.warn(
+            warn_user(
                 "The training was interrupted before its first step on the device. The estimator keeps the weights that were "
                 "found in silico.",
-                UserWarning,
-                stacklevel=2,
             )
             return True
 

@@ -170,7 +170,7 @@ def refuse_within_fit(estimator: Any) -> None:
         raise RuntimeError(
             "The 'fitted_estimator' of a callback must not be trained while the fit goes on: it shares the device and the "
             "twin with it. Got a call of fit, partial_fit or recalibrate. Train sklearn.base.clone(fitted_estimator) or a deep "
-            "copy."
+            "copy, with journal=None."
         )
 
 

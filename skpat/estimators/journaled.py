@@ -16,7 +16,13 @@ from skpat.estimators.specification import default_device
 from skpat.lab.fingerprint import fingerprint
 from skpat.lab.journal import Journal, JournalRun
 
-__all__ = ["find_run", "left_alone_if_nothing_was_asked", "own_random_state", "taken_back_on_error"]
+__all__ = [
+    "closed_at_the_end",
+    "find_run",
+    "left_alone_if_nothing_was_asked",
+    "own_random_state",
+    "taken_back_on_error",
+]
 
 
 def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
@@ -55,6 +61,17 @@ def own_random_state(random_state: Any, record: JournalRun | None) -> np.random.
     if random_state is not None:
         return check_random_state(random_state)
     return np.random.RandomState(None if record is None else record.seed(lambda: secrets.randbits(32)))
+
+
+@contextmanager
+def closed_at_the_end(estimator: Any, record: JournalRun | None) -> Iterator[None]:
+    """A journal that was given by its path is closed when the fit has ended, however it ended: the file may be copied or moved.
+    One that the user has opened stays open."""
+    try:
+        yield
+    finally:
+        if record is not None and not isinstance(estimator.journal, Journal):
+            record.journal.close()
 
 
 @contextmanager

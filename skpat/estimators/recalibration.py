@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skpat.estimators.callbacks import refuse_within_fit
+from skpat.estimators.journaled import closed_at_the_end
 from skpat.estimators.specification import refuse_changes
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.journal import Journal
@@ -127,6 +128,7 @@ class Recalibrated:
         if hasattr(twin, "forget"):
             twin.forget()
         with (
+            closed_at_the_end(self, record),
             Session(
                 self.device_, n_shots=self.n_shots, ledger=self.ledger_, journal=record, max_shots=int(max_shots)
             ) as session,

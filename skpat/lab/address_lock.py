@@ -9,8 +9,11 @@ import re
 import socket
 import sys
 import tempfile
+import threading
 import time
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from skpat.exceptions import DeviceBusyError
 __all__ = ["AddressLock", "address_file", "address_in_this_process", "is_of_one_process", "normal_address"]
 
 _POLL_SECONDS = 0.02
+_held: weakref.WeakSet[AddressLock] = weakref.WeakSet()  # by this process
 _LOCKED_BYTE = 1 << 30  # where Windows locks one byte: far from the text, which stays readable
 
 
@@ -77,6 +81,12 @@ class AddressLock:
         self.address = address
         self.path = address_file(address, "lock")
         self._file: int | None = None
+        self._thread: int | None = None  # that has taken it
+
+    @property
+    def is_held_by_this_thread(self) -> bool:
+        """Whether this very thread holds the lock, by this object or another one: to wait for it would be for ever."""
+        return any(other.path == self.path and other._thread == threading.get_ident() for other in list(_held))
 
     def acquire(self, wait: float | None, tell: Callable[[str], None]) -> None:
         """Take the lock.
@@ -116,32 +126,49 @@ class AddressLock:
                     tell(_in_words(holder))
                 time.sleep(_POLL_SECONDS)
             mine = {"pid": os.getpid(), "host": socket.gethostname(), "command": _command(), "since": time.time()}
-            os.ftruncate(file, 0)
-            os.write(file, json.dumps(mine).encode())
+            with suppress(OSError):  # a full disk: it is locked all the same, and nobody can read by whom
+                os.ftruncate(file, 0)
+                os.write(file, json.dumps(mine).encode())
         except BaseException:
             os.close(file)
             raise
-        self._file = file
+        self._file, self._thread = file, threading.get_ident()
+        _held.add(self)
 
     def holder(self) -> dict[str, Any]:
         """Who holds the lock, or held it last: pid, host, command and since (seconds since 1970)."""
         try:
-            return json.loads(self.path.read_text())
+            holder = json.loads(self.path.read_text())
         except (OSError, ValueError):
             return {}
+        told = isinstance(holder, dict) and {"pid", "host", "command", "since"} <= set(holder)
+        return holder if told and isinstance(holder["since"], (int, float)) else {}
 
     def release(self) -> None:
         """Let go. The file stays: removing it would let two processes lock two files of one name."""
         if self._file is not None:
-            file, self._file = self._file, None
+            file, self._file, self._thread = self._file, None, None
+            _held.discard(self)
             _unlock(file)  # closing would not do where a forked child has inherited the file
             os.close(file)
 
     def forget(self) -> None:
         """In a forked child: close the file, which leaves the parent's lock as it is."""
         if self._file is not None:
-            file, self._file = self._file, None
+            file, self._file, self._thread = self._file, None, None
+            _held.discard(self)
             os.close(file)
+
+
+def _after_fork() -> None:
+    """A child that kept the files open would keep the locks held when its parent is killed."""
+    for lock in list(_held):
+        with suppress(OSError):
+            lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _command() -> str:

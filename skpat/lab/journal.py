@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ class Journal(JournalFile):
     Parameters
     ----------
     path : str or path
-        SQLite file; made when first needed. Next to it SQLite keeps ``-wal`` and ``-shm`` files while it is open.
+        SQLite file; made when first needed. Next to it SQLite keeps ``-wal`` and ``-shm`` files while it is open. When a fit or
+        a session has ended, everything is in the file itself.
 
     Notes
     -----
@@ -189,7 +191,9 @@ class JournalRun:
         self.number = number
         self.n_outputs = n_outputs
         self.path = journal.path
-        self._replay = self._read()
+        self._replay = (
+            self._read()
+        )  # knows nothing of this object: a run that is over is gone at once, and its file closed
         self._lock = AddressLock(f"journal {journal.path.resolve()} run {number}") if named else None
         self._is_writing = False
         self._is_past_the_record = False
@@ -233,13 +237,7 @@ class JournalRun:
             if not isinstance(keys, bytes) or type(n_rows) is not int or len(keys) != 8 * n_rows:
                 raise self.journal.damaged(f"piece {batch} does not name its rows")
             pieces.append((batch, np.frombuffer(keys, dtype=np.uint64)))
-        return Replay(pieces, self._read_piece)
-
-    def _read_piece(self, batch: int) -> Answers:
-        piece = self.journal.read_batch(batch)
-        if piece.outputs.shape[1] != self.n_outputs:
-            raise self.journal.damaged(f"piece {batch} has {piece.outputs.shape[1]} outputs, not {self.n_outputs}")
-        return piece
+        return Replay(pieces, partial(_read_piece, self.journal, self.n_outputs))
 
     def position(self) -> np.ndarray:
         """How far the record has been gone through; for :meth:`begin_writing`."""
@@ -261,6 +259,11 @@ class JournalRun:
             Whether there is more, and reading goes on at ``position``.
         """
         if self._lock is not None and not self._is_writing:
+            if self._lock.is_held_by_this_thread:
+                raise JournalError(
+                    f"A run of the journal {self.path} must be written by one fit at a time. Got the same fit again within "
+                    "itself, from a callback say. Nothing was sent. Give the inner one journal=None, or a file of its own."
+                )
             self._lock.acquire(
                 wait, lambda who: _log.warning("Waiting for this run of %s, written by %s.", self.path, who)
             )
@@ -275,10 +278,12 @@ class JournalRun:
         return True
 
     def end_writing(self) -> None:
-        """Let others write this run."""
-        if self._lock is not None and self._is_writing:
+        """Let others write this run. What was written is in the file itself, not only in the log beside it."""
+        if self._is_writing:
             self._is_writing = False
-            self._lock.release()
+            self.journal.checkpoint()
+            if self._lock is not None:
+                self._lock.release()
 
     def take(self, batch: ControlBatch, aside: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What is known of a batch.
@@ -322,14 +327,16 @@ class JournalRun:
         n_left = 0
         for piece, n_rows in self._replay.left().items():
             (keys,) = self.journal.query("SELECT row_keys FROM batches WHERE batch = ?", piece)[0]
-            if np.array_equal(control_keys(self._read_piece(piece).controls), np.frombuffer(keys, dtype=np.uint64)):
+            controls = _read_piece(self.journal, self.n_outputs, piece).controls
+            if np.array_equal(control_keys(controls), np.frombuffer(keys, dtype=np.uint64)):
                 n_left += n_rows
         if n_left:
             raise JournalError(
                 f"The same fit must ask for what the journal {self.path} holds of it. It asks for other settings, with "
-                f"{n_left:,} recorded rows left. Nothing was sent. On another kind of processor, or with another version of "
-                "numpy, scipy or torch, numbers differ in their last digits, which a training makes large; another version of "
-                "skpat may ask for other rows. Run it where it was begun, or use another file to begin anew."
+                f"{n_left:,} recorded rows left. Nothing was sent. On another kind of processor, with another number of "
+                "threads (OMP_NUM_THREADS, a worker of joblib) or another version of numpy, scipy or torch, numbers differ in "
+                "their last digits, which a training makes large; another version of skpat may ask for other rows. Run it "
+                "where it was begun, or use another file to begin anew."
             )
         self._is_past_the_record = True
 
@@ -395,6 +402,13 @@ class JournalRun:
                 "INSERT INTO faults (run, kind, message, time) VALUES (?, ?, ?, ?)",
                 (self.number, kind, message, time.time()),
             )
+
+
+def _read_piece(journal: Journal, n_outputs: int, batch: int) -> Answers:
+    piece = journal.read_batch(batch)
+    if piece.outputs.shape[1] != n_outputs:
+        raise journal.damaged(f"piece {batch} has {piece.outputs.shape[1]} outputs, not {n_outputs}")
+    return piece
 
 
 @contextmanager

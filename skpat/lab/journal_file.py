@@ -47,6 +47,7 @@ class JournalFile:
         if str(path) == ":memory:":
             raise ValueError("'path' of a Journal must be a file. Got ':memory:', which no crash would survive.")
         self.path = Path(path)
+        self._place = self.path.absolute()  # whatever folder a driver changes to
         self._lock = threading.RLock()
         self._file: tuple[int, sqlite3.Connection] | None = None
         self._number: tuple[int, int] | None = None  # of the file that is open, on its disk
@@ -98,14 +99,14 @@ class JournalFile:
             )
         if own is not None:
             return own
-        _check_file(self.path, to_write)
+        _check_file(self._place, to_write)
         self.close()
         try:
-            file = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            file = sqlite3.connect(self._place, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         except sqlite3.OperationalError as error:
             raise JournalError(f"The journal {self.path} cannot be opened: {error}. Does its folder exist?") from error
         try:
-            if os.access(self.path, os.W_OK):
+            if os.access(self._place, os.W_OK):
                 _until_free(lambda: file.execute("PRAGMA journal_mode = WAL"))
                 file.execute("PRAGMA synchronous = FULL")
                 _until_free(lambda: file.executescript(_SCHEMA))
@@ -115,7 +116,7 @@ class JournalFile:
         except BaseException:
             file.close()
             raise
-        self._file, self._number = (os.getpid(), file), _number_of(self.path)
+        self._file, self._number = (os.getpid(), file), _number_of(self._place)
         return file
 
     @property
@@ -125,15 +126,23 @@ class JournalFile:
 
     def _is_lost(self) -> bool:
         """Whether the file that was opened has been removed, or replaced: what is written to it is nowhere."""
-        return _number_of(self.path) != self._number
+        return _number_of(self._place) != self._number
 
     def _hand_over(self) -> None:
         """Write to a file that was moved what stands in the log beside its old place: it would be lost with that. Another file
         in that place has taken the log over, and shall not be disturbed."""
         own = self._own
-        if own is not None and _number_of(self.path) is None:
+        if own is not None and _number_of(self._place) is None:
             with suppress(sqlite3.Error):
                 own.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def checkpoint(self) -> None:
+        """Bring what stands in the log beside the file into the file: a copy of it has everything that was recorded."""
+        with self._lock:
+            own = self._own
+            if own is not None and not self._is_lost():
+                with suppress(sqlite3.Error):
+                    own.execute("PRAGMA wal_checkpoint(PASSIVE)")  # waits for nobody
 
     def let_go_if_lost(self) -> None:
         """Close a file that was removed or replaced: the next use begins a new one, or opens the one in its place."""
@@ -146,6 +155,7 @@ class JournalFile:
         with self._lock:
             if (own := self._own) is not None:
                 self._hand_over()
+                self.checkpoint()
                 own.close()
             elif self._file is not None:  # forked: SQLite forbids using, and closing, the parent's connection
                 _inherited.append(self._file[1])

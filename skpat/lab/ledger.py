@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 from skpat.lab.address_lock import address_file
 
 __all__ = ["FAULTS", "PURPOSES", "AddressTotals", "Ledger", "check_purpose"]
 
+_log = logging.getLogger("skpat.lab")
 _ALWAYS_SHOWN = ("calibration", "training", "validation", "prediction")
 PURPOSES = (*_ALWAYS_SHOWN, "recalibration")
 FAULTS = ("connection", "shape", "not_finite", "saturated")
@@ -202,17 +205,37 @@ class AddressTotals:
     """
 
     def __init__(self, address: str):
+        self.address = address
         self._path = address_file(address, "shots")
 
     def read(self) -> dict[str, int]:
-        """The totals as they stand now."""
-        try:
-            return dict.fromkeys(_ALWAYS_SHOWN, 0) | json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return dict.fromkeys(_ALWAYS_SHOWN, 0)
+        """The totals as they stand now; a file that is damaged counts nothing."""
+        known: Any = {}
+        with suppress(OSError, ValueError):
+            known = json.loads(self._path.read_text())
+        if not isinstance(known, dict) or not all(type(n) is int and n >= 0 for n in known.values()):
+            _log.warning(
+                "The totals of %s are no counts any more: they begin anew. The file is %s.", self.address, self._path
+            )
+            known = {}
+        return dict.fromkeys(_ALWAYS_SHOWN, 0) | known
 
     def add(self, purpose: str, n_shots: int) -> None:
-        """Count shots, when they are about to be asked for: a process that is killed has counted them."""
+        """Count shots, when they are about to be asked for: a process that is killed has counted them.
+
+        A file that cannot be written to, on a full disk say, is no fault of the device and does not end a training: it is
+        logged, and the shots are in the ledger only.
+        """
+        try:
+            try:
+                self._add(purpose, n_shots)
+            except FileNotFoundError:  # somebody has tidied the folder away
+                self._path = address_file(self.address, "shots")
+                self._add(purpose, n_shots)
+        except OSError as error:
+            _log.warning("%s shots of %s are not in its totals: %s.", f"{n_shots:,}", self.address, error)
+
+    def _add(self, purpose: str, n_shots: int) -> None:
         shots = self.read()
         shots[purpose] = shots.get(purpose, 0) + n_shots
         text = json.dumps(shots).ljust(160).encode()  # one write of one length: never half a number

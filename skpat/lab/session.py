@@ -137,8 +137,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self.device = device
         self.n_shots = int(n_shots)
         self.ledger = Ledger.of(device) if ledger is None else ledger
-        if isinstance(journal, (str, os.PathLike)):
-            journal = Journal(journal)
+        self._opened = Journal(journal) if isinstance(journal, (str, os.PathLike)) else None
+        journal = journal if self._opened is None else self._opened
         self.journal: JournalRun | None = journal.run(device) if isinstance(journal, Journal) else journal
         self.wait = wait
         self._expected = identity or None
@@ -197,6 +197,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 finally:
                     if self.journal is not None:
                         self.journal.end_writing()
+                    if self._opened is not None:
+                        self._opened.close()  # until it is needed again
 
     def __del__(self) -> None:
         if self.__dict__.get("_connection") is not None and self._pid == os.getpid():
@@ -401,7 +403,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                     ) from error
                 self._check_way_back(connection, piece, DeviceConnectionError, _sentence(error))
                 if n_lost:  # the first time at once
-                    time.sleep(min(_FIRST_PAUSE * 4**n_lost, _LONGEST_PAUSE))
+                    time.sleep(min(_FIRST_PAUSE * 4 ** (n_lost - 1), _LONGEST_PAUSE))
                 n_lost += 1
                 continue
             else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -15,6 +14,7 @@ from skpat.network.forward import Network, forward
 from skpat.network.layers import OutputStatistics
 from skpat.training.dither import Dither, apart, measured_size, settled_weights
 from skpat.training.far_reading import usual, warn_of_far_reading
+from skpat.user_warning import warn_user
 
 __all__ = [
     "DITHER_ROWS",
@@ -167,7 +167,7 @@ def _warn_if_dead(changes: list[bool], network: Network, X: np.ndarray) -> None:
         f"different rows, in layer {changes.index(False)} (the first is 0): nothing can be trained through them. "
         "Check power, trigger, cabling and 'bounds'; characterize(device) of skpat.inspection tells which channels act."
     )
-    warnings.warn(message, DeadDeviceWarning, stacklevel=8)
+    warn_user(message, DeadDeviceWarning)
 
 
 def on_policy_shots(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-
 import numpy as np
 
 from skpat.exceptions import FarReadingWarning
+from skpat.user_warning import warn_user
 
 __all__ = ["far_reading", "usual", "warn_of_far_reading"]
 
 _FAR = 100.0  # spreads
 _USUAL = (0.05, 0.95)  # quantiles
-_BETWEEN = ("skpat", "sklearn")  # the user's line and a warning
 
 
 def far_reading(outputs: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> tuple[int, int, float] | None:
@@ -67,13 +64,5 @@ def warn_of_far_reading(outputs: np.ndarray, mean: np.ndarray, spread: np.ndarra
         "normalisation, the twin and the steps of a training. State output_range, so that it is measured again "
         "(on_bad_output='retry') or left out ('mask')."
     )
-    warnings.warn(FarReadingWarning(message), stacklevel=_level_of_user())
+    warn_user(FarReadingWarning(message))
     return True
-
-
-def _level_of_user() -> int:
-    """The ``stacklevel``, seen from the caller, of the first line that is neither skpat's nor scikit-learn's."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in _BETWEEN:
-        frame, level = frame.f_back, level + 1
-    return level

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from skpat.training.gradient import Apparatus, GradientEstimator, Measurement, h
 from skpat.training.loss import weighted_mean
 from skpat.training.method_contract import check_gradient, check_loss, check_outputs
 from skpat.twins.base import Twin
+from skpat.user_warning import warn_user
 
 __all__ = ["Data", "History", "Settings", "Trainer", "Watch", "threads_for", "train"]
 
@@ -443,18 +443,14 @@ def train(
         if isinstance(reason, ShotBudgetError):
             has_begun = n_done > 0 or not np.isnan(trainer.loss_so_far)
             if not has_begun:
-                warnings.warn(
+                warn_user(
                     "The training must have shots for at least one step. Got none: repeats after faults have taken what "
                     "'max_shots' allows for. The weights are those it began with.",
-                    UserWarning,
-                    stacklevel=2,
                 )
             elif validate is not None and not history.validation_scores:
-                warnings.warn(
+                warn_user(
                     "What is held out must be scored at least once. Got no score: 'max_shots' ended within the first epoch. "
                     "The weights are the last ones. Use a larger max_shots, or train without early_stopping and X_val.",
-                    UserWarning,
-                    stacklevel=2,
                 )
             if has_begun:
                 try:
@@ -466,11 +462,9 @@ def train(
             if not history.interrupted:
                 return weights_to_keep(), history
         history.interrupted = True
-        warnings.warn(
+        warn_user(
             f"The training was interrupted in epoch {n_done + 1} of {settings.max_iter}. The estimator keeps the best weights "
             "so far.",
-            UserWarning,
-            stacklevel=2,
         )
         return weights_to_keep(), history
     finally:
@@ -486,10 +480,8 @@ def _finished(trainer: Trainer, data: Data, weights: dict[str, np.ndarray]) -> d
     except ShotBudgetError:
         return weights
     except KeyboardInterrupt:
-        warnings.warn(
+        warn_user(
             "The end of the training was interrupted. The estimator keeps the weights it had before it.",
-            UserWarning,
-            stacklevel=3,
         )
         return weights
     return trainer.weights_now()

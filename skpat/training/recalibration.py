@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from skpat.exceptions import ShotBudgetError
 from skpat.network.forward import forward
 from skpat.training.calibration import Measure, start_statistics
 from skpat.training.readout_fit import fit_readout
+from skpat.user_warning import warn_user
 
 if TYPE_CHECKING:
     from skpat.network.forward import Network
@@ -295,7 +295,7 @@ def _train_on(trainer: Trainer, data: Data, check: np.ndarray, n_rows: int, rng:
     except ShotBudgetError:  # repeats after faults cost shots, too
         pass
     except KeyboardInterrupt:
-        warnings.warn("The recalibration was interrupted. The estimator keeps the best state so far.", stacklevel=5)
+        warn_user("The recalibration was interrupted. The estimator keeps the best state so far.")
     return found
 
 

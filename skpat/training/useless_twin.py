@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from skpat.exceptions import UselessTwinWarning
 from skpat.training.alignment import Alignment, measure_alignment, pooled
+from skpat.user_warning import warn_user
 
 if TYPE_CHECKING:
     from skpat.training.loop import Data, Trainer
@@ -125,7 +125,7 @@ def is_useless(alignments: Sequence[Alignment]) -> bool:
     return broken or found.cosine + found.standard_error < _USELESS_BELOW or found.slopes.promised == 0
 
 
-def warn_if_useless(alignments: Sequence[Alignment], trainer: Trainer, *, stacklevel: int = 2) -> None:
+def warn_if_useless(alignments: Sequence[Alignment], trainer: Trainer) -> None:
     """Issue an :class:`skpat.exceptions.UselessTwinWarning` if the checks of a fit say so.
 
     Parameters
@@ -134,8 +134,6 @@ def warn_if_useless(alignments: Sequence[Alignment], trainer: Trainer, *, stackl
         None at all: nothing happens.
     trainer : Trainer
         Names the twin in the message.
-    stacklevel : int, default=2
-        As of :func:`warnings.warn`.
     """
     if not alignments or not is_useless(alignments):
         return
@@ -155,4 +153,4 @@ def warn_if_useless(alignments: Sequence[Alignment], trainer: Trainer, *, stackl
         "can keep up, or gradient='spsa', which needs no twin."
     )
     warning = UselessTwinWarning(message, cosine=found.cosine, standard_error=found.standard_error)
-    warnings.warn(warning, stacklevel=stacklevel)
+    warn_user(warning)

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
-from skpat.exceptions import UselessTwinWarning
+from skpat.exceptions import JournalError, UselessTwinWarning
 from skpat.training import PhysicsAware
 from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
@@ -183,6 +183,20 @@ def test_an_error_in_a_hook_ends_the_fit_tears_down_and_lets_go_of_the_device() 
     assert recorder.calls[-1] == "teardown"
     assert Counted.opened == ["open", "close"]
     network.set_callbacks().fit(X, Y)
+
+
+def test_a_clone_that_a_callback_trains_writes_no_part_of_the_run(tmp_path: Path) -> None:
+    def train_clone(_: Any, copy: Any) -> None:
+        if trained:
+            return
+        with pytest.raises(JournalError, match=r"one fit at a time.*journal=None"):
+            clone(copy).set_callbacks().fit(X, Y)
+        trained.append(clone(copy).set_params(journal=None).set_callbacks().fit(X, Y))
+
+    trained: list[Any] = []
+    network, _ = watched_by(train_clone, journal=tmp_path / "run.db", max_iter=2)
+    network.fit(X, Y)
+    assert same(trained[0].weights_, network.weights_)
 
 
 def test_ctrl_c_in_a_hook_ends_the_fit_with_the_weights_so_far_and_no_further_shot() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import sqlite3
@@ -290,6 +291,44 @@ def test_a_moved_file_has_all_that_was_recorded_when_it_is_closed(tmp_path: Path
         assert len(moved.to_arrays()["outputs"]) == len(POOL)
 
 
+@pytest.mark.parametrize("given", ["its path", "a journal"])
+def test_between_runs_the_file_alone_has_everything(tmp_path: Path, given: str) -> None:
+    path = tmp_path / "run.db"
+    opened = Journal(path)
+    for number in range(2):
+        with Session(Counter(), journal=opened if given == "a journal" else str(path)) as session:
+            session.measure(POOL[:, ::-1] if number else POOL)
+        shutil.copy(path, tmp_path / f"copy_{number}.db")
+        with Journal(tmp_path / f"copy_{number}.db") as copied:
+            assert len(copied.to_arrays()["outputs"]) == len(POOL) * (number + 1)
+    opened.close()
+
+
+def test_a_driver_may_change_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Session(Counter(), journal="run.db") as session:
+        session.measure(POOL)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        session.measure(1 - POOL)
+    with Journal(tmp_path / "run.db") as journal:
+        assert len(journal.to_arrays()["outputs"]) == 2 * len(POOL)
+
+
+def test_a_run_within_itself_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run.db") as journal:
+        device = Counter()
+        with Session(device, journal=journal.run(device, "a fit")) as outer:
+            outer.measure(POOL)
+            inner = Session(device, journal=journal.run(device, "a fit"))
+            inner.measure(POOL)  # on record: nothing is written
+            with pytest.raises(JournalError, match=r"written by one fit at a time.*Nothing was sent.*journal=None"):
+                inner.measure(1 - POOL)
+        assert device.answered == len(POOL)
+        inner.measure(1 - POOL)
+        inner.close()
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"cannot be opened: .*Does its folder exist\?"):
         Session(Counter(), journal=Journal(tmp_path / "nowhere" / "run.db"))
@@ -474,6 +513,57 @@ def fitted(journal: Any, **params: Any) -> PhysicalNetworkClassifier:
     defaults = {"device": LASER, "twin": SMALL_TWIN, "max_iter": 3, "n_calibration_shots": 60, "batch_size": 16}
     defaults |= {"random_state": 0}
     return PhysicalNetworkClassifier(journal=journal, **(defaults | params)).fit(*data())
+
+
+def test_a_fit_leaves_a_file_that_may_be_moved(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    for night in range(2):
+        trained = fitted(path, max_iter=1)
+        shutil.move(path, tmp_path / f"night_{night}.db")
+        assert not list(tmp_path.glob("run.db*"))
+        with Journal(tmp_path / f"night_{night}.db") as moved:
+            assert len(moved.to_arrays()["outputs"]) == trained.ledger_.total > 0
+
+
+def test_a_recalibration_leaves_a_file_that_may_be_moved(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    trained = fitted(path, max_iter=1)
+    n_of_fit = trained.ledger_.total
+    trained.recalibrate(*data(), max_shots=200)
+    assert not list(tmp_path.glob("run.db-*"))
+    with Journal(path) as journal:
+        assert len(journal.to_arrays()["outputs"]) == trained.ledger_.total > n_of_fit
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_child_does_not_keep_a_run_when_its_parent_is_killed(tmp_path: Path) -> None:
+    script = """
+        import os, sys, time
+        from skpat import as_device
+        from skpat.lab import Journal, Session
+        device = as_device(abs, n_controls=1, n_outputs=1, bounds=(0, 1), name="rig")
+        session = Session(device, journal=Journal(sys.argv[1]).run(device, "a fit"))
+        session.measure([[0.5]])
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+        print(child, flush=True)
+        os.kill(os.getpid(), 9)
+    """
+    path = tmp_path / "run.db"
+    command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        child = int(killed.stdout.readline())
+        killed.stdout.close()
+        killed.wait()
+    try:
+        device = as_device(abs, n_controls=1, n_outputs=1, bounds=(0, 1), name="rig")
+        with Journal(path) as journal, Session(device, journal=journal.run(device, "a fit"), wait=5) as session:
+            session.measure(np.array([[0.5], [0.25]]))
+            assert session.ledger.total == 1
+    finally:
+        os.kill(child, 9)
 
 
 def same_weights(one: Any, other: Any) -> bool:

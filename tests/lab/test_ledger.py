@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skpat.lab import Ledger
-from skpat.lab.ledger import PURPOSES
+from skpat.exceptions import DeviceBusyError
+from skpat.lab import Ledger, Session
+from skpat.lab.address_lock import AddressLock
+from skpat.lab.ledger import PURPOSES, AddressTotals
+
+from .bench_device import BenchDevice
 
 
 class LosesItsTurn(int):
@@ -95,3 +104,62 @@ def test_a_ledger_of_an_older_version_goes_on() -> None:
     assert again.shots == {"calibration": 0, "training": 5, "validation": 0, "prediction": 2}
     assert again.conversions["prediction"] == 7
     assert again.settling["prediction"] == 0.5
+
+
+# ---- totals of an address ----
+
+
+@pytest.fixture
+def totals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddressTotals:
+    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "locks"))
+    return AddressTotals("TCPIP::rig")
+
+
+@pytest.mark.parametrize("damaged", ["null", "[]", "7", '{"prediction": "x"}', '{"prediction": -1}', '{"pred'])
+def test_a_damaged_file_of_totals_begins_anew(totals: AddressTotals, damaged: str) -> None:
+    totals.add("training", 5)
+    totals._path.write_text(damaged)
+    assert set(Ledger.at("TCPIP::rig").values()) == {0}
+    totals.add("training", 3)
+    assert Ledger.at("TCPIP::rig")["training"] == 3
+
+
+def test_totals_survive_that_their_folder_is_tidied_away(totals: AddressTotals) -> None:
+    totals.add("training", 5)
+    shutil.rmtree(totals._path.parent)
+    totals.add("training", 3)
+    assert Ledger.at("TCPIP::rig")["training"] == 3
+
+
+def test_what_cannot_be_written_is_no_fault_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path))
+    device = BenchDevice("TCPIP::rig 2")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(AddressTotals, "_add", full)
+    with caplog.at_level("WARNING", "skpat.lab"), Session(device) as session:
+        session.measure(np.full((3, 4), 0.5))
+        assert session.ledger.total == 3
+        assert not any(session.ledger.faults.values())
+    assert "3 shots of TCPIP::rig 2 are not in its totals: [Errno" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", '{"pid": 4}', '{"pid": 1, "host": 2, "command": 3, "since": "x"}'])
+def test_a_lock_whose_note_is_damaged_is_held_by_somebody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path))
+    holder, other = AddressLock("TCPIP::rig"), AddressLock("TCPIP::rig")
+    holder.acquire(0, print)
+    holder.path.write_text(text)
+    with pytest.raises(DeviceBusyError, match="held by another process"):
+        other.acquire(0, print)
+    assert other.is_held_by_this_thread
+    holder.release()
+    assert not other.is_held_by_this_thread
+    other.acquire(0, print)
+    other.release()
