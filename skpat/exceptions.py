@@ -164,11 +164,14 @@ class NonFiniteTrainingError(SkpatError, ArithmeticError):
     ----------
     shots_done : dict of str to int
         Shots measured so far, by purpose.
+    journal : str or None
+        Path of the file in which they are recorded.
     """
 
-    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None):
+    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None, journal: str | None = None):
         super().__init__(message)
         self.shots_done = dict(shots_done or {})
+        self.journal = journal
 
     def __reduce__(self):
         return _rebuild, (type(self), self.args, self.__dict__)

@@ -77,7 +77,7 @@ def test_the_errors_that_carry_state_are_the_documented_ones() -> None:
         "DeviceConnectionError": {"shots_done", "journal"},
         "DeviceIdentityError": {"shots_done", "journal"},
         "DeviceOutputError": {"shots_done", "journal"},
-        "NonFiniteTrainingError": {"shots_done"},
+        "NonFiniteTrainingError": {"shots_done", "journal"},
         "ShotBudgetError": {"max_shots"},
     }
 

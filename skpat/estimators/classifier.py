@@ -158,6 +158,11 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
             If the device goes on returning a wrong shape, NaN, infinity or saturated readings.
         DeviceConnectionError
             If the line to the device breaks and cannot be opened again. What was measured is in the journal.
+        DeviceBusyError, DeviceIdentityError
+            If somebody else holds the device's address for longer than it waits, or another instrument answers than before.
+        JournalError
+            If the journal is another device's, holds another course of the same fit, or cannot be written to. What was
+            written before is safe.
         NonFiniteTrainingError
             If the loss or a gradient becomes NaN or infinite.
         """
@@ -199,6 +204,13 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         Returns
         -------
         ndarray of shape (n_samples,), or of int, shape (n_samples, n_labels)
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            If the network is not fitted, or X is not what it must be. Nothing was sent.
+        DeviceBusyError, DeviceConnectionError, DeviceIdentityError, DeviceOutputError
+            If the device cannot be reached, or does not answer as it must.
         """
         scores = self._predict_scores(X)
         return (scores > 0).astype(np.int64) if self.multilabel_ else self.classes_[scores.argmax(axis=1)]

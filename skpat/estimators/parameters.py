@@ -100,7 +100,7 @@ weights_ : dict of str to ndarray
     All weights; ``layers.0.theta`` (n_units, n_weights) are the device's own, before they are squashed into its bounds.
     (Patches with weights of their own have n_patches * n_units of them.)
 n_iter_ : int
-    Epochs made: in the last ``fit``, or in all calls of ``partial_fit`` since. So are the curves.
+    Epochs of the last ``fit``, and one for each ``partial_fit`` since. So are the curves.
 loss_ : float
     Mean loss of the last epoch.
 loss_curve_ : list of float

@@ -143,6 +143,11 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
             If the device goes on returning a wrong shape, NaN, infinity or saturated readings.
         DeviceConnectionError
             If the line to the device breaks and cannot be opened again. What was measured is in the journal.
+        DeviceBusyError, DeviceIdentityError
+            If somebody else holds the device's address for longer than it waits, or another instrument answers than before.
+        JournalError
+            If the journal is another device's, holds another course of the same fit, or cannot be written to. What was
+            written before is safe.
         NonFiniteTrainingError
             If the loss or a gradient becomes NaN or infinite.
         """

@@ -26,8 +26,8 @@ class Apparatus:
     Attributes
     ----------
     measure : callable
-        ``measure(batch, layer, unit)`` -> ndarray (n_rows, n_outputs): the device, counted as training shots. Set anew
-        for each batch of data.
+        ``measure(batch, layer, unit)`` -> ndarray (n_rows, n_outputs): the device. Counted as training shots; in a check of
+        the twin as calibration, in ``recalibrate`` as recalibration. Set anew for each batch of data.
     device : Device
         The specification; only :class:`skpat.training.ExactGradient` needs more of it than its numbers.
     twin : Twin
@@ -149,7 +149,8 @@ class GradientEstimator(BaseEstimator):
         return 1
 
     def check_device(self, device: Any) -> None:
-        """Raise a SkpatError if this estimator cannot work with the device. Nothing has been sent yet."""
+        """Raise an error, a SkpatError or ValueError say, if this estimator cannot work with the device, or with its own
+        parameters. Nothing has been sent yet."""
 
     def prepare(self, network: Network) -> None:
         """Called once before a training with its network: to count what a step costs, or raise a SkpatError or ValueError if
@@ -166,7 +167,8 @@ class GradientEstimator(BaseEstimator):
 
     def explores(self, twin: Any) -> bool:
         """Whether the training itself displaces controls for this twin to learn from; its calibration is short then.
-        Default: no."""
+        Default: no. Only :class:`~skpat.training.PhysicsAware` and its subclasses say yes: their ``dither``, ``size`` and
+        ``seed`` tell by how much."""
         return False
 
     def begins_in_silico(self, twin: Any) -> bool:

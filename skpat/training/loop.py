@@ -300,6 +300,7 @@ class Trainer:
             f"The training must have a finite loss and finite gradients. Got loss {loss:g} after {self.session.ledger.total} "
             "shots. Use a smaller learning_rate_init, or scale X.",
             shots_done=self.session.ledger.shots,
+            journal=None if self.session.journal is None else str(self.session.journal.path),
         )
 
     def set_weights(self, weights: dict[str, np.ndarray]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,7 +163,7 @@ def recalibrate(
         trainer.set_weights(start)
         trainer.statistics[:] = copy.deepcopy(kept_statistics)
         _learn(trainer, sent)
-        found = _train_on(trainer, data, check, n_rows, rng)
+        found = _train_on(trainer, data, check, rng)
         n_epochs = found.n_epochs
         if found.losses is not None:
             loss_weights = _mean(found.losses, share[check])
@@ -202,7 +202,7 @@ def _chosen(
     n_layers = trainer.network.n_layers
     wanted = most if not trainer.gradient.trains_on_device else max(most / 2, min(most, _ENOUGH_ROWS))
     n_rows = min(len(data), int(wanted))
-    while n_rows + _count_check(n_rows, n_layers) > most or (wanted < most and n_rows > max(wanted, LEAST_ROWS)):
+    while n_rows + _count_check(n_rows, n_layers) > most:
         n_rows -= 1
     return data.rows(order), n_rows
 
@@ -258,12 +258,12 @@ class _Found:
     """The best state of the further training: losses of the rows that decide, weights and statistics."""
 
     losses: np.ndarray | None = None
-    weights: Weights | None = None
+    weights: Weights = field(default_factory=dict)
     statistics: Any = None
     n_epochs: int = 0
 
 
-def _train_on(trainer: Trainer, data: Data, check: np.ndarray, n_rows: int, rng: np.random.RandomState) -> Any:
+def _train_on(trainer: Trainer, data: Data, check: np.ndarray, rng: np.random.RandomState) -> _Found:
     """Epochs of small steps on the rows that do not decide, for as long as they help and the budget allows."""
     network, session, found = trainer.network, trainer.session, _Found()
     deciding = data.rows(check)
