@@ -16,6 +16,7 @@ _OVER = {
     "linear": ("The device", "a linear model ({label})"),
     "identity": ("The device", "the same network with the identity in its place"),
     "untrained": ("Training the device", "the same device untrained, with a fitted linear readout"),
+    "in_silico": ("The training as it is", "training in silico, with the readout refitted on the device"),
 }
 
 
@@ -144,7 +145,8 @@ class BaselineComparison:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What the device and its training add over the linear model, the identity and the untrained device."""
+        """What the device and its training add over the linear model, the identity, the untrained device and training in
+        silico; and which model without a device does better, if one does, by more than two standard errors."""
         said = []
         for row in self.rows[1:]:
             if row.name not in _OVER or row.label == row.name:  # the second: somebody's own, of a dict
@@ -160,6 +162,12 @@ class BaselineComparison:
             else:
                 difference = f"{self.number(mean)} ± {self.number(error)}"
                 said.append(f"{what} adds nothing over {over}: the difference is {difference}.")
+        best = max((row for row in self.rows[1:] if not row.uses_device), key=lambda row: row.mean, default=None)
+        if best is not None and best.name not in _OVER and best.label != best.name:
+            mean, error = self.difference(best.name)
+            if mean < -_CERTAIN * error and mean < -1e-12:
+                size = f"{self.number(-mean)} ± {self.number(error)}"
+                said.append(f"No device is needed to do better: {best.label} does, by {size} of {self.metric}.")
         return tuple(said)
 
     @property

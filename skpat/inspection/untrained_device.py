@@ -26,6 +26,8 @@ _ROWS = 1024  # of one device call
 class _Listening(GradientEstimator):
     """No gradient: nothing moves, and what the last layer answers is kept."""
 
+    leaves_gradient = False
+
     def __init__(self) -> None:
         self.answers: list[np.ndarray] = []
         self._statistics: dict[str, Any] = {}
