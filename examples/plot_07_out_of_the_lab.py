@@ -3,7 +3,7 @@ Out of the laboratory
 =====================
 
 A device has been trained. What did the device add, and what does a prediction cost? Then it goes to where it is needed, without
-torch and without the twin, predicts a stream, drifts, and is recalibrated with a few hundred shots.
+torch and without the twin, predicts a stream, drifts, and is recalibrated with 1,500 shots.
 
 The device is a bank of transistors, a Python object with a method that sets 24 voltages and reads 12 currents. Its offsets
 wander with every row that it answers. Nothing in skpat knows that.

@@ -64,7 +64,8 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 def quadrants() -> tuple[np.ndarray, np.ndarray]:
     """1,200 points in a cube of four dimensions; the class is the pair of signs of x0 x1 and x2 x3.
 
-    Only products tell: a model that is a sum of functions of single features, however curved, stays at chance, 25 %.
+    Only products tell: a sum of functions of single features gets three of four signs right at best, so nine of sixteen points,
+    56 %; trained by cross-entropy it stays near chance, 25 %.
     """
     X = np.random.default_rng(0).uniform(-1, 1, size=(1200, 4))
     return X, (X[:, 0] * X[:, 1] > 0) + 2 * (X[:, 2] * X[:, 3] > 0)
