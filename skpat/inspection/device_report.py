@@ -49,7 +49,7 @@ class DeviceReport:
     snr : ndarray of shape (n_outputs,)
         ``signal / noise``.
     overall_snr : float
-        Of all live outputs together.
+        Of all live outputs together, each in units of its spread: one that is nearly all noise counts for as much as any other.
     nonlinear_share : float
         Share of the variance of the noise-free response that a linear model of the controls misses, over all live outputs.
     nonlinear_error : float
@@ -219,7 +219,10 @@ class DeviceReport:
             ("shots per second", speed),
             ("noise (median output)", f"{brief(np.median(self.noise))}{units}"),
             ("response (median output)", f"{brief(np.median(self.signal))}{units}"),
-            ("signal-to-noise", brief(self.overall_snr)),
+            (
+                "signal-to-noise",
+                f"{brief(self.overall_snr)} of all outputs together, {brief(np.median(self.snr))} of the median one",
+            ),
             ("linear model misses", f"{self.nonlinear_share:.1%}"),
             ("effective rank", f"{self.effective_rank:.1f} ({self.n_significant} directions above the noise)"),
             ("drift", f"{brief(self.drift)} of the response, {brief(self.drift_to_noise)} of the noise"),

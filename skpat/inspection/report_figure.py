@@ -41,27 +41,37 @@ def draw(report: Any) -> Any:
         a.bar(outputs[silent], top, color="lightgray", label="infinite: no noise")
         a.legend(fontsize=8, loc="lower left")
     a.axhline(1, color="black", linewidth=0.8, linestyle=":")
-    a.set(title="signal-to-noise", xlabel="output")
+    a.set(title="signal-to-noise", xlabel="output", ylabel="response / noise of a reading")
     order = np.arange(1, len(report.spectrum) + 1)
     floor = max(report.spectrum_floor, 1e-12 * max(float(report.spectrum.max()), 1e-300))
     b.semilogy(order, np.maximum(report.spectrum, floor), "o-", markersize=3)
     b.axhline(floor, color="tab:red", linewidth=0.8, label="noise floor")
-    b.set(title=f"spectrum of the response (rank {report.effective_rank:.1f})", xlabel="direction")
+    b.set(title=f"spectrum of the response (rank {report.effective_rank:.1f})", xlabel="direction", ylabel="variance")
     b.legend(fontsize=8)
     live = np.setdiff1d(outputs, report.dead_outputs)  # a dead one has nothing to explain
     missed = report.nonlinear_shares[live]
     c.bar(live, 1 - missed, color="tab:gray", label="linear")
     c.bar(live, missed, bottom=1 - missed, color="tab:orange", label="missed")
-    c.set(title="explained by a linear model", xlabel="output", ylim=(0, 1))
+    c.set(title="explained by a linear model", xlabel="output", ylabel="share of the response", ylim=(0, 1))
     if len(live):
         c.legend(fontsize=8)
     d.plot(report.drift_course, "o-", markersize=3)
-    d.set(title="references: deviation from their mean", xlabel="round", ylim=(0, None))
+    d.set(
+        title=f"references (drift {report.drift:.2g})",
+        xlabel="round",
+        ylabel="deviation / spread",
+        ylim=(0, None),
+    )
     e.bar(np.arange(len(report.sensitivity)), report.sensitivity)
-    e.set(title="sensitivity", xlabel="group of channels" if report.grouped else "channel")
+    e.set(title="sensitivity", xlabel="group of channels" if report.grouped else "channel", ylabel="change / spread")
     low, spread = report.readings.min(axis=0), np.ptp(report.readings, axis=0)
     f.hist(((report.readings - low) / np.where(spread > 0, spread, 1.0)).ravel(), bins=50)
-    f.set(title=f"readings ({report.saturation:.0%} stuck)", xlabel="place in the output's range", yticks=[])
+    f.set(
+        title=f"readings ({report.saturation:.0%} stuck)",
+        xlabel="place in the output's range",
+        ylabel="readings",
+        yticks=[],
+    )
     for panel, n in ((a, report.n_outputs), (c, report.n_outputs), (e, len(report.sensitivity))):
         panel.set_xlim(-0.7, n - 0.3)
     for panel in (a, b, c, d, e):

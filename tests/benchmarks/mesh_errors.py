@@ -10,7 +10,8 @@ photodiodes show behind each mesh.
 - fitted twin: the same, the twin's errors are sought on the shots of the training, in parts of a step each;
 
 and beside them the published figures (dual adaptive training: Zheng et al., Nature Machine Intelligence 5, 1119 (2023),
-doi:10.1038/s42256-023-00723-4; one run, the best checkpoint on the test images): deployed, physics-aware training of the last output only, and the best of all, which also measures between the meshes.
+doi:10.1038/s42256-023-00723-4; one run, the best checkpoint on the test images): deployed,
+physics-aware training of the last output only, and the best of all, which also measures between the meshes.
 
 What differs from the published set-up: light passes the same chip three times (there: three chips, each with errors of its
 own). It is detected behind every mesh, and what the photodiodes read sets the amplitudes and phases of the modulators before
