@@ -141,7 +141,11 @@ class ControlBatch:
         return self.changed(varying=varying, shared=shared)
 
     def read_only(self) -> ControlBatch:
-        """The same batch of views that cannot be written to: a driver that works in place fails, and is not obeyed twice."""
+        """The same batch with arrays that cannot be written to.
+
+        A driver that changes them in place gets an error. Otherwise the next shot of the same batch would start from the
+        changed settings, and change them once more.
+        """
         varying, shared = self.varying.view(), self.shared.view()
         varying.flags.writeable = shared.flags.writeable = False
         return self.changed(varying=varying, shared=shared)
@@ -313,7 +317,8 @@ class ControlSplit(BaseEstimator):
         free = np.setdiff1d(np.arange(n_controls), fixed_index)
         if not len(free):
             raise ControlSplitError(
-                f"'fixed' holds all {n_controls} channels; at least one must be left to carry data. Fix fewer channels."
+                f"'fixed' must leave at least one channel to carry data. Got values for all {n_controls} channels. "
+                "Fix fewer channels."
             )
         if isinstance(self.layout, str):
             inputs, weights = self._lay_out(free)
@@ -330,10 +335,14 @@ class ControlSplit(BaseEstimator):
         for channel, value in fixed.items():
             if isinstance(channel, bool) or not isinstance(channel, (int, np.integer)) or not 0 <= channel < n_controls:
                 raise ControlSplitError(
-                    f"'fixed' must name channels from 0 to {n_controls - 1}. Got channel {channel!r}."
+                    f"'fixed' must name channels from 0 to {n_controls - 1}. Got channel {channel!r}. "
+                    f"Count channels from 0: the last is {n_controls - 1}."
                 )
             if not isinstance(value, numbers.Real) or not np.isfinite(float(value)):
-                raise ControlSplitError(f"'fixed' must hold finite numbers. Got {value!r} for channel {channel}.")
+                raise ControlSplitError(
+                    f"'fixed' must hold finite numbers. Got {value!r} for channel {channel}. "
+                    f"Give a value in the device's units, fixed={{{channel}: 0.5}} for example."
+                )
         index = np.array(sorted(fixed), dtype=np.intp)
         return index, np.array([float(fixed[i]) for i in index])
 
@@ -361,12 +370,15 @@ class ControlSplit(BaseEstimator):
             if not whole or not 1 <= self.n_inputs <= n_free:
                 raise ControlSplitError(
                     f"'n_inputs' must be an int from 1 to {n_free}, the number of free channels, or None. "
-                    f"Got {self.n_inputs!r}."
+                    f"Got {self.n_inputs!r}. Use n_inputs=None for the share that input_fraction gives."
                 )
             return int(self.n_inputs)
         fraction = self.input_fraction
         if not isinstance(fraction, numbers.Real) or isinstance(fraction, bool) or not 0 < float(fraction) <= 1:
-            raise ControlSplitError(f"'input_fraction' must be a float above 0 and at most 1. Got {fraction!r}.")
+            raise ControlSplitError(
+                f"'input_fraction' must be a float above 0 and at most 1. Got {fraction!r}. "
+                "Use input_fraction=0.5 for one half, or n_inputs for a number of channels."
+            )
         return max(1, round(float(fraction) * n_free))
 
     def _explicit(self, free: np.ndarray, n_controls: int) -> tuple[np.ndarray, np.ndarray]:
@@ -375,21 +387,29 @@ class ControlSplit(BaseEstimator):
         inputs = _channel_numbers(parts[0] if pair else parts, "inputs", n_controls)
         weights = _channel_numbers(parts[1], "weights", n_controls) if pair else np.setdiff1d(free, inputs)
         if not len(inputs):
-            raise ControlSplitError("'layout' must give at least one input channel. Got none.")
+            raise ControlSplitError(
+                "'layout' must give at least one input channel. Got none. "
+                f"Use layout=[{free[0]}] for a single one, or layout='interleaved'."
+            )
         together = np.concatenate([inputs, weights])
         counts = np.bincount(together, minlength=n_controls)
         if (counts > 1).any():
-            raise ControlSplitError(f"'layout' names channel {int(np.argmax(counts > 1))} more than once.")
+            channel = int(np.argmax(counts > 1))
+            raise ControlSplitError(
+                f"'layout' must name each channel once. Got channel {channel} more than once. "
+                "Name it once, as an input or as a weight."
+            )
         wrong = np.setxor1d(together, free)
         if len(wrong):
             channel = int(wrong[0])
             if channel in free:
                 raise ControlSplitError(
-                    f"'layout' must say what every free channel is; channel {channel} is neither input nor weight. "
-                    f"Add it to one of them, or hold it with fixed={{{channel}: value}}."
+                    f"'layout' must say of every free channel whether it is an input or a weight. Got neither for channel "
+                    f"{channel}. Add it to one of them, or hold it with fixed={{{channel}: value}}."
                 )
             raise ControlSplitError(
-                f"'layout' names channel {channel}, which 'fixed' holds. Remove it from one of them."
+                f"'layout' must name free channels only. Got channel {channel}, which 'fixed' holds. "
+                "Remove it from one of them."
             )
         return inputs, weights
 
@@ -402,11 +422,11 @@ def _channel_numbers(values: Any, what: str, n_controls: int) -> np.ndarray:
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise ControlSplitError(
             f"'layout' must be a name ({', '.join(LAYOUTS)}), an array of channel numbers, or a pair of such arrays. "
-            f"Got {values!r} for the {what}."
+            f"Got {values!r} for the {what}. Use layout=[0, 2] for channels 0 and 2, for example."
         )
     if array.size and (array.min() < 0 or array.max() >= n_controls):
         raise ControlSplitError(
             f"'layout' must name channels from 0 to {n_controls - 1}. Got {int(array.min())} to {int(array.max())} "
-            f"for the {what}."
+            f"for the {what}. Count channels from 0: the last is {n_controls - 1}."
         )
     return array.astype(np.intp)

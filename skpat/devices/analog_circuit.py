@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from skpat.controls import ControlBatch
+from skpat.devices.base import use_default
 from skpat.devices.simulated import SimulatedDevice
 
 __all__ = ["AnalogCircuit"]
@@ -388,16 +389,19 @@ class AnalogCircuit(SimulatedDevice):
     def _check_parameters(self) -> None:
         for name in ("n_controls", "n_steps"):
             self._demand(name, _is_whole(getattr(self, name)) and getattr(self, name) >= 1, "an int of at least 1")
-        most = f"an int from 1 to n_controls ({self.n_controls}); use a longer drive for more readings"
-        self._demand("n_outputs", _is_whole(self.n_outputs) and 1 <= self.n_outputs <= self.n_controls, most)
+        most, mend = f"an int from 1 to n_controls ({self.n_controls})", "Use a longer drive for more readings."
+        self._demand("n_outputs", _is_whole(self.n_outputs) and 1 <= self.n_outputs <= self.n_controls, most, mend)
         for name in ("sample_rate", *(name for name in _CONSTANTS if name not in ("bias", "supply"))):
             self._demand(name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
         for name in ("bias", "supply"):
             self._demand(name, np.isfinite(getattr(self, name)), "a finite number")
 
-    def _demand(self, name: str, fulfilled: bool, what: str) -> None:
+    def _demand(self, name: str, fulfilled: bool, what: str, mend: str | None = None) -> None:
         if not fulfilled:
-            raise ValueError(f"{name!r} of {type(self).__name__} must be {what}. Got {getattr(self, name)!r}.")
+            raise ValueError(
+                f"{name!r} of {type(self).__name__} must be {what}. Got {getattr(self, name)!r}. "
+                f"{mend or use_default(self, name)}"
+            )
 
 
 class _Transient(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
 from typing import Any
 
@@ -196,3 +197,11 @@ def _as_seed(random_state: Any) -> int:
             f"Got {random_state!r}. Use random_state=0."
         )
     return int(random_state)
+
+
+def use_default(device: Device, name: str) -> str:
+    """What to do about a parameter that is not legal: its default, as code."""
+    parameter = inspect.signature(type(device)).parameters.get(name)
+    if parameter is None or parameter.default is parameter.empty:  # a subclass of the user's
+        return f"See the parameters of {type(device).__name__}."
+    return f"Use {name}={parameter.default!r}, for example."

@@ -338,7 +338,7 @@ class FrozenModel(Device):
         if n_channels != self.n_controls:
             raise ValueError(
                 f"The 'controls' of {title} must have n_data + n_prompt = {self.n_data} + {self.n_prompt} channels. "
-                f"Got {n_channels}."
+                f"Got {n_channels}. Give one column for each, the data first, or set n_data and n_prompt."
             )
         shape = self.input_shape
         whole = shape is None or (
@@ -347,7 +347,7 @@ class FrozenModel(Device):
         if not whole or math.prod(self._input_shape) != self.n_controls:
             raise ValueError(
                 f"'input_shape' of {title} must be whole numbers that multiply to n_data + n_prompt = {self.n_controls}. "
-                f"Got {shape!r}."
+                f"Got {shape!r}. Use input_shape=None to give the model flat rows."
             )
         if self.function is not None:
             self._check_function()
@@ -383,11 +383,13 @@ class FrozenModel(Device):
             )
         if self.factory_params is not None and not isinstance(self.factory_params, dict):
             raise ValueError(
-                f"'factory_params' of {title} must be a dict of keyword arguments, or None. Got {self.factory_params!r}."
+                f"'factory_params' of {title} must be a dict of keyword arguments, or None. Got {self.factory_params!r}. "
+                "Use factory_params={'name': value} for factory(name=value)."
             )
         if self.dtype is not None and _torch_dtype(self.dtype) is None:
             raise ValueError(
-                f"'dtype' of {title} must be 'float32', 'float64', 'bfloat16', 'float16' or None. Got {self.dtype!r}."
+                f"'dtype' of {title} must be 'float32', 'float64', 'bfloat16', 'float16' or None. Got {self.dtype!r}. "
+                "Give the name as a string, or None for the precision of the controls."
             )
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from skpat.controls import ControlBatch
-from skpat.devices.base import Device, _as_seed
+from skpat.devices.base import Device, _as_seed, use_default
 from skpat.devices.culture import Culture, grow
 from skpat.devices.spiking_network import SpikingNetwork
 from skpat.exceptions import ControlBoundsError
@@ -468,16 +468,30 @@ class NeuralTissue(Device):
             if not 0 <= getattr(self, name) <= 1:
                 raise self._wrong(name, "a number from 0 to 1")
         if self.n_windows > self._n_steps(self.duration):
-            raise self._wrong("n_windows", f"at most one for each of the {self._n_steps(self.duration)} steps")
+            raise self._wrong(
+                "n_windows",
+                f"at most one for each of the {self._n_steps(self.duration)} steps",
+                "Use fewer windows, or a longer duration.",
+            )
         n_pulse = 2 * self._n_steps(self.pulse_duration)
         if self.n_pulses > 1 and n_pulse > self._n_steps(self.pulse_interval):
-            raise self._wrong("pulse_interval", f"at least two phases long, {n_pulse * self.dt:g} ms")
+            raise self._wrong(
+                "pulse_interval",
+                f"at least two phases long, {n_pulse * self.dt:g} ms",
+                "Use a longer interval, or a shorter pulse_duration.",
+            )
         end = (self.n_pulses - 1) * self._n_steps(self.pulse_interval) + n_pulse
         if end > self._n_steps(self.duration):
-            raise self._wrong("duration", f"as long as the train of pulses, {end * self.dt:g} ms")
+            raise self._wrong(
+                "duration",
+                f"at least as long as the train of pulses, {end * self.dt:g} ms",
+                "Use a longer duration, fewer pulses or a shorter pulse_interval.",
+            )
 
-    def _wrong(self, name: str, what: str) -> ValueError:
-        return ValueError(f"'{name}' of {type(self).__name__} must be {what}. Got {getattr(self, name)!r}.")
+    def _wrong(self, name: str, what: str, mend: str | None = None) -> ValueError:
+        return ValueError(
+            f"'{name}' of {type(self).__name__} must be {what}. Got {getattr(self, name)!r}. {mend or use_default(self, name)}"
+        )
 
 
 @dataclass(frozen=True, eq=False)

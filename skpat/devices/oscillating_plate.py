@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 from sklearn.base import clone
 
 from skpat.controls import ControlBatch
+from skpat.devices.base import use_default
 from skpat.devices.simulated import SimulatedDevice
 
 __all__ = ["OscillatingPlate"]
@@ -370,27 +371,30 @@ class OscillatingPlate(SimulatedDevice):
     def _check_parameters(self) -> None:
         for name in ("n_controls", "n_steps", "n_modes"):
             self._demand(name, _is_whole(getattr(self, name)) and getattr(self, name) >= 1, "an int of at least 1")
-        most = f"an int from 1 to n_controls ({self.n_controls}); use a longer drive for more readings"
-        self._demand("n_outputs", _is_whole(self.n_outputs) and 1 <= self.n_outputs <= self.n_controls, most)
+        most, mend = f"an int from 1 to n_controls ({self.n_controls})", "Use a longer drive for more readings."
+        self._demand("n_outputs", _is_whole(self.n_outputs) and 1 <= self.n_outputs <= self.n_controls, most, mend)
         for name in ("sample_rate", "length", "width", "thickness", "youngs_modulus", "density"):
             self._demand(name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
         self._demand("poisson_ratio", -1 < self.poisson_ratio <= 0.5, "above -1 and at most 0.5")
-        self._demand("quality_factor", self.quality_factor > 0.5, "above 0.5; use np.inf for no damping")
+        self._demand("quality_factor", self.quality_factor > 0.5, "above 0.5", "Use np.inf for no damping.")
         self._demand("thickness_error", -1 < self.thickness_error < np.inf, "a finite number above -1")
         what = f"finite, and leave more than 0.5 of the quality_factor ({self.quality_factor})"
         self._demand("quality_error", self._real_quality > 0.5 and self.quality_error < np.inf, what)
         self._demand("nonlinearity", 0 <= self.nonlinearity < np.inf, "a finite number of at least 0")
         n_most = int(_MOST_MODES * min(self.length / self.width, self.width / self.length))
-        most = f"at most {n_most} for a plate of {self.length} mm by {self.width} mm; keep fewer modes"
-        self._demand("n_modes", self.n_modes <= n_most, most)
+        most = f"at most {n_most} for a plate of {self.length} mm by {self.width} mm"
+        self._demand("n_modes", self.n_modes <= n_most, most, "Keep fewer modes, or make the plate squarer.")
         for name in ("drive_position", "pickup_position"):
             place = np.asarray(getattr(self, name), dtype=float)
             inside = place.shape == (2,) and bool(((place > 0) & (place < 1)).all())
-            self._demand(name, inside, "a pair of numbers between 0 and 1, such as (0.4, 0.3)")
+            self._demand(name, inside, "a pair of numbers between 0 and 1")
 
-    def _demand(self, name: str, fulfilled: bool, what: str) -> None:
+    def _demand(self, name: str, fulfilled: bool, what: str, mend: str | None = None) -> None:
         if not fulfilled:
-            raise ValueError(f"{name!r} of {type(self).__name__} must be {what}. Got {getattr(self, name)!r}.")
+            raise ValueError(
+                f"{name!r} of {type(self).__name__} must be {what}. Got {getattr(self, name)!r}. "
+                f"{mend or use_default(self, name)}"
+            )
 
 
 class _Motion(torch.autograd.Function):

@@ -19,6 +19,11 @@ _STATED = (
 _DOING = ("measure", "check_controls", "set_shared", "safe_state", "identify", "open", "close", "equations")
 _BAD_OUTPUT = ("retry", "mask", "raise")
 _WHAT_TO_DO = {
+    "max_batch": " Use None for no limit.",
+    "max_retries": " Use 0 to repeat nothing.",
+    "seconds_per_shot": " Use None where it is not known.",
+    "joules_per_shot": " Use None where it is not known.",
+    "settling_seconds": " Use 0 where nothing has to settle.",
     "control_steps": " Use 0 for a channel without steps.",
     "max_change": " Use None where any change is legal.",
     "periodic": " Use 0 for a channel that is not periodic, 2 * numpy.pi for a phase in rad.",
@@ -58,7 +63,10 @@ def check_device_specification(device: Any) -> np.ndarray:
         )
         raise DeviceContractError(f"'device' must be a skpat.Device (the apparatus to train). Got {device!r}. {fix}.")
     if missing:
-        raise DeviceContractError(f"The device {name} must define {', '.join(missing)}. See skpat.Device.")
+        raise DeviceContractError(
+            f"The device {name} must define {', '.join(missing)}. Got an object that does not. State what is missing on its "
+            "class, as in the example of skpat.Device."
+        )
     for attribute in ("n_controls", "n_outputs"):
         value = getattr(device, attribute)
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
@@ -69,15 +77,19 @@ def check_device_specification(device: Any) -> np.ndarray:
             isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < lowest
         ):
             raise DeviceContractError(
-                f"'{attribute}' of {name} must be an int of at least {lowest}, or None. Got {value!r}."
+                f"'{attribute}' of {name} must be an int of at least {lowest}, or None. Got {value!r}.{_WHAT_TO_DO[attribute]}"
             )
     if getattr(device, "on_bad_output", "retry") not in _BAD_OUTPUT:
         raise DeviceContractError(
-            f"'on_bad_output' of {name} must be one of {', '.join(map(repr, _BAD_OUTPUT))}. Got {device.on_bad_output!r}."
+            f"'on_bad_output' of {name} must be one of {', '.join(map(repr, _BAD_OUTPUT))}. Got {device.on_bad_output!r}. Use "
+            "'retry' to measure such rows again."
         )
     address = getattr(device, "address", None)
     if address is not None and (not isinstance(address, str) or not address):
-        raise DeviceContractError(f"'address' of {name} must be a string, or None. Got {address!r}.")
+        raise DeviceContractError(
+            f"'address' of {name} must be a string, or None. Got {address!r}. "
+            "Use address='TCPIP::192.168.0.7::5025::SOCKET', for example."
+        )
     _check_costs(device, name)
     _check_channel_numbers(device, name, "control_steps")
     _check_channel_numbers(device, name, "max_change")
@@ -87,13 +99,15 @@ def check_device_specification(device: Any) -> np.ndarray:
     try:
         bounds = np.asarray(device.bounds, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DeviceContractError(f"'bounds' of {name} must be numbers. Got {device.bounds!r}.") from error
+        raise DeviceContractError(
+            f"'bounds' of {name} must be numbers. Got {device.bounds!r}. Use (low, high), or one such pair for each channel."
+        ) from error
     if bounds.shape == (2,):
         bounds = np.tile(bounds, (device.n_controls, 1))
     if bounds.shape != (device.n_controls, 2):
         raise DeviceContractError(
             f"'bounds' of {name} must be (low, high) or have shape (n_controls, 2) = ({device.n_controls}, 2). "
-            f"Got {bounds.shape}."
+            f"Got {bounds.shape}. Use numpy.column_stack([lowest, highest]) for limits of each channel."
         )
     wrong = ~(np.isfinite(bounds).all(axis=1) & (bounds[:, 0] < bounds[:, 1]))
     if wrong.any():
@@ -200,6 +214,7 @@ def _check_costs(device: Any, name: str) -> None:
         if value is not None and not (real and 0 <= float(value) < np.inf):
             raise DeviceContractError(
                 f"'{attribute}' of {name} must be a finite number of at least 0, or None. Got {value!r}."
+                f"{_WHAT_TO_DO[attribute]}"
             )
 
 
@@ -233,7 +248,7 @@ def _check_slow_controls(device: Any, name: str) -> None:
     if not whole or not ((channels >= 0) & (channels < device.n_controls)).all():
         raise DeviceContractError(
             f"'slow_controls' of {name} must be a list of channel numbers, 0 to {device.n_controls - 1}, or None. "
-            f"Got {value!r}."
+            f"Got {value!r}. Use numpy.flatnonzero(mask) for a mask, None where no channel is slow."
         )
 
 
@@ -246,4 +261,7 @@ def _check_output_range(device: Any, name: str) -> None:
     except (TypeError, ValueError):
         low, high = np.nan, np.nan
     if not low < high:
-        raise DeviceContractError(f"'output_range' of {name} must be a pair (low, high), or None. Got {value!r}.")
+        raise DeviceContractError(
+            f"'output_range' of {name} must be a pair (low, high), or None. Got {value!r}. "
+            "Give the lower reading first, or None where readings do not saturate."
+        )

@@ -136,10 +136,14 @@ def specify(
     split = ControlSplit(control_split) if isinstance(control_split, str) else control_split
     twin = default_twin(device, torch_device) if twin is None else twin
     if not (hasattr(twin, "fit") and hasattr(type(twin), "module_")):
-        raise ValueError(f"'twin' must be a twin such as skpat.twins.NeuralTwin(), or None. Got {twin!r}.")
+        raise ValueError(
+            f"'twin' must be a twin such as skpat.twins.NeuralTwin(), or None. Got {twin!r}. "
+            "Use twin=None for the device's equations where it states them, else a twin learned from measurements."
+        )
     if type(twin).module_ is Twin.module_:
         raise ValueError(
-            f"'twin' must define the property module_, see skpat.twins.Twin. Got {twin!r}, which does not."
+            f"'twin' must define the property module_. Got {twin!r}, which does not. "
+            "Add a property that returns the torch module which fit has made, see skpat.twins.Twin."
         )
     gradient = make_gradient(gradient)
     gradient.check_device(device)
@@ -159,7 +163,11 @@ def make_gradient(gradient: Any) -> Any:
     if isinstance(gradient, skpat.training.GradientEstimator):
         return gradient
     names = ", ".join(map(repr, GRADIENTS))
-    raise ValueError(f"'gradient' must be one of {names}, or a skpat.training.GradientEstimator. Got {gradient!r}.")
+    is_class = isinstance(gradient, type) and issubclass(gradient, skpat.training.GradientEstimator)
+    use = f"gradient={gradient.__name__}(...)" if is_class else "gradient='physics_aware', the default"
+    raise ValueError(
+        f"'gradient' must be one of {names}, or a skpat.training.GradientEstimator. Got {gradient!r}. Use {use}."
+    )
 
 
 def prepare(made: Specification, bounds: np.ndarray, torch_device: Any, dtype: np.dtype) -> None:

@@ -49,7 +49,10 @@ class Limits:
             except (TypeError, ValueError):
                 own = np.empty(0)
             if own.shape not in ((2,), shape):
-                raise ValueError(f"'bounds' must be (low, high) or have shape {shape}. Got {self._own_bounds!r}.")
+                raise ValueError(
+                    f"'bounds' must be (low, high) or have shape {shape}. Got {self._own_bounds!r}. "
+                    "Use bounds=None for those of the device."
+                )
             own = np.broadcast_to(own, shape)
             self.bounds = np.column_stack(
                 [np.maximum(self._device_bounds[:, 0], own[:, 0]), np.minimum(self._device_bounds[:, 1], own[:, 1])]
@@ -59,7 +62,8 @@ class Limits:
                 channel = int(np.argmax(empty))
                 raise ValueError(
                     f"'bounds' must overlap those of {device_name(self.device)}. Got {own[channel].tolist()} for channel "
-                    f"{channel} (the device allows {self._device_bounds[channel].tolist()})."
+                    f"{channel} (the device allows {self._device_bounds[channel].tolist()}). "
+                    "Give bounds within these, or bounds=None for the device's own."
                 )
         self._steps = _per_channel(getattr(self.device, "control_steps", None), len(self.bounds))
         self._max_change = _per_channel(getattr(self.device, "max_change", None), len(self.bounds))

@@ -24,8 +24,8 @@ class ExactGradient(GradientEstimator):
         """Refuse a device without ``forward``."""
         if not hasattr(device, "forward"):
             raise NoExactGradientError(
-                f"gradient='exact' needs a device with a differentiable forward(controls). {device_name(device)} has none. "
-                "Use gradient='physics_aware'."
+                f"gradient='exact' needs a device with a differentiable forward(controls). Got {device_name(device)}, which "
+                "has none. Use gradient='physics_aware'."
             )
 
     def run(self, apparatus: Apparatus) -> Run:

@@ -73,5 +73,6 @@ def weighted_mean(losses: torch.Tensor, sample_weight: torch.Tensor) -> torch.Te
 def _check_one_shape(scores: torch.Tensor, targets: torch.Tensor) -> None:
     if scores.shape != targets.shape:  # (n,) against (n, 1) would broadcast in silence
         raise ValueError(
-            f"Scores and targets must have one shape. Got {tuple(scores.shape)} and {tuple(targets.shape)}."
+            f"Scores and targets must have one shape. Got {tuple(scores.shape)} and {tuple(targets.shape)}. "
+            "Make a single target a column: targets.reshape(-1, 1)."
         )

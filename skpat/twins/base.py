@@ -29,16 +29,15 @@ __all__ = [
     "varies",
 ]
 
-LEAST_TRUST = 0.02  # an output that is not predicted at all may come to be
+LEAST_TRUST = 0.02  # the least that ``trust_`` falls to: an output that is not predicted now may be predicted later
 TRUST_MOMENTUM = 0.1  # of the running mean that ``trust_`` is
 
 
 def respond(module: Any, controls: ControlBatch | torch.Tensor) -> torch.Tensor:
-    """What a twin's module answers, there where the controls are and in their precision: they travel to the module's tensors,
-    the answer back.
+    """What a twin's module answers, with the dtype and torch device of the controls, whatever those of the module are.
 
-    A batch (of tensors) is taken in parts where the module can (``forward_batch``), so that nothing shared is copied: the
-    shared channels may be too many.
+    A batch (of tensors) is handed to the module in its two parts if that has ``forward_batch``: the shared channels, which may
+    be too many to copy for each row, stay one row.
     """
     batch = controls if isinstance(controls, ControlBatch) else ControlBatch.from_dense(controls)
     asked, like = batch.varying, _any_tensor(module)
@@ -134,10 +133,10 @@ class Twin(RegressorMixin, BaseEstimator):
         return float(r2_score(outputs, predicted, sample_weight=sample_weight, multioutput="variance_weighted"))
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(super().__getstate__())  # a copy: a subclass leaves things out of it, not out of the twin
+        return dict(super().__getstate__())  # a copy: a subclass may delete entries of it
 
     def forget(self) -> None:
-        """Keep what has been learned, and forget the shots it was learned from: what a pickle leaves out. Default: nothing."""
+        """Drop what a pickle leaves out, such as stored shots; what has been learned stays. Default: does nothing."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Twin:
         """A copy that goes on learning as the twin would: with what a pickle leaves out, such as an optimizer's state."""
@@ -183,7 +182,7 @@ def check_shots(
         least = f", the least {sample_weight.min():g}" if sample_weight.size else ""
         raise ValueError(
             f"'sample_weight' must be finite and not negative, one for each of the {len(controls)} shots. "
-            f"Got shape {sample_weight.shape}{least}."
+            f"Got shape {sample_weight.shape}{least}. Use None where all shots count alike, and 0 for a shot to leave out."
         )
     return controls, outputs, sample_weight
 
@@ -191,16 +190,21 @@ def check_shots(
 def of_weight(
     controls: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The shots that have a weight; ValueError if none has."""
+    """The shots with a weight above 0; ValueError if there are none."""
     kept = sample_weight > 0
     if not kept.any():
-        raise ValueError("'sample_weight' of a twin must have a positive entry. Got zeros only.")
+        raise ValueError(
+            "'sample_weight' of a twin must have a positive entry. Got zeros only. "
+            "Use sample_weight=None where all shots count alike."
+        )
     return (controls, outputs, sample_weight) if kept.all() else (controls[kept], outputs[kept], sample_weight[kept])
 
 
 def hold_out(n_shots: int, fraction: float, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the shots that a twin learns from, five at least, and of those that judge it, both rising; of fewer than ten
-    none judges."""
+    """Row numbers, sorted, of the shots that a twin learns from and of those held out to judge it.
+
+    At least five are learned from; of fewer than ten shots none is held out.
+    """
     order = rng.permutation(n_shots)
     n_held_out = min(round(fraction * n_shots), n_shots - 5) if n_shots >= 10 else 0
     return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
@@ -229,5 +233,5 @@ def check_channels(twin: Any, controls: Any, outputs: Any = None, n_outputs: int
         if len(shape) != 2 or shape[1] != n:
             raise ValueError(
                 f"The {name} must have the shape (n_shots, {n}), like those that this {type(twin).__name__} was fitted to. "
-                f"Got {shape}."
+                f"Got {shape}. Give shots of that device, or fit a clone of the twin to the other one."
             )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PhysicsTwin"]
 
-_PROBES, _PROBED = 64, 1 << 16  # settings at which a model is asked whether its constants count; control values in them
+_PROBES, _PROBED = 64, 1 << 16  # most settings, and control values in them, to see whether a model uses its constants
 
 
 class PhysicsTwin(Twin):
@@ -41,7 +41,7 @@ class PhysicsTwin(Twin):
     max_iter : int, default=100
         Most iterations of L-BFGS on all shots together.
     learning_rate_init : float, default=1e-3
-        Step size of Adam in :meth:`partial_fit`, relative to each constant (to 1 for a constant that starts at zero).
+        Step size of Adam in :meth:`partial_fit`, in units of :math:`u` (Notes): relative to each constant.
     validation_fraction : float, default=0.1
         Share of the shots held out for ``score_``. 0 holds out none.
     random_state : int, RandomState instance or None, default=None
@@ -63,8 +63,9 @@ class PhysicsTwin(Twin):
 
     Notes
     -----
-    Weighted least squares, each output in units of its standard deviation. A constant :math:`c` is sought as
-    :math:`c_0 (1 + s)`, or as :math:`s` if it starts at zero. Not convex: start near the truth.
+    Weighted least squares, each output in units of its standard deviation. A constant is sought as :math:`c = c_0 + u s`, with
+    :math:`c_0` where it starts and :math:`u = |c_0|` for a scalar, the largest :math:`|c_0|` for all entries of an array, and 1
+    if all are zero. Not convex: start near the truth.
 
     References
     ----------
@@ -133,21 +134,22 @@ class PhysicsTwin(Twin):
         missing = [name for name in self.constants if not hasattr(self.device, name)]
         if missing:
             raise TwinError(
-                f"'constants' of PhysicsTwin must name constants of {type(self.device).__name__}. Got {', '.join(missing)}."
+                f"'constants' of PhysicsTwin must name constants of {type(self.device).__name__}. Got {', '.join(missing)}. "
+                f"Use names that {type(self.device).__name__}.forward(controls, constants) takes."
             )
         if (self.device.n_controls, self.device.n_outputs) != (n_controls, n_outputs):
             raise TwinError(
                 f"The model {type(self.device).__name__} must have the channels and outputs of the device, ({n_controls}, "
-                f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs})."
+                f"{n_outputs}). Got ({self.device.n_controls}, {self.device.n_outputs}). Give the model the device's sizes."
             )
         try:
             inspect.signature(self.device.forward).bind(None, None)
         except TypeError as error:
             raise TwinError(
                 f"The model {type(self.device).__name__} must have forward(controls, constants=None). Got one that takes "
-                f"something else: {error}."
+                f"something else: {error}. Add constants=None to its parameters, and compute with constants[name] where given."
             ) from error
-        if len(self.constants):  # whether the model lets them be replaced, only it can say
+        if len(self.constants):  # a model may ignore what it is given
             self._check_constants(n_controls)
 
     def _check_constants(self, n_controls: int) -> None:
@@ -215,7 +217,7 @@ class PhysicsTwin(Twin):
         rng = check_random_state(self.random_state)
         kept, held_out = hold_out(len(controls), self.validation_fraction, rng)
         spread = spread_of(outputs[kept]) if len(kept) else np.zeros(outputs.shape[1])
-        of_stuck = np.inf if spread.any() else 1.0  # they tell of no constant
+        of_stuck = np.inf if spread.any() else 1.0  # an output that never changes says nothing about the constants
         self._scale = np.where(spread > 0, spread, of_stuck)
         self.n_iter_ = 0
         if len(self.constants) and self.max_iter and len(kept):

@@ -257,11 +257,11 @@ def test_an_unknown_constant_is_refused() -> None:
     [
         ({"n_controls": 0}, "'n_controls' of AnalogCircuit must be an int of at least 1. Got 0"),
         ({"n_steps": 1.5}, "'n_steps' of AnalogCircuit must be an int of at least 1. Got 1.5"),
-        ({"n_outputs": 11}, r"'n_outputs' .* must be an int from 1 to n_controls \(10\); use a longer drive .* Got 11"),
+        ({"n_outputs": 11}, r"'n_outputs' .* must be an int from 1 to n_controls \(10\)\. Got 11\. Use a longer drive"),
         ({"sample_rate": 0.0}, "'sample_rate' of AnalogCircuit must be a finite number above 0. Got 0.0"),
         ({"base_emitter_capacitance": 0.0}, "'base_emitter_capacitance' .* must be a finite number above 0. Got 0.0"),
         ({"forward_gain": np.inf}, "'forward_gain' of AnalogCircuit must be a finite number above 0. Got inf"),
-        ({"bias": np.nan}, "'bias' of AnalogCircuit must be a finite number. Got nan"),
+        ({"bias": np.nan}, "'bias' of AnalogCircuit must be a finite number. Got nan. Use bias=0.5, for example"),
     ],
 )
 def test_wrong_parameters_are_refused_when_used(wrong: dict, message: str) -> None:

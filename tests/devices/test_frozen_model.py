@@ -233,7 +233,7 @@ def test_a_function_has_no_gradient() -> None:
     assert hasattr(frozen(), "forward")
     assert not hasattr(asked(), "forward")
     X = rows(20, N_DATA)
-    with pytest.raises(NoExactGradientError, match="FrozenModel has none"):
+    with pytest.raises(NoExactGradientError, match=r"Got FrozenModel, which has none\. Use gradient="):
         PhysicalNetworkClassifier(asked(), gradient="exact").fit(X, X[:, 0] > 0)
 
 
@@ -539,8 +539,11 @@ def test_lists_and_tensors_are_numbers() -> None:
         ({"n_prompt": -1}, r"'n_prompt' of FrozenModel must be an int of at least 0\. Got -1"),
         ({"n_outputs": True}, r"'n_outputs' of FrozenModel must be an int of at least 1\. Got True"),
         ({"chunk_rows": 0}, r"'chunk_rows' of FrozenModel must be an int of at least 1\. Got 0"),
-        ({"n_prompt": 4}, r"'controls' of FrozenModel must have n_data \+ n_prompt = 3 \+ 4 channels\. Got 5"),
-        ({"input_shape": (2, 3)}, r"'input_shape' of FrozenModel must be .* = 5\. Got \(2, 3\)"),
+        (
+            {"n_prompt": 4},
+            r"'controls' of FrozenModel must have n_data \+ n_prompt = 3 \+ 4 channels\. Got 5\. Give one column",
+        ),
+        ({"input_shape": (2, 3)}, r"'input_shape' of FrozenModel must be .* = 5\. Got \(2, 3\)\. Use input_shape=None"),
         ({"input_shape": 5}, r"'input_shape' of FrozenModel must be whole numbers .*Got 5"),
         ({"input_shape": (-5, -1)}, r"'input_shape' of FrozenModel must be whole numbers .*Got \(-5, -1\)"),
         ({"function": 3}, r"'function' of FrozenModel must be callable .*Got 3"),
@@ -555,9 +558,9 @@ def test_lists_and_tensors_are_numbers() -> None:
         ),
         ({"factory": 3}, r"'factory' of FrozenModel must be callable and hashable.*Got 3"),
         ({"factory": dict}, r"'factory' of FrozenModel must return a torch\.nn\.Module\. Got dict"),
-        ({"factory_params": [1]}, r"'factory_params' of FrozenModel must be a dict .*Got \[1\]"),
+        ({"factory_params": [1]}, r"'factory_params' of FrozenModel must be a dict .*Got \[1\]\. Use factory_params="),
         ({"dtype": "double"}, r"'dtype' of FrozenModel must be 'float32', .*Got 'double'"),
-        ({"dtype": torch.float32}, r"'dtype' of FrozenModel must be 'float32', .*Got torch\.float32"),
+        ({"dtype": torch.float32}, r"'dtype' of FrozenModel must be 'float32', .*Got torch\.float32\. Give the name"),
     ],
 )
 def test_wrong_parameters_are_refused(parameters: dict, message: str) -> None:

@@ -310,10 +310,13 @@ def test_an_unknown_constant_is_refused() -> None:
         ({"n_controls": 0}, "'n_controls' of OscillatingPlate must be an int of at least 1. Got 0"),
         ({"n_steps": 1.5}, "'n_steps' of OscillatingPlate must be an int of at least 1. Got 1.5"),
         ({"n_modes": True}, "'n_modes' of OscillatingPlate must be an int of at least 1. Got True"),
-        ({"n_outputs": 13}, r"'n_outputs' .* must be an int from 1 to n_controls \(12\); use a longer drive .* Got 13"),
-        ({"thickness": 0.0}, "'thickness' of OscillatingPlate must be a finite number above 0. Got 0.0"),
+        ({"n_outputs": 13}, r"'n_outputs' .* must be an int from 1 to n_controls \(12\)\. Got 13\. Use a longer drive"),
+        (
+            {"thickness": 0.0},
+            "'thickness' of OscillatingPlate must be a finite number above 0. Got 0.0. Use thickness=0.2",
+        ),
         ({"poisson_ratio": 0.7}, "'poisson_ratio' .* must be above -1 and at most 0.5. Got 0.7"),
-        ({"quality_factor": 0.5}, "'quality_factor' .* must be above 0.5; use np.inf for no damping. Got 0.5"),
+        ({"quality_factor": 0.5}, "'quality_factor' .* must be above 0.5. Got 0.5. Use np.inf for no damping"),
         ({"thickness_error": -1.0}, "'thickness_error' .* must be a finite number above -1. Got -1.0"),
         (
             {"quality_error": -0.95},
@@ -322,11 +325,11 @@ def test_an_unknown_constant_is_refused() -> None:
         ({"nonlinearity": -1.0}, "'nonlinearity' .* must be a finite number of at least 0. Got -1.0"),
         (
             {"n_modes": 90, "width": 10.0},
-            "'n_modes' .* must be at most 32 for a plate of 40.0 mm by 10.0 mm; .* Got 90",
+            "'n_modes' .* must be at most 32 for a plate of 40.0 mm by 10.0 mm. Got 90. Keep fewer modes",
         ),
         (
             {"drive_position": (0.5, 1.0)},
-            r"'drive_position' .* must be a pair of numbers between 0 and 1, .* Got \(0.5",
+            r"'drive_position' .* must be a pair of numbers between 0 and 1\. Got \(0\.5, 1\.0\)\. Use drive_position=",
         ),
         ({"pickup_position": (0.5,)}, "'pickup_position' .* must be a pair of numbers between 0 and 1"),
     ],
@@ -335,6 +338,15 @@ def test_wrong_parameters_are_refused_when_used(wrong: dict, message: str) -> No
     plate = small_plate(**wrong)
     with pytest.raises(ValueError, match=message):
         plate.measure(np.zeros((1, 12)))
+
+
+def test_a_subclass_without_the_parameter_is_refused_by_name_too() -> None:
+    class Thin(OscillatingPlate):
+        def __init__(self):
+            super().__init__(thickness=0.0)
+
+    with pytest.raises(ValueError, match=r"'thickness' of Thin .* Got 0\.0\. See the parameters of Thin"):
+        Thin().measure(np.zeros((1, 196)))
 
 
 @given(st.floats(-0.3, 0.3), st.floats(-0.5, 0.5))

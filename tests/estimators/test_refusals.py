@@ -187,7 +187,7 @@ def test_a_twin_without_its_own_module_is_refused(watched: Watched) -> None:
             self.module_ = None
             return self
 
-    with pytest.raises(ValueError, match="must define the property module_"):
+    with pytest.raises(ValueError, match=r"must define the property module_.*Add a property"):
         small(device=watched, twin=Bare()).fit(*IRIS)
     assert not watched.sent
 
@@ -382,8 +382,10 @@ class Unattached(Device):
         ({"device": NoisyBank}, DeviceContractError, r"not a class. .*Use NoisyBank\(\)"),
         ({"device": np.tanh}, DeviceContractError, r"Wrap a plain function with skpat.as_device"),
         ({"device": Unattached()}, OSError, r"no instrument answers"),
-        ({"twin": 3}, ValueError, r"'twin' must be a twin such as skpat.twins.NeuralTwin\(\)"),
+        ({"twin": 3}, ValueError, r"'twin' must be a twin such as skpat.twins.NeuralTwin\(\).*Got 3\. Use twin=None"),
         ({"gradient": "magic"}, ValueError, r"'gradient' must be one of 'physics_aware', 'in_silico', 'exact'"),
+        ({"gradient": "magic"}, ValueError, r"Got 'magic'\. Use gradient='physics_aware', the default"),
+        ({"gradient": PhysicsAware}, ValueError, r"Got <class .*Use gradient=PhysicsAware\(\.\.\.\)"),
         (
             {"torch_device": "moon"},
             ValueError,

@@ -121,11 +121,15 @@ def test_a_device_that_takes_batches_gets_them(gradient: str) -> None:
     [
         (None, [], "must be a simulated device with forward"),
         (as_device(np.sin, n_controls=N, n_outputs=M, bounds=(0, 1)), [], "Use NeuralTwin"),
-        (laser(), ["colour"], "must name constants of SecondHarmonicLaser. Got colour"),
+        (
+            laser(),
+            ["colour"],
+            "must name constants of SecondHarmonicLaser. Got colour. Use names that SecondHarmonicLaser.forward",
+        ),
         (
             SecondHarmonicLaser(N, M + 1),
             [],
-            r"must have the channels and outputs of the device, \(10, 6\). Got \(10, 7\)",
+            r"must have the channels and outputs of the device, \(10, 6\). Got \(10, 7\)\. Give the model the device's sizes",
         ),
     ],
 )
@@ -173,7 +177,7 @@ def test_a_model_that_takes_no_constants_is_refused_before_it_is_needed(constant
         def forward(self, controls: Any) -> Any:
             return super().forward(controls)
 
-    with pytest.raises(TwinError, match=r"Old must have forward\(controls, constants=None\)"):
+    with pytest.raises(TwinError, match=r"Old must have forward\(controls, constants=None\).*Add constants=None"):
         PhysicsTwin(Old(N, M), constants).check(N, M)
 
 
