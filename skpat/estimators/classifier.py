@@ -136,8 +136,8 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_labels)
             Class labels, or zeros and ones that tell which labels a row has.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows: 2 is two rows, for a twin that learns, too, to which a shot of the calibration is one. Their
-            mean should be about 1. A row of weight zero is never sent.
+            Weights of the rows. A row of weight 2 counts as two, in the loss and for a twin that learns; shots of the
+            calibration weigh 1, so keep the mean near 1. A row of weight zero is never sent.
         X_val, y_val : array-like of shape (n_val, n_features) and (n_val,) or (n_val, n_labels), default=None
             Data to validate on after every epoch (this takes shots). The weights of the best score are kept.
 

@@ -77,7 +77,7 @@ class Readings:
 
     @cached_property
     def noise(self) -> np.ndarray:
-        """Variance of one reading of each output, in units of its spread: at the references and at moved pairs' noise."""
+        """Variance of one reading of each output, divided by the square of its spread: from the references alone."""
         return np.square(self.reference_differences).mean(axis=0) / 2
 
     @cached_property
@@ -93,7 +93,8 @@ class Readings:
     def drift_variance(self) -> float:
         """Variance of a reference between rounds beyond the noise, averaged over outputs, in units of their spread.
 
-        0 if chance alone would make as much, in each reference and in the mean of all: what drifts moves many alike, or not.
+        0 if chance alone would make as much, both in the mean of all references and in each: a drift may move all of them
+        alike, or each in its own way.
         """
         live = ~self.constant
         if not live.any():
@@ -116,9 +117,10 @@ class Readings:
 
     @property
     def _n_independent(self) -> tuple[float, float]:
-        """As many readings of independent noise and equal size vary as much in the mean as those of a round.
+        """Effective number of independent readings (Satterthwaite), per round.
 
-        Of all references and outputs, and of the outputs of the references' mean: 1 where all share their noise.
+        With C the covariance of the noise between outputs it is trace(C)^2 / trace(C^2). First of all references and outputs
+        together, then of the outputs of the references' mean; the latter is 1 where all outputs share their noise.
         """
         differences = ((self.references[:, :, 1] - self.references[:, :, 0]) / self.scale)[:, :, ~self.constant]
         n, n_references, k = differences.shape

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 Weights = dict[str, Any]
-_FEWEST_ROUNDED = 16  # rows: as many roundings, at least, are in a column's mean
+_FEWEST_ROUNDED = 16  # the mean of fewer rows is taken to have the rounding error of so many
 
 
 def route(n_slots: int, n_sources: int) -> np.ndarray:
@@ -41,7 +41,7 @@ def route(n_slots: int, n_sources: int) -> np.ndarray:
 def weighted_mean_and_scale(X: np.ndarray, sample_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each column, whatever its unit; a column that is constant but for rounding has scale 1."""
     total = sample_weight.sum()
-    exponent = np.frexp(np.abs(X).max(axis=0))[1]  # powers of two cost no digit, and keep squares within the floats
+    exponent = np.frexp(np.abs(X).max(axis=0))[1]  # scaling by powers of two is exact; squares then stay finite
     X = np.ldexp(X, -exponent)
     mean = sample_weight @ X / total
     variance = sample_weight @ np.square(X - mean) / total

@@ -84,7 +84,7 @@ class Network:
         self.n_units = n_units
         self.skip = skip
         self.n_slots = n_units * split.n_inputs
-        self._known_intervals: list[tuple[np.ndarray, Any, Any]] = []  # as arrays of each kind that came by
+        self._known_intervals: list[tuple[np.ndarray, Any, Any]] = []  # (index, dtype and place, interval), the latest
         self.encoder = make_encoder(encoder, n_features, split.n_inputs, n_units)
         self.n_patches = self.encoder.n_patches
         self.pools = self.n_patches > 1 and self.encoder.pooling is not None
@@ -111,8 +111,9 @@ class Network:
 
         ``theta`` (n_units, n_weights) are the device's own weights before squashing; ``gain`` and ``offset``
         (n_units * n_inputs,) drive its inputs, one number each; ``mean`` and ``scale`` (n_units * n_outputs,) normalise
-        its outputs. In a first layer that measures patches there is one of each for every patch and unit, but that weights
-        may be shared by the patches.
+        its outputs. A first layer that measures patches has one of each for every patch and unit, patch by patch. Where the
+        patches share weights (``PatchEncoder(shared=True)``), there is a ``theta``, ``gain`` and ``offset`` for each unit
+        only, which all patches use; ``mean`` and ``scale`` are of each patch and unit still.
         """
         weights = self.encoder.initial_weights(X, sample_weight, rng)
         for layer in range(self.n_layers):
@@ -135,7 +136,7 @@ class Network:
 
     @cached_property
     def wiring_of_patches(self) -> np.ndarray:
-        """The same behind patches that are not pooled, as a matrix (n_sources, n_slots).
+        """The wiring from a first layer of patches that are not pooled to the second, as a matrix (n_sources, n_slots).
 
         With more outputs than input slots each slot gets the mean of neighbouring ones: nothing measured is thrown away.
         """
@@ -147,7 +148,8 @@ class Network:
         return member / member.sum(axis=0)
 
     def hand_on(self, normal: Any, layer: int) -> Any:
-        """What a layer's normalised outputs (n_rows, n_units_of(layer) * n_outputs) are for the readout."""
+        """What the next layer, or the readout, gets of a layer's normalised outputs (n_rows, n_units_of(layer) * n_outputs):
+        their mean over the patches where the encoder pools, else all of them."""
         return self.over_patches(normal) if self.pools and not layer else normal
 
     def feed(self, handed_on: Any, layer: int) -> Any:
@@ -159,16 +161,19 @@ class Network:
         return handed_on @ wiring
 
     def over_patches(self, values: Any) -> Any:
-        """The mean over patches of numbers (n_rows, n_patches * n); others pass."""
+        """The mean over the patches of numbers (n_rows, n_patches * n), shape (n_rows, n); unchanged if there are none."""
         if self.n_patches == 1:
             return values
         return values.reshape(len(values), self.n_patches, values.shape[1] // self.n_patches).mean(1)
 
     def of_layer(self, weights: dict[str, Any], layer: int) -> dict[str, Any]:
-        """One layer's weights by their short names."""
+        """One layer's weights by their short names.
+
+        Where patches share weights, ``gain`` and ``offset`` are repeated for each patch, to be as long as the drives.
+        """
         names = ["theta", "gain", "offset", "mean", "scale", *(["skip"] if layer and self.skip else [])]
         found = {name: weights[f"layers.{layer}.{name}"] for name in names}
-        if self.shares and not layer:  # the settings of theta are the same for all patches, their drives are so
+        if self.shares and not layer:  # theta is not repeated: ``forward`` takes the row of the unit
             xp = array_module(found["gain"])
             found |= {name: xp.tile(found[name], (self.n_patches,)) for name in ("gain", "offset")}
         return found
@@ -283,7 +288,7 @@ def forward(network: Network, weights: dict[str, Any], X: Any, run: Run) -> Any:
         for unit in range(n_units):
             own = drive if n_units == 1 else drive[:, unit * n_inputs : (unit + 1) * n_inputs]
             inputs = network.to_device(own, split.input_index)
-            theta = w["theta"][unit % len(w["theta"])]  # patches that share weights follow each other
+            theta = w["theta"][unit % len(w["theta"])]  # call patch * n_units + unit; shared weights are one row a unit
             outputs.append(run(split.assemble(inputs, network.weights_on_device(theta)), layer, unit))
         measured = outputs[0] if n_units == 1 else xp.concatenate(outputs, axis=1)
         normal = network.hand_on((measured - w["mean"]) / w["scale"], layer)

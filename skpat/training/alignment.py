@@ -19,7 +19,7 @@ __all__ = ["Alignment", "Slopes", "measure_alignment", "pooled"]
 
 _N_PILOTS = 2
 _FIRST_MOVES = 0.001, 0.01  # of the controls, in parts of their ranges
-_SIGNAL_ALONG, _SIGNAL_ACROSS = 10.0, 3.0  # over noise, that a step is chosen for
+_SIGNAL_ALONG, _SIGNAL_ACROSS = 10.0, 3.0  # signal over noise that steps along the gradient and random ones aim at
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,12 @@ class Slopes:
     promised : float
         Length of the method's gradient: the slope that it promises.
     across_noise : float, default=None
-        What of that variance is the device's noise, and not the few directions. None: all of it.
+        The part of ``across_variance`` that comes from the device's noise; the rest comes from there being few random
+        directions. None: all of it.
     held : float, default=None
-        What is to be held of that promise: without what the device's noise adds to the length of the method's gradient, and for
-        the step that was measured, if the twin foresees that the slope becomes flatter. None: all of it.
+        The slope that ``along`` is compared with: ``promised`` without the length that the device's noise adds to the
+        gradient, times the share of the slope that the twin predicts to be left over a step as long as the measured one.
+        None: ``promised``.
 
     Examples
     --------
@@ -58,7 +60,7 @@ class Slopes:
 
     @classmethod
     def together(cls, groups: Sequence[Slopes]) -> Slopes:
-        """The groups as one: what each has along its own gradient lies partly across the whole gradient."""
+        """Several groups of weights as one. What a group has along its own gradient, but not along the whole one, is across."""
         if len(groups) == 1:
             return groups[0]
         promised = math.sqrt(sum(group.promised**2 for group in groups))
@@ -89,7 +91,7 @@ class Slopes:
         return self.promised if self.held is None else self.held
 
     def relative(self) -> Slopes:
-        """The same in units of the promised slope, and of the noise where that is larger."""
+        """The same divided by one length, made of the promised slope and of the noise: ready to be pooled with others."""
         unit = math.hypot(self.promised, self.across_variance**0.25) or 1.0
         return Slopes(
             self.along / unit,
@@ -102,12 +104,12 @@ class Slopes:
         )
 
     def settled(self) -> Slopes:
-        """The same with the least squared length that is believed."""
+        """The same, with ``across`` raised where needed so that the squared length is that of :meth:`_least_squared`."""
         across = self._least_squared() - self.along**2 + self.along_variance
         return replace(self, across=across)
 
     def highest(self) -> float:
-        """The size of the cosine if all that is uncertain, by one standard error, speaks for the method."""
+        """The largest size of the cosine with ``along`` one standard error larger and ``across`` one smaller."""
         along = abs(self.along) + math.sqrt(self.along_variance)
         across = max(self.across - math.sqrt(self.across_variance), 0.0)
         return along / math.hypot(along, math.sqrt(across)) if along > 0 else 1.0
@@ -123,15 +125,17 @@ class Slopes:
         return cosine, min(math.sqrt(of_along + of_across), 1.0)
 
     def cosine_and_reach(self) -> tuple[float, float]:
-        """The cosine, and its standard error or, if that is further, up to the highest that the noise allows: where it hides
-        how long the device's gradient is, the cosine comes out too near to 0."""
+        """The cosine, and its standard error or the distance to the largest cosine that the noise allows, whichever is more.
+
+        Where noise hides the length of the device's gradient, that length is taken too large, and the cosine is too near to 0.
+        """
         cosine, error = self.cosine_and_error()
         highest = replace(self, across_variance=self.noise_across).highest()
         return cosine, min(max(error, highest - abs(cosine)), 1.0)
 
     def _least_squared(self) -> float:
-        """Squared length of the device's gradient: at least what is along the method's, and at least its own error; by
-        chance it may come out near zero, and the cosine anything."""
+        """Squared length of the device's gradient, not less than ``along**2`` nor than its own standard error: by chance the
+        estimate may be near zero or negative, and a cosine made of it would mean nothing."""
         squared = self.along**2 - self.along_variance + self.across
         return max(squared, self.along**2, math.sqrt(self.across_variance))
 
@@ -148,8 +152,9 @@ class Alignment:
     cosine : float
         Between -1 and 1, over all these weights together.
     standard_error : float
-        Of ``cosine``: noise of the device, and the few directions; not the choice of the rows. Where noise hides the length of
-        the device's gradient, the cosine is too near to 0, and this reaches up to the highest that may be.
+        Of ``cosine``, from the device's noise and the few random directions; the choice of the rows is not in it. Where noise
+        hides the length of the device's gradient, the cosine is too near to 0, and the error reaches up to the largest cosine
+        that is possible.
     slope : float
         Measured slope of the loss along the method's gradient over the slope that the method promises. 1 for a perfect
         twin; near 0, or negative, if a step along the gradient gains nothing.
@@ -314,7 +319,8 @@ def _measure_group(probe: LossProbe, names: list[str], n_directions: int, rng: n
     expected = _guess_norm([*pilots, *others], n_weights, promised)
     along_step = noise * _SIGNAL_ALONG / expected if expected > 0 else 0.0
     along, along_variance = probe.slope(unit, names, along_step) if promised > 0 else (0.0, 0.0)
-    alone = promised if again is None or not promised > 0 else float(unit @ again)  # the noise of two is not the same
+    # the second gradient has noise of its own, which adds no length along the first
+    alone = promised if again is None or not promised > 0 else float(unit @ again)
     held = alone * probe.foreseen_share(unit, names, along_step) if promised > 0 else 0.0
     slopes, variances = np.transpose([*pilots, *others])
     parallel = directions @ unit

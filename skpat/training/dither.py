@@ -28,7 +28,7 @@ def slow_channels(device: Any) -> np.ndarray:
 
 
 def settled_weights(network: Network, slow: np.ndarray) -> np.ndarray:
-    """Those of the slow channels that carry no data: they can be the same in all rows of a call, and are to be."""
+    """Those of the slow channels that carry no data: they are to be the same in all rows of a call."""
     return np.setdiff1d(slow, network.split.input_index)
 
 
@@ -86,7 +86,7 @@ class Dither:
             normal[:, self.slow] = of_call[:, self.slow]
         low, high = inner_bounds(self.network.bounds.T, raw.dtype)
         moved = raw + (size * self.width * normal).astype(raw.dtype)
-        moved = np.where(moved < low, 2 * low - moved, moved)  # thrown back at a bound: none crowd there
+        moved = np.where(moved < low, 2 * low - moved, moved)  # reflected at a bound: settings do not pile up there
         moved = np.where(moved > high, 2 * high - moved, moved)
         moved = self.network.legal(np.clip(moved, low, high))
         moved = np.where(self.width > 0, moved, raw)

@@ -50,17 +50,18 @@ class PhysicsAware(GradientEstimator):
     n_anchored_steps : int or "auto", default="auto"
         Steps on the same rows that follow each measured one and cost no shots: the device's answers stay, the twin adds how
         they change with the controls (``skpat.training.anchors``). With a twin that knows the equations such a
-        step is the shorter, the flatter the loss has become along the way. None with ``refine=False``.
+        step is the shorter, the flatter the loss has become along the way. With ``refine=False`` there are none.
         "auto": one, and in the second half of the training up to eight while a learned twin predicts new shots with R² above
-        0.95: as many as make 0.05 / (1 - R²) steps of the length that the training began with.
+        0.95: as many as are together as long as 0.05 / (1 - R²) steps at the beginning of the training.
     pretrain : bool or "auto", default="auto"
         Whether a fit first trains in silico, on the calibrated twin, for up to twice ``max_iter`` epochs, which costs time and
-        no shot. The device then goes on from there with small steps, the last quarter of their half cosine. "auto": for twins
-        that know the equations (that need no shots, ``needs_shots``), and only if the device confirms what was found: 100 rows
-        are measured, and on a logarithmic scale their loss must have gone half of the way that it went on the twin, from that
-        of the best constant. Else the training begins anew, with the first weights and whole steps. Not with
-        ``refine=False``, nor where these rows would be more than a tenth of all shots. A learned twin is calibrated where the
-        training begins, and knows little of where it ends.
+        no shot. The device then goes on from there with small steps, the last quarter of their half cosine. True: with any
+        twin, with ``refine=False`` too, and without a trial. "auto": for twins that know the equations (``needs_shots`` and
+        ``explores`` are False), and only if the device confirms what was found: 100 rows are measured, and on a logarithmic
+        scale their loss must have gone half of the way that it went on the twin, from that of the best constant. Else the
+        training begins anew, with the first weights and whole steps. "auto" does not try with ``refine=False``, nor where
+        these rows would take more than a tenth of the training's shots or more than the budget leaves. (A learned twin is
+        calibrated where the training begins, and knows little of where it ends.)
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 

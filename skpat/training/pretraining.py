@@ -17,13 +17,14 @@ from skpat.training.progress import ProgressInSilico
 __all__ = ["BEGIN_AT", "TRIAL_ROWS", "confirmed_part", "is_confirmed", "pretrain"]
 
 BEGIN_AT = 0.75
-"""Where on the falling half cosine of the step size the training on the device begins; whole steps would undo the other."""
+"""After a training in silico the one on the device begins at this progress (0 to 1) of the half cosine along which the step
+size falls: its steps are small from the first, for large ones would undo what was found in silico."""
 TRIAL_ROWS = 100
-"""Rows that tell what a training in silico is worth."""
+"""Rows that are measured to see what a training in silico is worth on the device."""
 _EPOCHS = 2  # in silico for each one on the device, where further steps follow the measured ones
-_CONFIRMED = 0.5  # of the way of the loss, on a logarithmic scale
-_SHOT = 1 << 31  # beyond those of a training, whose noise is the same with and without a trial
-_LEAST_LOSS = 1e-12  # a smaller one is as good
+_CONFIRMED = 0.5  # the part of :func:`confirmed_part` that is enough
+_SHOT = 1 << 31  # number of the trial's shot, beyond those of a training, whose noise stays the same
+_LEAST_LOSS = 1e-12  # a smaller one counts as this, for its logarithm
 
 
 def pretrain(trainer: Trainer, data: Data, rng: np.random.RandomState) -> tuple[dict[str, np.ndarray], History]:
@@ -48,7 +49,7 @@ def pretrain(trainer: Trainer, data: Data, rng: np.random.RandomState) -> tuple[
 
 
 def is_confirmed(trainer: Trainer, data: Data) -> bool:
-    """Whether the device holds half of what the twin has promised (:func:`confirmed_part`); no, if the budget ends before.
+    """Whether the device holds half of what the twin has promised (:func:`confirmed_part`); False if the budget ends first.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ def _least_constant_loss(trainer: Trainer, like: np.ndarray, targets: np.ndarray
 
 
 def confirmed_part(untrained: float, promised: float, held: float) -> float:
-    """How much of the way that the loss has gone in silico is left on the device, on a logarithmic scale.
+    """How much of the fall of the loss in silico, on a logarithmic scale, there is on the device.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", se
     Returns
     -------
     before, after : float
-        That loss with the readout that was, and with the new one, both at the new normalisation. ``after`` is never larger.
+        That loss with the old readout, and with the new one, both at the new normalisation. ``after`` is never larger.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", se
     Notes
     -----
     Costs one shot per row, layer and unit (times ``n_shots``). Where fewer are left of the session's budget, as many rows
-    are drawn as it allows. The fit is convex and has no randomness: L-BFGS in double precision from the weights that are.
+    are drawn as it allows. The fit is convex and has no randomness: L-BFGS in double precision from the present weights.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def fit_readout(
     rows : Data
         With the targets and weights of these rows.
     pull : float, default=0
-        Strength of a pull towards the weights that are, on the scale of ``alpha``: for few rows.
+        Strength of a penalty on the squared distance from the given weights, on the scale of ``alpha``: for few rows.
     """
     import torch
     from scipy.optimize import minimize

@@ -28,8 +28,8 @@ class SharpnessAware(GradientEstimator):
     .. math:: g = \nabla L(w + \rho\, \nabla L(w) / |\nabla L(w)|) .
 
     A flat minimum costs little accuracy when the device drifts. Needs from the device what the other method needs, and
-    twice its shots: both gradients are measured. There are no steps without the device, whatever the other method's
-    ``n_anchored_steps``: the gradient uphill has no answer at the weights to go on from.
+    twice its shots: both gradients are measured. There are no anchored steps, whatever the other method's
+    ``n_anchored_steps``: they would go on from answers at the weights uphill, not at those that the training moves.
 
     Parameters
     ----------

@@ -18,17 +18,24 @@ __all__ = ["CHECK_AT", "count_check_shots", "check_alignment", "is_useless", "wa
 CHECK_AT = (0.0, 0.3, 1.0)
 """When a fit checks its gradients: parts of its epochs."""
 
-_USELESS_BELOW = 0.6
-_DOUBTFUL_ABOVE, _GAIN_THAT_HELPS, _KNOWN_TO = 0.45, 0.45, 0.3  # of a poor twin that surely still leads downhill
-_GOOD_ABOVE, _GAIN_OF_NOTHING = 0.8, 0.3  # a twin that is not good, and promises three times what it holds
-_PROMISE_HELD, _SURELY = 0.85, 2.0  # of a twin that leads where it says; standard errors
-_FEWEST_SHOTS, _SHARE = 500, 0.02
+# Thresholds of :func:`is_useless`, chosen with tests/benchmarks/useless_twins.py on other seeds than those of its figures. A
+# gain is the measured slope of the loss along the gradient, divided by the slope that the gradient promises.
+_GOOD_ABOVE = 0.8  # cosine: a good twin, whatever the gain
+_USELESS_BELOW = 0.6  # cosine: a useless twin, but for the exceptions below
+_GAIN_OF_NOTHING = 0.3  # a cosine between the two needs at least this gain
+_DOUBTFUL_ABOVE, _GAIN_THAT_HELPS = 0.45, 0.45  # cosine and gain of a poor twin that still leads downhill,
+_KNOWN_TO = 0.3  # if the standard error of its cosine is below this
+_PROMISE_HELD = 0.85  # gain of a twin that may be good: in noise it is not called useless if it may reach this
+_SURELY = 2.0  # by so many standard errors
+
+# The size of the checks.
+_FEWEST_SHOTS, _SHARE = 500, 0.02  # all checks together: evaluations of a row, or a share of the training's shots
 _MOST_ROWS = 32
-_FEW, _MANY = 3, 4  # random directions
+_FEW, _MANY = 3, 4  # random directions of a check, and of one of full size
 
 
 def _rows_and_directions(n_calls: int, n_training_shots: int) -> tuple[int, int]:
-    """How many rows and random directions one check may have, for a network of so many calls (times n_shots) per row."""
+    """How many rows and random directions one check may have; ``n_calls`` as in :func:`count_check_shots`."""
     evaluations = max(_FEWEST_SHOTS, _SHARE * n_training_shots / n_calls) / len(CHECK_AT)
     if evaluations >= _MOST_ROWS * _evaluations(_MANY):
         return _MOST_ROWS, _MANY
@@ -36,6 +43,7 @@ def _rows_and_directions(n_calls: int, n_training_shots: int) -> tuple[int, int]
 
 
 def _evaluations(n_directions: int) -> int:
+    """How often a check evaluates each row: twice as it is, and up and down along the gradient and each direction."""
     return 2 + 2 * (n_directions + 1)
 
 
@@ -56,8 +64,9 @@ def count_check_shots(n_rows: int, n_calls: int, n_training_shots: int, n_more: 
     Returns
     -------
     int
-        All checks of a fit together take at most 500 times ``n_calls`` shots, or 2 % of the training's if that is more;
-        never more than 384 rows each. Weights fewer than the random directions need less, and ``n_more`` comes on top.
+        All checks of a fit together take at most ``500 * n_calls`` shots, or 2 % of the training's if that is more. One check
+        takes at most ``384 * n_calls``: 32 rows, each evaluated 12 times. The ``n_more`` evaluations come on top. A network
+        with fewer weights than random directions spends less.
     """
     most, n_directions = _rows_and_directions(n_calls, n_training_shots)
     return min(most, n_rows) * (_evaluations(n_directions) + n_more) * n_calls
@@ -106,11 +115,17 @@ def is_useless(alignments: Sequence[Alignment]) -> bool:
     Returns
     -------
     bool
-        True if their pooled cosine is below 0.6, or below 0.8 while a step along the gradient gains less than 0.3 of what
-        it promised. False, too, where the device's noise leaves that open: where the cosine may be 0.6 within its standard
-        error, and a step along the gradient may gain, within two, 0.85 of what it promised; of that promise counts
-        what ``held`` of :class:`skpat.training.alignment.Slopes` says. And where the cosine is at least 0.45, with a standard
-        error below 0.3, and a step along the gradient gains at least 0.45 of what it promised.
+        With the pooled cosine and the gain, the measured slope of the loss along the gradient divided by the promised one,
+        the first rule that applies decides:
+
+        1. The cosine is at least 0.8: False.
+        2. The cosine is at least 0.6, and the gain at least 0.3: False.
+        3. Poor, but it leads downhill (the cosine is at least 0.45 with a standard error below 0.3, and the gain is at least
+           0.45): False.
+        4. The gradient is zero: True.
+        5. Noise leaves it open (the cosine plus its standard error reaches 0.6, and the measured slope plus two standard
+           errors reaches 0.85 of ``held``, see :class:`skpat.training.alignment.Slopes`): False.
+        6. Else: True.
     """
     found = pooled(alignments)
     if found.slopes is None or found.cosine >= _GOOD_ABOVE:

@@ -119,7 +119,7 @@ def build_module(
 
 
 def _no_zeros(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """The scales, with a number in place of those of constants: 1, or less where all others are smaller."""
+    """The scales, those of constant columns replaced by 1, or by the largest of the others if that is smaller."""
     varies = scale > max(1e-12, 4 * np.finfo(scale.dtype).eps) * np.abs(mean)
     return np.where(varies, scale, min(1.0, scale[varies].max()) if varies.any() else 1.0)
 

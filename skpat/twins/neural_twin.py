@@ -66,7 +66,7 @@ class NeuralTwin(Twin):
     output_scores_ : ndarray of shape (n_outputs,)
         R² on the held-out shots of each output.
     trust_ : ndarray of shape (n_outputs,)
-        R² of each output between 0 and 1: of the held-out shots at first, then a running mean over the calls of
+        R² of each output, between 0.02 and 1: of the held-out shots at first, then a running mean over the calls of
         ``partial_fit`` of how well new shots were predicted before they were learned.
     n_features_in_ : int
         Number of control channels.
@@ -159,7 +159,7 @@ class NeuralTwin(Twin):
         self._refuse_too_many(self._widths(n_controls, n_outputs))
 
     def _known_periods(self, n_controls: int) -> np.ndarray | None:
-        """What was told of the channels, if it was of a device with so many."""
+        """The periods of the channels, if they were told, and of a device with so many channels; else None."""
         return self._periods if self._periods is not None and len(self._periods) == n_controls else None
 
     def _widths(self, n_controls: int, n_outputs: int) -> list[int]:
@@ -282,7 +282,7 @@ class NeuralTwin(Twin):
         return self
 
     def _judge(self, x: Any, y: Any, outputs: np.ndarray, sample_weight: np.ndarray) -> None:
-        """Let ``trust_`` follow how well new shots are predicted, of which x and y are the standardised ones."""
+        """Move ``trust_`` towards how well new shots are predicted; x and y are their standardised features and outputs."""
         import torch
 
         with torch.no_grad():
@@ -291,7 +291,7 @@ class NeuralTwin(Twin):
         total = sample_weight.sum()
         mean = sample_weight @ seen / total
         variance = sample_weight @ np.square(seen - mean) / total
-        variance = np.where(varies(outputs, sample_weight), variance, 1.0)  # else it is judged in units of the scale
+        variance = np.where(varies(outputs, sample_weight), variance, 1.0)  # a constant one: in units of its scale
         error = sample_weight @ residual / total / variance
         score = np.clip(1 - error, LEAST_TRUST, 1.0)
         self.trust_ = (1 - TRUST_MOMENTUM) * self.trust_ + TRUST_MOMENTUM * score

@@ -32,7 +32,8 @@ class PhysicsModule(torch.nn.Module):
     device : Device
         With ``forward(controls, constants)``.
     start, moved : dict of str to ndarray
-        Where each constant starts, and how far it has moved: relative to its start, or as it is for entries that start at zero.
+        Where each constant starts, and how far it has moved in its unit: ``|start|`` for a scalar, the largest ``|start|`` for
+        all entries of an array, 1 if all are zero.
     dtype : numpy dtype
     """
 
@@ -89,7 +90,8 @@ def make_optimizer(module: PhysicsModule, learning_rate: float) -> torch.optim.O
 
 
 def step_constants(module: PhysicsModule, optimizer: torch.optim.Optimizer, shots: Shots, scale: np.ndarray) -> None:
-    """One step on all the given shots. Constants with which the model does not answer the first of them are not taken.
+    """One step on all the given shots. It is undone if the model then refuses its constants, or answers the first shot with
+    numbers that are not finite.
 
     Raises
     ------

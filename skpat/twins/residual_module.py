@@ -20,7 +20,7 @@ class ResidualModule(torch.nn.Module):
     correction : torch.nn.Module
         The same, or with ``feed_physics`` from controls and outputs side by side, (n_rows, n_controls + n_outputs).
     unit : tensor of shape (n_outputs,)
-        What the correction's answers are counted in.
+        By which the correction's answers are multiplied, in the device's units.
     feed_physics : bool
         Whether the correction is given what the model answers.
     in_parts : bool

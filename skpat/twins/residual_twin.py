@@ -70,7 +70,7 @@ class ResidualTwin(Twin):
     physics_score_ : float
         R² of the model alone on the same shots.
     trust_ : ndarray of shape (n_outputs,)
-        R² of each output between 0 and 1: of the held-out shots at first, then a running mean over the calls of
+        R² of each output, between 0.02 and 1: of the held-out shots at first, then a running mean over the calls of
         :meth:`partial_fit` of how well new shots were predicted before they were learned.
     n_features_in_ : int
         Number of control channels.
@@ -162,9 +162,9 @@ class ResidualTwin(Twin):
 
         from skpat.twins.residual_module import ResidualModule
 
-        # Made anew each time, and nothing but a sum: the weights are those of the parts, whatever becomes of these.
+        # Made anew each time: it has no weights of its own, so its weights are those that the parts have now.
         physics, correction = self.physics_.module_, self.correction_.module_
-        # Displaced at random, no two rows share a channel: there are no parts in which a batch could be taken.
+        # With random displacements no channel is the same in all rows: a batch cannot be taken in two parts.
         in_parts = hasattr(physics, "forward_batch") and not self.explores
         unit = torch.from_numpy(self._unit)
         return ResidualModule(physics, correction, unit, feed_physics=self.feed_physics, in_parts=in_parts)
@@ -251,7 +251,7 @@ class ResidualTwin(Twin):
         return self
 
     def forget(self) -> None:
-        """What the parts do."""
+        """Let both parts forget."""
         for part in (self.physics_, self.correction_):
             if hasattr(part, "forget"):
                 part.forget()
@@ -267,7 +267,8 @@ class ResidualTwin(Twin):
         return np.hstack([controls, expected]) if self.feed_physics else controls
 
     def _tell(self, correction: Any, expected: np.ndarray) -> None:
-        """Hand on the specification; the model's answers are channels too, as wide as they are spread."""
+        """Hand the specification on to the correction. Where it sees the model's answers these are channels too, with bounds
+        from their mean and standard deviation."""
         if self._specification is None or not hasattr(correction, "learn_specification"):
             return
         bounds, periods = self._specification
@@ -298,11 +299,11 @@ def _check_part(name: str, part: Any) -> None:
 
 
 def _trust(expected: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
-    """R² of each output, between a little above 0 and 1."""
+    """R² of each output, between ``LEAST_TRUST`` and 1."""
     total = sample_weight.sum()
     mean = sample_weight @ outputs / total
     variance, error = (sample_weight @ np.square(outputs - other) / total for other in (mean, expected))
     of_constant = np.maximum(variance.mean(), 1e-12 * mean**2 + np.finfo(outputs.dtype).tiny)
-    # what stays the same is judged beside the other outputs
+    # the error of an output that stays the same is compared with the variance of the others
     scale = np.where(varies(outputs, sample_weight), variance, of_constant)
     return np.clip(1 - error / scale, LEAST_TRUST, 1.0)
