@@ -195,7 +195,7 @@ class Network:
         return self.legal(values)
 
     def legal(self, values: np.ndarray) -> np.ndarray:
-        """Settings of all channels (n_rows, n_controls), within the bounds already, on the steps of those that have steps."""
+        """Settings (n_rows, n_controls) within the bounds, moved to the nearest step in channels that have steps."""
         return snap(values, *_grid(self.bounds.T, self.control_steps, values.dtype)) if self.has_steps else values
 
     @property

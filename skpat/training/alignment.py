@@ -236,13 +236,13 @@ def measure_alignment(
     -----
     Costs ``2 + 2 * (n_directions + 1)`` shots per row, layer and unit (and patch; times ``n_shots``), counted as calibration;
     with ``per_layer`` the second part once for each layer. A method whose gradient takes more than one forward pass
-    (SPSA, finite differences, an evolution strategy) takes the shots of one of its steps on top. Random directions that
-    all rows share need no more shots for more weights, and no more for rows whose gradients differ. Their part of the
-    relative error is :math:`(1 - \cos^2) / \sqrt{2 K}`: small for a good twin, and in :math:`\cos` itself also for a
-    useless one.
+    (SPSA, finite differences, an evolution strategy) takes the shots of one of its steps on top. All rows share the random
+    directions, so that more weights, or rows whose gradients differ, take no more shots. With :math:`K` directions their
+    small number adds a relative error of :math:`(1 - \cos^2) / \sqrt{2 K}` to the cosine. That is little for a good twin; for
+    a useless one the cosine is small, and so is the error in it.
 
     The size of the steps is found from the noise, seen in two measurements at the same weights, and from the first two
-    random directions: as small as lets the signal stand above the noise, within 0.001 % and 5 % (root mean square) of the
+    random directions: as small as lets the signal stand above the noise, between 0.001 % and 5 % (root mean square) of the
     channels' ranges. Where even that is too far for the device's curvature, the cosine comes out too low.
 
     Examples

@@ -23,7 +23,7 @@ _FULL_COVARIANCE_UP_TO = 100  # weights; beyond, learning the covariance takes m
 
 
 class EvolutionStrategy(GradientEstimator):
-    r"""Covariance matrix adaptation: a population of weights is measured on the batch, the better ones draw the mean.
+    r"""Covariance matrix adaptation: a population of weights is measured on the batch, its mean moves to the better ones.
 
     In each step :math:`\lambda` vectors of weights are drawn from a normal distribution, the loss of one batch is measured for
     each, and the better half moves the mean; :math:`\sigma` and the covariance follow:

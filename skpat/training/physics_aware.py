@@ -205,7 +205,7 @@ class PhysicsAware(GradientEstimator):
 
     @property
     def step_factor(self) -> float:
-        """Below 1 while the twin predicts new shots worse than it already did."""
+        """Below 1 while the twin predicts new shots worse than it has done before."""
         return getattr(self, "_caution", 1.0)
 
     def _watch(self, twin: Any) -> None:
