@@ -11,15 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpat import ControlBatch, PhysicalNetworkClassifier, as_device
+from skpat import ControlBatch, ControlSplit, PhysicalNetworkClassifier, as_device
 from skpat.devices import SecondHarmonicLaser
+from skpat.estimators.specification import GRADIENTS
 from skpat.exceptions import FarReadingWarning, NoExactGradientError, NonFiniteTrainingError
+from skpat.lab import Session
+from skpat.network.forward import Network
 from skpat.row_keys import hash_rows
-from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, bridge, loop
-from skpat.training.calibration import draw_rows
+from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, bridge, device_alone, loop
+from skpat.training.calibration import _varied, draw_rows, on_policy_shots
 from skpat.training.far_reading import far_reading
+from skpat.training.loop import Data
 from skpat.training.loss import cross_entropy, squared_error, weighted_mean
-from skpat.twins import NeuralTwin
+from skpat.twins import NeuralTwin, PhysicsTwin
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
 
@@ -53,6 +57,62 @@ def test_drawn_rows_do_not_depend_on_order_and_weigh_like_repetitions(seed: int)
     }
     np.testing.assert_array_equal(draw["weighted"], draw["shuffled"])
     np.testing.assert_array_equal(draw["weighted"], draw["repeated"])
+
+
+class Recorded(SecondHarmonicLaser):
+    """Keeps every row that it is sent; what it keeps survives clones."""
+
+    rows: list[np.ndarray] = []
+
+    def measure(self, batch: Any) -> np.ndarray:
+        self.rows.append(np.array(batch))
+        return super().measure(batch)
+
+
+@pytest.mark.parametrize("twin", ["learned", "equations"])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_channel_that_is_held_never_moves(gradient: str, twin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if gradient == "evolution_strategy":
+        pytest.importorskip("cma", reason="cma is not installed")
+    monkeypatch.setattr(Recorded, "rows", [])
+    X, y = data(40)
+    made = PhysicsTwin(SecondHarmonicLaser(8, 4, n_steps=2, coupling=20.0), ["coupling"])
+    network = small(
+        device=Recorded(8, 4, n_steps=2), gradient=gradient, control_split=ControlSplit(fixed={2: 0.3, 5: 0.8}),
+        encoder="direct", n_layers=2, max_iter=1, **({"twin": made} if twin == "equations" else {}),
+    )  # fmt: skip
+    network.fit(X, y)
+    network.partial_fit(X[:20], y[:20])
+    network.loss_ = -np.inf  # never good enough: the weights are trained, too
+    network.recalibrate(X, y, 200)
+    network.predict(X[:5])
+    sent = np.concatenate(Recorded.rows)
+    assert len(sent) == sum(network.shots_.values())
+    assert all(network.shots_[kind] for kind in ("calibration", "prediction", "recalibration"))
+    np.testing.assert_array_equal(np.unique(sent[:, [2, 5]], axis=0), [[0.3, 0.8]])
+    assert (np.ptp(np.delete(sent, [2, 5], axis=1), axis=0) > 0).all()
+
+
+def test_the_shots_where_a_training_begins_are_of_ever_other_rows() -> None:
+    X = np.random.default_rng(0).uniform(-1, 1, (3, 2))
+    network = Network(
+        split=ControlSplit([0, 1]).resolve(4), bounds=np.array([[0.0, 1.0]] * 4), n_features=2, n_outputs=2, n_targets=2,
+        n_layers=2, encoder="direct",
+    )  # fmt: skip
+    weights = network.initial_weights(X, np.ones(3), np.random.RandomState(0))
+    controls, _ = on_policy_shots(
+        network, weights, X, 5, lambda asked: asked, lambda batch: np.asarray(batch)[:, :2] ** 2
+    )  # two rows in both layers, and the third in the first
+    assert len(controls) == len(np.unique(controls, axis=0)) == 5
+
+
+def test_a_calibration_varies_the_encoder_around_the_first_one() -> None:
+    first = 3.0 * np.random.default_rng(0).standard_normal((100, 100))
+    found = [_varied({"encoder.coef": first}, np.random.RandomState(seed))["encoder.coef"] for seed in range(20)]
+    cosines = [np.corrcoef(first.ravel(), coef.ravel())[0, 1] for coef in found]
+    np.testing.assert_allclose(cosines, 0.6, atol=0.05)
+    logs = np.log([coef.std() / first.std() for coef in found])
+    assert 0.2 < logs.std() < 0.6  # and its gain
 
 
 class Glitching(SecondHarmonicLaser):
@@ -180,6 +240,53 @@ def test_training_lowers_the_loss_for_every_method(gradient: str) -> None:
     network = small(twin=twin, gradient=gradient, max_iter=15, n_calibration_shots=200).fit(X, y)
     assert network.loss_curve_[-1] < 0.7 * network.loss_curve_[0]
     assert network.score(X, y) > 0.85
+
+
+def test_the_step_falls_along_half_a_cosine_to_a_hundredth() -> None:
+    X, y = data()
+    network = small(gradient="exact", max_iter=1, learning_rate_init=0.2).fit(X, y)
+    with Session(network.device_) as session:
+        trainer = network._make_trainer(session, len(X))
+        steps = []
+        for progress in (0.0, 0.5, 1.0):
+            trainer.set_step(progress)
+            steps.append(trainer.optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(steps, [0.2, 0.101, 0.002])
+
+
+@pytest.mark.parametrize("n_rows", [10, 40])
+def test_a_short_batch_moves_the_statistics_less(n_rows: int) -> None:
+    class Still(GradientEstimator):
+        """Measures, and gives no gradient to the device's channels."""
+
+        def run(self, apparatus: Apparatus) -> Any:
+            return device_alone(apparatus)
+
+    X, y = data(40)
+    answered: list[np.ndarray] = []
+
+    def answer(controls: np.ndarray) -> np.ndarray:
+        answered.append(controls[:, :3] * controls[:, 3:])
+        return answered[-1]
+
+    device = as_device(answer, n_controls=6, n_outputs=3, bounds=(-1, 1))
+    network = small(device=device, gradient=Still(), max_iter=1, batch_size=40).fit(X, y)
+    before = network._statistics[0].mean.copy()
+    with Session(network.device_) as session:
+        trainer = network._make_trainer(session, 40)
+        rows = Data(X, y, np.ones(40), hash_rows(X)).rows(np.argsort(X[:, 0])[:n_rows])  # unlike the mean of all
+        trainer.epoch(rows, np.random.RandomState(0))
+    moved = 0.1 * n_rows / 40 * (answered[-1].mean(axis=0) - before)
+    np.testing.assert_allclose(trainer.statistics[0].mean, before + moved, rtol=1e-12)
+    assert np.abs(moved).max() > 1e-5
+
+
+@pytest.mark.parametrize("n_iter_no_change", [1, 3])
+def test_a_training_ends_after_so_many_epochs_that_gain_less_than_tol(n_iter_no_change: int) -> None:
+    X, y = data()
+    network = small(gradient="exact", max_iter=8, tol=10.0, n_iter_no_change=n_iter_no_change).fit(X, y)
+    assert network.n_iter_ == 1 + n_iter_no_change
+    assert (np.diff(network.loss_curve_) < 0).all()  # it fell, but by less
 
 
 def test_spsa_is_right_on_average_and_costs_two_shots() -> None:
