@@ -255,3 +255,13 @@ def test_statistics_converge_to_those_of_a_steady_device(momentum: float) -> Non
         statistics.update(outputs, np.ones(50), momentum)
     np.testing.assert_allclose(statistics.mean, outputs.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(statistics.variance, outputs.var(axis=0), rtol=1e-6)
+
+
+def test_the_floor_of_a_scale_is_a_part_of_the_mean_variance() -> None:
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(50, 3)) * [10.0, 1.0, 1e-3]
+    statistics = OutputStatistics(3)
+    statistics.update(outputs, np.ones(50), momentum=1.0)
+    variance = outputs.var(axis=0)
+    np.testing.assert_allclose(statistics.scale, np.sqrt(variance + 0.1 * variance.mean()), rtol=1e-12)
+    assert statistics.scale[2] > 1.0  # what carries little but noise is not blown up

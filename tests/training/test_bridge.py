@@ -102,12 +102,24 @@ def test_the_gradient_is_the_models_at_the_controls_that_the_device_received() -
     torch.testing.assert_close(inputs.grad[:, column], 3 * inputs.detach()[:, column] ** 2)
 
 
-def test_only_what_needs_a_gradient_gets_one() -> None:
+@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize("needs", ["inputs", "weights"])
+def test_only_what_needs_a_gradient_gets_one(needs: str, in_parts: bool) -> None:
     split = ControlSplit().resolve(N)
-    weights = torch.rand(split.n_weights, dtype=torch.float64, requires_grad=True)
-    controls = split.assemble(torch.rand(5, split.n_inputs, dtype=torch.float64), weights)
-    bridge(lambda b, layer, unit: np.zeros((5, 3)), lambda c: c[:, :3])(controls, 0, 0).sum().backward()
-    assert weights.grad is not None
+    parts = {"inputs": torch.rand(5, split.n_inputs).double(), "weights": torch.rand(split.n_weights).double()}
+    parts[needs].requires_grad_()
+    controls = split.assemble(parts["inputs"], parts["weights"])
+    run = bridge(
+        lambda b, layer, unit: np.zeros((5, 3)), (lambda b: b.dense()[:, :3]) if in_parts else lambda c: c[:, :3],
+        in_parts=in_parts,
+    )  # fmt: skip
+    run(controls, 0, 0).sum().backward()
+    channels = {"inputs": split.input_index, "weights": split.weight_index}[needs]
+    expected = np.where(channels < 3, 1.0 if needs == "inputs" else 5.0, 0.0)  # of five rows for what they share
+    np.testing.assert_array_equal(parts[needs].grad.reshape(-1, len(channels))[0], expected)
+    other = parts["weights" if needs == "inputs" else "inputs"]
+    assert other.grad is None
+    assert not other.requires_grad  # the model is asked at tensors of its own
 
 
 def test_grad_mode_is_left_as_it_was() -> None:

@@ -97,6 +97,34 @@ def test_feedback_alignment_trains_the_last_layer_exactly_and_the_first_not() ->
 
 def test_feedback_is_the_errors_product_with_the_matrix() -> None:
     method = DirectFeedbackAlignment(0)
+    apparatus, loss_of = set_up(2)
+    weights, network = apparatus.weights, apparatus.network
+    rng = np.random.default_rng(0)
+    for layer in range(2):  # statistics of a training; the first ones are 0 and 1
+        weights[f"layers.{layer}.mean"].copy_(torch.from_numpy(rng.normal(size=8)))
+        weights[f"layers.{layer}.scale"].copy_(torch.from_numpy(rng.uniform(0.2, 5.0, 8)))
+    outputs: list[torch.Tensor] = []
+
+    def recorded(batch: Any, layer: int, unit: int) -> torch.Tensor:
+        outputs.append(LASER.forward(batch.dense()))
+        return outputs[-1]
+
+    forward(network, weights, torch.from_numpy(X[::8]), recorded)
+    first, last = ((out - weights[f"layers.{i}.mean"]) / weights[f"layers.{i}.scale"] for i, out in enumerate(outputs))
+    last = last.detach().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(network.readout.read(weights, last), torch.from_numpy(Y[::8]))
+    (error,) = torch.autograd.grad(loss, last)
+    names = ["layers.0.theta", "layers.0.gain", "layers.0.offset", "encoder.coef"]
+    fed_back = error @ torch.from_numpy(method.feedback(0, 8, 8))  # to the first layer's normalised outputs
+    expected = torch.autograd.grad(first, [weights[name] for name in names], fed_back)
+    method.loss_and_gradient(loss_of, apparatus)
+    for name, value in zip(names, expected, strict=True):
+        torch.testing.assert_close(weights[name].grad, value, rtol=1e-9, atol=1e-12)
+        assert value.abs().max() > 1e-6
+
+
+def test_a_layer_that_gets_no_feedback_stays() -> None:
+    method = DirectFeedbackAlignment(0)
     method.feedback(0, 8, 8)
     method._matrices[0] = np.zeros((8, 8))
     found = gradients(method, 2)

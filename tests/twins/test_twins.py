@@ -17,8 +17,9 @@ from sklearn.metrics import r2_score
 from skpat import ControlBatch
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import TwinError
-from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, gradient_cosine
+from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, gradient_cosine, neural_module
 from skpat.twins.base import hold_out
+from skpat.twins.shot_memory import ShotMemory
 
 BOUNDS = np.array([[-1.0, 1.0]] * 4)
 
@@ -227,6 +228,8 @@ def test_gradient_cosine_measures_within_the_bounds_and_counts_as_it_says(twin: 
     gradient_cosine(twin, measure, corners, BOUNDS, n_directions=3, step=0.2)
     assert len(sent[0]) == 2 * 6 * 3
     assert np.abs(sent[0]).max() <= 1
+    up, down = np.split(sent[0], 2)  # to both sides, and as far as anywhere
+    np.testing.assert_allclose(np.sqrt(np.square((up - down) / 2 / 2).mean(axis=1)), 0.2, rtol=1e-9)
     assert gradient_cosine(twin, lambda b: np.zeros((len(b), 3)), corners, BOUNDS) == 0
 
 
@@ -333,3 +336,28 @@ def test_arrays_that_torch_cannot_take_are_copied(twin: Any) -> None:
     for shots in (swapped, locked):
         found = clone(twin).fit(*shots).partial_fit(*shots).predict(shots[0])
         np.testing.assert_array_equal(found, wanted)
+
+
+@given(size=st.integers(1, 6), pieces=st.lists(st.integers(1, 9), min_size=1, max_size=12))
+def test_a_memory_holds_the_last_shots_and_never_shrinks(size: int, pieces: list[int]) -> None:
+    memory, n_seen = ShotMemory(size), 0
+    for n in pieces:
+        numbers = torch.arange(n_seen, n_seen + n, dtype=torch.float64)[:, None]
+        memory.add(numbers, 10 * numbers, np.ones(n))
+        n_seen += n
+        assert memory.n_shots == min(size, n_seen)
+        x, y = memory.draw((np.arange(memory.n_shots) + 0.5) / memory.n_shots)  # each of them once
+        assert sorted(x.ravel().tolist()) == list(range(n_seen - memory.n_shots, n_seen))
+        torch.testing.assert_close(y, 10 * x)
+
+
+def test_a_quarter_of_each_refining_step_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+    monkeypatch.setattr(neural_module, "refine_module", lambda module, optimizer, draws, rate: steps.extend(draws))
+    twin = NeuralTwin((8,), max_iter=1, refine_batch_size=40, random_state=0).fit(*shots(1000))
+    new = shots(1, seed=1)
+    twin.partial_fit(*new)
+    x, _, _ = neural_module.standard_tensors(twin.module_, (*new, np.ones(1)))
+    assert len(steps) in (8, 16)
+    assert {len(drawn) for drawn, _ in steps} == {40}
+    assert np.median([int((drawn == x).all(dim=1).sum()) for drawn, _ in steps]) == 10  # by chance the memory has more
