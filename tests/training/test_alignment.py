@@ -23,7 +23,7 @@ from skpat.exceptions import UselessTwinWarning
 from skpat.lab import Session
 from skpat.row_keys import hash_rows
 from skpat.training import ExactGradient, GradientEstimator, PhysicsAware, bridge
-from skpat.training.alignment import Alignment, Slopes, measure_alignment, pooled
+from skpat.training.alignment import Alignment, Slopes, _measure_group, measure_alignment, pooled
 from skpat.training.loop import Data, Trainer
 from skpat.training.loss_probe import LossProbe
 from skpat.training.useless_twin import check_alignment, count_check_shots, is_useless, warn_if_useless
@@ -276,6 +276,63 @@ def test_the_gradient_estimator_itself_is_not_asked() -> None:
         before = trainer.gradient.n_asked
         measure_alignment(trainer, data, n_rows=10)
         assert trainer.gradient.n_asked == before > 0
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_noise_along_the_gradient_is_taken_off_what_stands_across(noise: float) -> None:
+    method, device = np.array([1.0, 2.0]), np.array([3.0, -1.0])
+    unit = method / np.linalg.norm(method)
+    found = []
+    for error in (noise, -noise):  # whose mean is what is expected
+
+        class Probe:
+            gradient, second_gradient, loss_variance = {"w": method}, None, 0.0
+
+            def slope(self, direction: np.ndarray, names: Any, *a: Any, error: float = error, **k: Any) -> Any:
+                along = np.allclose(direction, unit)
+                return device @ direction + error * along, noise**2 * along
+
+            def foreseen_share(self, *args: Any) -> float:
+                return 1.0
+
+        found.append(_measure_group(Probe(), ["w"], 2, np.random.RandomState(0)))
+    assert np.isclose(np.mean([made.along for made in found]), device @ unit)
+    assert np.isclose(np.mean([made.across for made in found]), device @ device - (device @ unit) ** 2)
+    assert {made.along_variance for made in found} == {noise**2}
+
+
+def test_errors_are_propagated_through_the_sums_of_groups() -> None:
+    groups = [Slopes(0.9, 0.02, 1.0, 0.0, 1.0), Slopes(-0.3, 0.01, 2.0, 0.0, 2.0), Slopes(1.5, 0.05, 0.5, 0.0, 0.5)]
+    together = Slopes.together(groups)
+    variance = {"along": 0.0, "across": 0.0}
+    for number, group in enumerate(groups):
+        up, down = (
+            Slopes.together([replace(g, along=g.along + step) if g is group else g for g in groups])
+            for step in (1e-5, -1e-5)
+        )
+        for name in variance:
+            slope = (getattr(up, name) - getattr(down, name)) / 2e-5
+            variance[name] += slope**2 * groups[number].along_variance
+    assert np.isclose(together.along_variance, variance["along"])
+    assert np.isclose(together.across_variance, variance["across"])
+    assert np.isclose(together.noise_across, variance["across"])
+
+
+@pytest.mark.parametrize(("along", "across"), [(0.9, 0.3), (0.2, 1.5), (-0.6, 0.6)])
+def test_the_error_of_a_cosine_is_that_of_what_it_is_made_of(along: float, across: float) -> None:
+    def cosine(along: float, across: float) -> float:
+        return along / np.sqrt(along**2 + across)
+
+    step, deviations = 1e-6, (1e-4, 3e-4)
+    slopes_of = [
+        (cosine(along + step, across) - cosine(along - step, across)) / (2 * step),
+        (cosine(along, across + step) - cosine(along, across - step)) / (2 * step),
+    ]
+    for shown in ((1, 0), (0, 1), (1, 1)):
+        variances = np.square(deviations) * shown
+        found, error = Slopes(along, variances[0], across, variances[1], 1.0).cosine_and_error()
+        assert np.isclose(found, cosine(along, across), rtol=1e-5)
+        assert np.isclose(error, np.sqrt(np.square(slopes_of) @ variances), rtol=1e-3)
 
 
 # ---- several checks, and the verdict ----

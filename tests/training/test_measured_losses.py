@@ -145,6 +145,21 @@ def test_an_earlier_layer_does_not_hear_of_later_ones() -> None:
     assert np.abs(found[0]["layers.1.gain"] - found[1]["layers.1.gain"]).max() > 1e-6
 
 
+def test_neither_way_of_a_displacement_comes_first() -> None:
+    found = []
+    for size in (0.05, -0.05):
+        apparatus, loss_of = set_up(network_of(2))
+        method = ForwardForward(size, random_state=0)
+        for _ in range(2):
+            for weight in apparatus.weights.values():
+                weight.grad = None
+            method.loss_and_gradient(loss_of, apparatus)
+        found.append({name: w.grad.numpy() for name, w in apparatus.weights.items() if w.grad is not None})
+    for name, gradient in found[0].items():
+        np.testing.assert_allclose(gradient, found[1][name], rtol=1e-9, atol=1e-12, err_msg=name)
+    assert np.abs(found[0]["layers.0.theta"]).max() > 1e-4
+
+
 # ---- what the methods share ----
 
 

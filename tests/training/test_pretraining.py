@@ -109,6 +109,40 @@ def test_what_goes_on_does_not_begin_in_silico(monkeypatch: pytest.MonkeyPatch) 
     fitted.fit(X, Y)
 
 
+def test_what_goes_on_takes_whole_steps_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = network(warm_start=True).fit(X, Y)
+    assert fitted.pretrained_
+    starts: list[float] = []
+    set_step = Trainer.set_step
+    monkeypatch.setattr(Trainer, "set_step", lambda self, part: (starts.append(part), set_step(self, part)))
+    fitted.fit(X, Y)
+    np.testing.assert_allclose(starts, [i / 9 for i in range(9)])  # three batches in each of three epochs
+
+
+def test_the_noise_of_the_trial_is_not_met_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: dict[str, set[tuple[int, int]]] = {"trial": set(), "training": set()}
+    during = ["training"]
+
+    class Named(SecondHarmonicLaser):
+        def measure(self, batch: Any) -> np.ndarray:
+            met[during[0]] |= {(int(key), batch.shot) for key in batch.row_keys}
+            return super().measure(batch)
+
+    confirmed = pretraining.is_confirmed
+
+    def tried(*args: Any) -> bool:
+        during[0] = "trial"
+        found = confirmed(*args)
+        during[0] = "training"
+        return found
+
+    monkeypatch.setattr(pretraining, "is_confirmed", tried)
+    made = network(**AUTO).set_params(device=Named(16, 8, n_steps=2, coupling=27.0)).fit(X, Y)
+    made.predict(X)
+    assert not met["trial"] & met["training"]
+    assert {key for key, _ in met["trial"]} <= {key for key, _ in met["training"]}  # the same rows
+
+
 def test_ctrl_c_in_silico_ends_the_fit_before_its_first_step_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     n_batches, run = [0], InSilico.run
 

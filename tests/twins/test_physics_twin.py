@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.base import clone
 from skpat import ControlBatch, ControlSplit, PhysicalNetworkClassifier, as_device
 from skpat.devices import CoupledOscillators, SecondHarmonicLaser, SimulatedDevice
 from skpat.exceptions import TwinError
-from skpat.twins import PhysicsTwin
+from skpat.twins import PhysicsTwin, physics_module
 
 N, M = 10, 6
 
@@ -211,6 +212,23 @@ def test_constants_that_the_model_refuses_are_a_step_too_far(monkeypatch: pytest
     np.testing.assert_allclose(twin.constants_["coupling"], 30.0, rtol=0.01)
     with pytest.raises(ValueError, match="must be between 15 and"):
         PhysicsTwin(Limited(N, M, coupling=10.0), ["coupling"]).fit(*measured)
+
+
+def test_a_step_too_far_is_worse_than_all_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[float] = []
+
+    def searched(loss_at: Any, start: np.ndarray, **how: Any) -> Any:
+        for coupling in (16.0, 29.9, 40.0):  # far, near, and refused
+            loss, gradient = loss_at(start + (coupling - 16.0) / 16.0, *how.get("args", ()))
+            losses.append(loss)
+        assert not gradient.any()
+        return SimpleNamespace(x=start, nit=0)
+
+    monkeypatch.setattr(physics_module, "minimize", searched)
+    measured = shots(laser(coupling=30.0, noise=0, noise_floor=0, energy_jitter=0))
+    PhysicsTwin(Limited(N, M, coupling=16.0), ["coupling"], random_state=0).fit(*measured)
+    far, near, refused = losses
+    assert refused > far > 100 * near  # whichever of them the line search came from
 
 
 def test_a_training_never_steps_to_constants_that_the_model_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

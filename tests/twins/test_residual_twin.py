@@ -16,7 +16,7 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 
 from skpat import ControlBatch, PhysicalNetworkClassifier
-from skpat.devices import CoupledOscillators, MachZehnderMesh, SecondHarmonicLaser
+from skpat.devices import CoupledOscillators, MachZehnderMesh, SecondHarmonicLaser, SimulatedDevice
 from skpat.devices.specification import channel_periods
 from skpat.devices.wrapper import DeviceWrapper
 from skpat.exceptions import TwinError
@@ -158,6 +158,23 @@ def test_the_specification_is_handed_on(feed_physics: bool) -> None:
     assert np.abs(forgotten.predict(turned) - forgotten.predict(controls)).max() > 1e-3
 
 
+def test_the_models_answers_are_channels_as_wide_as_numbers_spread_evenly() -> None:
+    class Ramp(SimulatedDevice):
+        """One answer spread evenly from 3 to 5, and one that never changes."""
+
+        n_controls, n_outputs, bounds = 2, 2, (0.0, 1.0)
+
+        def forward(self, controls: Any, constants: Any = None) -> Any:
+            return torch.stack([3 + 2 * controls[:, 0], 0 * controls[:, 0] + 7], dim=1)
+
+    controls = np.column_stack([np.linspace(0, 1, 2001), np.random.default_rng(0).uniform(size=2001)])
+    twin = ResidualTwin(PhysicsTwin(Ramp()), NeuralTwin((), max_iter=1), validation_fraction=0, random_state=0)
+    twin.learn_specification(np.array([[0.0, 1.0], [-2.0, 2.0]]), np.array([0.0, 4.0]))
+    twin.fit(controls, Ramp().measure(controls))
+    np.testing.assert_allclose(twin.correction_._bounds, [[0, 1], [-2, 2], [3, 5], [6, 8]], atol=2e-3)
+    np.testing.assert_array_equal(twin.correction_._periods, [0, 4, 0, 0])
+
+
 @pytest.mark.parametrize("level", [0.0, 0.1, 1.0, 1e6])
 def test_an_output_that_never_changes_does_no_harm(level: float) -> None:
     class Dead(SecondHarmonicLaser):
@@ -275,6 +292,31 @@ def test_it_goes_on_learning_in_both_parts() -> None:
     assert twin.physics_.constants_["coupling"] > constant + 0.1
     assert (twin.trust_ > trusted).any()
     assert twin.score(new, answers) > twin.physics_.score(new, answers)
+
+
+def test_each_part_learns_what_the_other_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: dict[type, tuple[np.ndarray, ...]] = {}
+    for kind in (PhysicsTwin, NeuralTwin):
+        own = kind.partial_fit
+
+        def noted(self: Any, *shots: np.ndarray, own: Any = own, kind: type = kind, **how: Any) -> Any:
+            learned[kind] = shots
+            return own(self, *shots, **how)
+
+        monkeypatch.setattr(kind, "partial_fit", noted)
+    controls, outputs = shots()
+    physics = PhysicsTwin(believed(), ["coupling"], learning_rate_init=0.05)
+    twin = ResidualTwin(physics, NeuralTwin(**SMALL), random_state=0).fit(controls, outputs)
+    before = twin.physics_.predict(controls)
+    correction = twin.predict(controls) - before
+    assert np.abs(correction).max() > 0.1
+    new = outputs + 1.0
+    twin.partial_fit(controls, new)
+    np.testing.assert_allclose(learned[PhysicsTwin][1], new - correction, rtol=1e-9, atol=1e-9)
+    after = twin.physics_.predict(controls)  # with the constants that have just moved
+    assert np.abs(after - before).max() > 0.01
+    np.testing.assert_allclose(learned[NeuralTwin][0], np.hstack([controls, after]), rtol=1e-9)
+    np.testing.assert_allclose(twin._unit * learned[NeuralTwin][1], new - after, rtol=1e-9, atol=1e-9)
 
 
 def test_a_model_without_constants_stays() -> None:
