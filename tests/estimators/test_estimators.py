@@ -298,6 +298,14 @@ def test_warm_start_goes_on() -> None:
     assert fresh.shots_ == first
 
 
+@pytest.mark.parametrize(("n_rows", "sizes"), [(64, [64]), (65, [22, 22, 21])])
+def test_up_to_64_rows_are_one_batch(n_rows: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watched, "sent", [])
+    X, y = IRIS
+    small(device=Watched(), gradient="forward_forward", max_iter=1).fit(X[:n_rows], y[:n_rows])
+    assert Watched.sent == [n_rows, *np.repeat(sizes, 2)]  # the first for the statistics, then both ways of each batch
+
+
 def test_partial_fit_learns_and_survives_pickling() -> None:
     X, y = IRIS
     network = small().partial_fit(X[:20], y[:20], classes=[0, 1, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from skpat.lab import Journal, Session
 from skpat.network import PatchEncoder
 from skpat.row_keys import hash_rows
 from skpat.training import recalibration
-from skpat.training.loop import Data
+from skpat.training.loop import Data, Trainer
 from skpat.training.readout_fit import fit_readout
 from skpat.training.recalibration import LEAST_ROWS, _is_better
 from skpat.twins import NeuralTwin
@@ -154,8 +155,10 @@ def test_the_budget_holds_and_is_counted(gradient: str, how: tuple[int, int]) ->
     network.recalibrate(X_TRAIN, Y_TRAIN, max_shots)
     assert 0 < network.shots_["recalibration"] == network.ledger_.total - counted <= max_shots
     assert {kind: n for kind, n in network.shots_.items() if kind != "recalibration"} == earlier
-    trains = gradient != "in_silico"
-    assert (network.recalibration_.n_epochs > 0) == (trains and max_shots == 3000) or max_shots < 3000
+    n_first = len(X_TRAIN) * n_layers + -(-len(X_TRAIN) // 4) * (n_layers > 1)  # for a readout, of all rows
+    trains = gradient != "in_silico" and max_shots > n_first
+    assert (network.recalibration_.n_epochs > 0) == trains
+    assert (network.recalibration_.loss_weights is not None) == trains
 
 
 def test_whom_it_was_recalibrated_for_is_who_it_is_deployed_for() -> None:
@@ -321,6 +324,70 @@ def test_a_pull_holds_all_of_the_readout(readout: str) -> None:
             found = fit_readout(trainer, network.weights_, normal, rows, pull)[0]
             moves.append(max(np.abs(found[name] - network.weights_[name]).max() for name in found))
     assert moves[0] > 10 * moves[1] > 100 * moves[2]
+
+
+@dataclass
+class Further:
+    """What the further training of a recalibration began with, and how far down its steps were."""
+
+    weights: dict[str, np.ndarray]
+    readouts: list[tuple[set[int], dict[str, np.ndarray]]]  # row keys and weights of every fitted readout
+    deciding: set[int]
+    n_remembered: int
+    progress: list[tuple[float, float]]
+
+
+def further_training(network: PhysicalNetworkClassifier, monkeypatch: pytest.MonkeyPatch, max_shots: int) -> Further:
+    """Recalibrate, whatever the loss, and look on."""
+    readouts: list[Any] = []
+    progress: list[tuple[float, float]] = []
+    found: list[Further] = []
+    train_on, epoch, refit = recalibration._train_on, Trainer.epoch, recalibration.fit_readout
+
+    def fitted(trainer: Trainer, fresh: Any, normal: np.ndarray, rows: Data, pull: float) -> Any:
+        made = refit(trainer, fresh, normal, rows, pull)
+        readouts.append((set(rows.row_keys.tolist()), made[0]))
+        return made
+
+    def begun(trainer: Trainer, data: Data, check: np.ndarray, *args: Any) -> Any:
+        memory = getattr(trainer.twin, "_memory", None)
+        n_remembered = 0 if memory is None else memory.n_shots
+        deciding = set(data.row_keys[check].tolist())
+        found.append(Further(trainer.weights_now(), readouts[:], deciding, n_remembered, progress))
+        return train_on(trainer, data, check, *args)
+
+    def noted(self: Trainer, data: Data, rng: Any, ends: tuple[float, float]) -> float:
+        assert not found[0].deciding & set(data.row_keys.tolist())
+        progress.append(ends)
+        return epoch(self, data, rng, ends)
+
+    monkeypatch.setattr(recalibration, "fit_readout", fitted)
+    monkeypatch.setattr(recalibration, "_train_on", begun)
+    monkeypatch.setattr(Trainer, "epoch", noted)
+    network.loss_ = -np.inf  # never enough
+    network.recalibrate(X_TRAIN, Y_TRAIN, max_shots)
+    return found[0]
+
+
+def test_the_further_training_begins_without_knowing_the_rows_that_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = further_training(jolted(trained(0.4)), monkeypatch, 300)
+    known = [
+        rows for rows, weights in made.readouts if all(np.array_equal(made.weights[k], weights[k]) for k in weights)
+    ]
+    assert known  # it begins with one of the refitted readouts
+    assert all(len(rows) == len(X_TRAIN) - len(made.deciding) and not rows & made.deciding for rows in known)
+
+
+def test_the_further_training_begins_with_a_twin_that_has_learned_half_way_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = jolted(trained())
+    made = further_training(network, monkeypatch, 1000)
+    assert made.n_remembered == len(X_TRAIN) == network.recalibration_.n_rows  # its twin had forgotten all others
+    starts, ends = np.transpose(made.progress)
+    n_most = round(0.5 / (ends[0] - starts[0]))
+    np.testing.assert_allclose(starts, 0.5 + 0.5 * np.arange(len(starts)) / n_most)
+    np.testing.assert_allclose(ends, starts + 0.5 / n_most)
 
 
 def test_few_rows_must_tell_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,17 @@ def test_a_fit_never_exceeds_its_budget(max_shots: int, n_shots: int, n_layers: 
     assert np.isfinite(network.loss_)
 
 
+@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("n_shots", [1, 3])
+def test_a_calibration_takes_a_quarter_of_the_budget_and_the_statistics_an_eighth(n_shots: int, n_layers: int) -> None:
+    max_shots = 960
+    _, network = counted(gradient="in_silico", max_shots=max_shots, max_iter=1, n_shots=n_shots, n_layers=n_layers)
+    plan = network.plan(X)
+    network.fit(X, Y)
+    assert network.shots_["calibration"] == plan.calibration == max_shots / 4 + max_shots / 8
+    assert network.ledger_.total == plan.calibration
+
+
 def test_a_budget_that_is_not_reached_changes_nothing() -> None:
     free, bounded = (counted(max_iter=2, n_calibration_shots=100, max_shots=m)[1].fit(X, Y) for m in (None, 10**6))
     for name, weight in free.weights_.items():
