@@ -138,7 +138,7 @@ def markdown_as_rst(text: str) -> str:
         heading = re.match(r"(#{1,3}) +(.*)", line)
         if line.startswith("~~~"):
             fenced = not fenced
-            lines += ["", "::", ""] if fenced else [""]
+            lines += ["", ".. code-block:: text", ""] if fenced else [""]
         elif fenced:
             lines.append("   " + line)
         elif heading:
