@@ -279,6 +279,8 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             if go_on:
                 warn_if_exchanged(self, session.identity)
             self._identity = session.identity
+            if held_out is not None:
+                self._held_out_keys = held_out.row_keys
             self._record(trainer, weights, history, incremental, held_out is not None)
             self._penalty = _penalty(weights, self.alpha, data.sample_weight)
             if watch is not None:
@@ -312,7 +314,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         kept = sample_weight > 0  # rows of no weight would cost shots
         X, targets, sample_weight = _dense(X[kept]), targets[kept], sample_weight[kept]
         data = Data(X, targets, sample_weight, hash_rows(X))
-        data, held_out = self._hold_out(data, X_val, y_val, incremental, rng)
+        data, held_out = self._hold_out(data, X_val, y_val, go_on, incremental, rng)
         if made is None:
             self._check_budget(self._gradient, len(data), self._network.n_calls, goes_on=True)
             return None, self._network, data, held_out
@@ -358,6 +360,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         self.control_split_ = made.split
         self.ledger_ = Ledger.of(made.device)
         self._rng, self._optimizer_state = rng, None
+        self._held_out_keys = np.empty(0, dtype=np.uint64)
         self.n_iter_ = 0
         self.pretrained_ = False
         self.alignments_: list[Any] = []
@@ -372,9 +375,10 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         return replace(data, X=X, targets=targets, sample_weight=sample_weight)
 
     def _hold_out(
-        self, data: Any, X_val: Any, y_val: Any, incremental: bool, rng: np.random.RandomState
+        self, data: Any, X_val: Any, y_val: Any, go_on: bool, incremental: bool, rng: np.random.RandomState
     ) -> tuple[Any, Any]:
-        """Training and validation data: what the user gave, or a part of the training data."""
+        """Training and validation data: what the user gave, or a part of the training data; where a fit goes on, the rows of it
+        that were held out before, which it has not been trained on."""
         from sklearn.model_selection import train_test_split
 
         from skpat.training.loop import Data
@@ -392,6 +396,11 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
             return data, Data(X_val, targets, np.ones(len(X_val), dtype=data.X.dtype), hash_rows(X_val))
         if not self.early_stopping or incremental:
             return data, None
+        held_before = (
+            np.isin(data.row_keys, getattr(self, "_held_out_keys", ())) if go_on else np.zeros(len(data), dtype=bool)
+        )
+        if self._fewest_validated <= held_before.sum() < len(data):
+            return data.rows(np.flatnonzero(~held_before)), data.rows(np.flatnonzero(held_before))
         strata = self._strata(data.targets)
         try:
             train_rows, test_rows = train_test_split(

@@ -66,7 +66,7 @@ shuffle : bool, default=True
     Whether the rows are shuffled in every epoch.
 early_stopping : bool, default=False
     Whether to hold out a part of the data, keep the weights of the best validation score, and stop when it no
-    longer improves. With ``X_val`` given to ``fit`` nothing is held out.
+    longer improves. With ``X_val`` given to ``fit`` nothing is held out. With ``warm_start`` the same rows are held out again.
 validation_fraction : float, default=0.1
     Share of the data held out by ``early_stopping``.
 n_iter_no_change : int, default=10

@@ -286,6 +286,23 @@ def test_regression_learns_diabetes() -> None:
     assert PhysicalNetworkRegressor(NoisyBank(), QUICK, max_iter=6, random_state=0).fit(X, y).score(X, y) > 0.4
 
 
+def test_what_is_held_out_stays_so_when_a_fit_goes_on() -> None:
+    X = np.random.default_rng(0).uniform(size=(40, 4))
+    y = (X[:, 0] > 0.5).astype(int)
+    network = small(warm_start=True, early_stopping=True, max_iter=1, validation_fraction=0.25)
+    held: list[set[int]] = []
+    for rows in (slice(None), slice(None, None, -1), slice(None, -5)):
+        network.fit(X[rows], y[rows])
+        held.append(set(network._held_out_keys.tolist()))
+    assert held[0] == held[1]
+    assert held[2] <= held[0]
+    assert len(held[0]) == np.ceil(0.25 * len(X))
+    network.fit(X + 0.25, y)  # all other rows: held out anew
+    assert held[0].isdisjoint(network._held_out_keys.tolist())
+    network.set_params(warm_start=False).fit(X, y)
+    assert set(network._held_out_keys.tolist()) == held[0]  # the same seed, begun anew
+
+
 def test_warm_start_goes_on() -> None:
     X, y = IRIS
     network = small(warm_start=True).fit(X, y)
