@@ -31,6 +31,18 @@ __all__ = [
 class SkpatError(Exception):
     """Base class of every error that skpat raises on purpose."""
 
+    def __reduce__(self):
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class _CutShort(SkpatError):
+    """Base of the errors that end a run: what had been measured by then, and where it is recorded."""
+
+    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None, journal: str | None = None):
+        super().__init__(message)
+        self.shots_done = dict(shots_done or {})
+        self.journal = journal
+
 
 class ControlBoundsError(SkpatError, ValueError):
     """A control value lies outside its bounds, or is not a number. Nothing was sent to the device.
@@ -48,9 +60,6 @@ class ControlBoundsError(SkpatError, ValueError):
         self.row = row
         self.channel = channel
         self.value = value
-
-    def __reduce__(self):
-        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class ControlSplitError(SkpatError, ValueError):
@@ -74,11 +83,8 @@ class DeviceBusyError(SkpatError, TimeoutError):
         super().__init__(message)
         self.holder = holder
 
-    def __reduce__(self):
-        return _rebuild, (type(self), self.args, self.__dict__)
 
-
-class DeviceConnectionError(SkpatError, ConnectionError):
+class DeviceConnectionError(_CutShort, ConnectionError):
     """A device did not answer, or the line to it broke.
 
     Drivers raise it (any ``OSError`` will do too); the session then opens the line anew and repeats the batch. It reaches
@@ -92,16 +98,8 @@ class DeviceConnectionError(SkpatError, ConnectionError):
         Path of the journal that holds them: the same ``fit`` again goes on from there.
     """
 
-    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None, journal: str | None = None):
-        super().__init__(message)
-        self.shots_done = dict(shots_done or {})
-        self.journal = journal
 
-    def __reduce__(self):
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-
-class DeviceIdentityError(SkpatError, RuntimeError):
+class DeviceIdentityError(_CutShort, RuntimeError):
     """The instrument that answers is not the one that answered before, or cannot be reached from this process.
 
     Attributes
@@ -112,20 +110,12 @@ class DeviceIdentityError(SkpatError, RuntimeError):
         Path of the journal that holds them: the same ``fit`` again goes on from there.
     """
 
-    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None, journal: str | None = None):
-        super().__init__(message)
-        self.shots_done = dict(shots_done or {})
-        self.journal = journal
-
-    def __reduce__(self):
-        return _rebuild, (type(self), self.args, self.__dict__)
-
 
 class DeviceContractError(SkpatError, TypeError):
     """An object given as a device lacks something that a device must have."""
 
 
-class DeviceOutputError(SkpatError, RuntimeError):
+class DeviceOutputError(_CutShort, RuntimeError):
     """A device returned something unusable: a wrong shape, NaN, infinity, or a saturated reading.
 
     Attributes
@@ -135,14 +125,6 @@ class DeviceOutputError(SkpatError, RuntimeError):
     journal : str or None
         Path of the journal that holds them: the same ``fit`` again goes on from there.
     """
-
-    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None, journal: str | None = None):
-        super().__init__(message)
-        self.shots_done = dict(shots_done or {})
-        self.journal = journal
-
-    def __reduce__(self):
-        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class JournalError(SkpatError, ValueError):
@@ -157,7 +139,7 @@ class NoExactGradientError(SkpatError, TypeError):
     """The exact gradient was asked of a device that cannot be differentiated."""
 
 
-class NonFiniteTrainingError(SkpatError, ArithmeticError):
+class NonFiniteTrainingError(_CutShort, ArithmeticError):
     """The loss or a gradient became NaN or infinite during training.
 
     Attributes
@@ -167,14 +149,6 @@ class NonFiniteTrainingError(SkpatError, ArithmeticError):
     journal : str or None
         Path of the file in which they are recorded.
     """
-
-    def __init__(self, message: str, *, shots_done: dict[str, int] | None = None, journal: str | None = None):
-        super().__init__(message)
-        self.shots_done = dict(shots_done or {})
-        self.journal = journal
-
-    def __reduce__(self):
-        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class ShotBudgetError(SkpatError, RuntimeError):
@@ -189,9 +163,6 @@ class ShotBudgetError(SkpatError, RuntimeError):
     def __init__(self, message: str, *, max_shots: int = 0):
         super().__init__(message)
         self.max_shots = max_shots
-
-    def __reduce__(self):
-        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class TwinError(SkpatError, ValueError):
@@ -223,9 +194,6 @@ class UselessTwinWarning(UserWarning):
         super().__init__(message)
         self.cosine = cosine
         self.standard_error = standard_error
-
-    def __reduce__(self):
-        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 def _rebuild(cls: type, args: tuple, state: dict) -> Exception:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-__all__ = ["seeded_copy"]
+__all__ = ["LARGEST_SEED", "seeded_copy"]
 
-_LARGEST_SEED = np.iinfo(np.int32).max
+LARGEST_SEED = np.iinfo(np.int32).max
 
 
 def seeded_copy(part: Any, rng: np.random.RandomState) -> Any:
@@ -35,5 +35,5 @@ def seeded_copy(part: Any, rng: np.random.RandomState) -> Any:
         return copy
     params = copy.get_params(deep=True)
     names = sorted(name for name in params if name.split("__")[-1] == "random_state")
-    seeds = {name: int(rng.randint(_LARGEST_SEED)) for name in names}
+    seeds = {name: int(rng.randint(LARGEST_SEED)) for name in names}
     return copy.set_params(**{name: seed for name, seed in seeds.items() if params[name] is None})

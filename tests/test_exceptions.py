@@ -48,7 +48,7 @@ def make(error_class: type[SkpatError]) -> tuple[SkpatError, dict]:
 
 
 def test_every_error_is_public() -> None:
-    defined = {name for name, value in vars(exceptions).items() if inspect.isclass(value)}
+    defined = {name for name, value in vars(exceptions).items() if inspect.isclass(value) and name[0] != "_"}
     assert defined == set(exceptions.__all__)
 
 

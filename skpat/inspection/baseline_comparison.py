@@ -21,10 +21,10 @@ from skpat.estimators.specification import default_device
 from skpat.inspection.baselines import Baseline, make_baselines, physical_network
 from skpat.inspection.comparison_report import BaselineComparison, ComparisonRow
 from skpat.inspection.digital_cost import digital_cost, network_in
+from skpat.seeding import LARGEST_SEED
 
 __all__ = ["compare_baselines"]
 
-_LARGEST_SEED = np.iinfo(np.int32).max
 _SEEDED_INSIDE = {"device", "twin", "control_split", "gradient"}  # a network derives these from its own random_state
 _FIT_PURPOSES = ("calibration", "training", "validation")
 
@@ -120,7 +120,7 @@ def compare_baselines(
     y = y.toarray() if hasattr(y, "toarray") else y  # labels
     rng = check_random_state(random_state)
     splits = _splits(est, X, y, cv, rng)
-    seeds = rng.randint(_LARGEST_SEED, size=len(splits))
+    seeds = rng.randint(LARGEST_SEED, size=len(splits))
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ValueError(f"'scoring' must be one name, one callable or None. Got {scoring!r:.80}. Nothing was sent.")
     scorer = check_scoring(est, scoring)
@@ -144,7 +144,7 @@ def compare_baselines(
 def _splits(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> list[tuple[np.ndarray, np.ndarray]]:
     if isinstance(cv, (int, np.integer)) and cv >= 2 and not isinstance(cv, bool):
         stratified = is_classifier(est) and type_of_target(y) in ("binary", "multiclass")
-        cv = (StratifiedKFold if stratified else KFold)(int(cv), shuffle=True, random_state=rng.randint(_LARGEST_SEED))
+        cv = (StratifiedKFold if stratified else KFold)(int(cv), shuffle=True, random_state=rng.randint(LARGEST_SEED))
     splits = list(check_cv(cv, y, classifier=is_classifier(est)).split(X, y))
     if len(splits) < 2:
         raise ValueError(

@@ -19,6 +19,7 @@ from skpat.inspection.response_statistics import Readings, silent_units, summari
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
 from skpat.row_keys import splitmix64
+from skpat.seeding import LARGEST_SEED
 
 __all__ = ["characterize"]
 
@@ -26,7 +27,6 @@ _FEWEST_SHOTS = 200
 _N_REFERENCES = 8
 _N_ROUNDS = 12
 _MOST_NUMBERS = 1 << 24  # control values in one call
-_LARGEST_SEED = np.iinfo(np.int32).max
 _FEWEST_PAIRS = 8  # to test a group of channels
 _SMALLEST_SHARE = 0.1  # of the variance: what a group must make up to be seen for certain
 _CERTAIN = 4.0  # standard deviations
@@ -119,7 +119,7 @@ def _own_copy(device: Any, rng: np.random.RandomState) -> Any:
     if hasattr(own, "get_params"):
         params = own.get_params(deep=True)
         names = sorted(name for name in params if name.split("__")[-1] == "random_state" and params[name] is None)
-        own.set_params(**{name: int(rng.randint(_LARGEST_SEED)) for name in names})
+        own.set_params(**{name: int(rng.randint(LARGEST_SEED)) for name in names})
     return own
 
 

@@ -11,10 +11,9 @@ from sklearn.base import clone
 
 from skpat.devices.specification import device_name, lost_in_copy
 from skpat.inspection.findings import Finding
+from skpat.seeding import LARGEST_SEED
 
 __all__ = ["check_specification"]
-
-_LARGEST_SEED = np.iinfo(np.int32).max
 
 
 def check_specification(device: Any, rng: np.random.RandomState) -> tuple[Any, list[Finding]]:
@@ -58,7 +57,7 @@ def check_specification(device: Any, rng: np.random.RandomState) -> tuple[Any, l
     if lost:  # its limits, say: nothing may be sent without them
         return device, findings
     seeds = {name: value for name, value in own.get_params(deep=True).items() if name.split("__")[-1] == "random_state"}
-    own.set_params(**{name: int(rng.randint(_LARGEST_SEED)) for name in sorted(seeds) if seeds[name] is None})
+    own.set_params(**{name: int(rng.randint(LARGEST_SEED)) for name in sorted(seeds) if seeds[name] is None})
     return own, findings
 
 

@@ -296,8 +296,7 @@ def pooled(alignments: Sequence[Alignment]) -> Alignment:
 def _draw(data: Data, n_rows: int, rng: np.random.RandomState) -> Data:
     if len(data) <= n_rows:
         return data
-    drawn = data.rows(draw_rows(data.row_keys, data.sample_weight, n_rows, rng))
-    return type(data)(drawn.X, drawn.targets, np.ones_like(drawn.sample_weight), drawn.row_keys)
+    return data.rows(draw_rows(data.row_keys, data.sample_weight, n_rows, rng)).weighed_alike()
 
 
 def _measure_group(probe: LossProbe, names: list[str], n_directions: int, rng: np.random.RandomState) -> Slopes:

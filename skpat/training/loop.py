@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,6 +76,10 @@ class Data:
     def rows(self, selection: np.ndarray) -> Data:
         """The data of some of the rows."""
         return Data(*(part[selection] for part in (self.X, self.targets, self.sample_weight, self.row_keys)))
+
+    def weighed_alike(self) -> Data:
+        """The same rows, of weight 1: rows that were drawn in proportion to their weights have had their due."""
+        return replace(self, sample_weight=np.ones_like(self.sample_weight))
 
 
 @dataclass

@@ -100,8 +100,7 @@ def _affordable(data: Data, most: float, seed: int) -> Data:
     order = np.argsort(data.row_keys, kind="stable")
     if len(data) > most:
         chosen = draw_rows(data.row_keys, data.sample_weight, max(int(most), 1), np.random.RandomState(seed))
-        drawn = data.rows(chosen)
-        return type(data)(drawn.X, drawn.targets, np.ones_like(drawn.sample_weight), drawn.row_keys)
+        return data.rows(chosen).weighed_alike()
     return data.rows(order)
 
 
