@@ -12,7 +12,7 @@ shots that it has not seen, with the R² printed below. But the training moves t
 
 The task is one for products: the class of a point is the pair of signs of x0 x1 and x2 x3. Features go straight to the
 channels, and the readout is a linear map. A linear model stays near chance, 25 %, and so does the same network with the circuit
-replaced by the identity: sums of functions of single features tell next to nothing here.
+replaced by the identity.
 
 This is one split and one seed; ``tests/benchmarks/accuracy.py`` repeats it with five.
 """

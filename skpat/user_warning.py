@@ -7,11 +7,11 @@ import warnings
 
 __all__ = ["warn_user"]
 
-_BETWEEN = ("skpat", "sklearn")  # the user's line and a warning
+_BETWEEN = ("skpat", "sklearn", "joblib")  # the user's line and a warning
 
 
 def warn_user(message: str | Warning, category: type[Warning] = UserWarning) -> None:
-    """Warn at the first line, seen from here, that is neither skpat's nor scikit-learn's.
+    """Warn at the first line, seen from here, that is not skpat's, scikit-learn's or joblib's.
 
     Parameters
     ----------

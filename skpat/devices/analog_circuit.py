@@ -389,8 +389,10 @@ class AnalogCircuit(SimulatedDevice):
     def _check_parameters(self) -> None:
         for name in ("n_controls", "n_steps"):
             self._demand(name, _is_whole(getattr(self, name)) and getattr(self, name) >= 1, "an int of at least 1")
+        too_many = _is_whole(self.n_outputs) and self.n_outputs > self.n_controls
         most, mend = f"an int from 1 to n_controls ({self.n_controls})", "Use a longer drive for more readings."
-        self._demand("n_outputs", _is_whole(self.n_outputs) and 1 <= self.n_outputs <= self.n_controls, most, mend)
+        whole = _is_whole(self.n_outputs) and self.n_outputs >= 1
+        self._demand("n_outputs", whole and not too_many, most, mend if too_many else None)
         for name in ("sample_rate", *(name for name in _CONSTANTS if name not in ("bias", "supply"))):
             self._demand(name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
         for name in ("bias", "supply"):

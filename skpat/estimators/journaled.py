@@ -20,6 +20,7 @@ __all__ = [
     "closed_at_the_end",
     "find_run",
     "left_alone_if_nothing_was_asked",
+    "open_run",
     "own_random_state",
     "taken_back_on_error",
 ]
@@ -52,8 +53,19 @@ def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
     seeds = {name: value for name, value in parameters.items() if name.endswith("random_state")}
     name = type(estimator).__name__
     signature = fingerprint(name, asked, data, more[-2:], state, seeds)
-    journal = estimator.journal if isinstance(estimator.journal, Journal) else Journal(estimator.journal)
-    return journal.run(device, signature, f"{name}, {_num_samples(X)} rows")
+    return open_run(estimator, device, signature, f"{name}, {_num_samples(X)} rows")
+
+
+def open_run(estimator: Any, device: Any, signature: str, title: str) -> JournalRun:
+    """A run in the estimator's journal; a file that was opened for it, and is not this device's, is closed again."""
+    if isinstance(estimator.journal, Journal):
+        return estimator.journal.run(device, signature, title)
+    journal = Journal(estimator.journal)
+    try:
+        return journal.run(device, signature, title)
+    except BaseException:
+        journal.close()
+        raise
 
 
 def own_random_state(random_state: Any, record: JournalRun | None) -> np.random.RandomState:
@@ -66,12 +78,15 @@ def own_random_state(random_state: Any, record: JournalRun | None) -> np.random.
 @contextmanager
 def closed_at_the_end(estimator: Any, record: JournalRun | None) -> Iterator[None]:
     """A journal that was given by its path is closed when the fit has ended, however it ended: the file may be copied or moved.
-    One that the user has opened stays open."""
+    One that the user has opened stays open, with everything in the file."""
     try:
         yield
     finally:
-        if record is not None and not isinstance(estimator.journal, Journal):
-            record.journal.close()
+        if record is not None:
+            if isinstance(estimator.journal, Journal):
+                record.journal.checkpoint()
+            else:
+                record.journal.close()
 
 
 @contextmanager

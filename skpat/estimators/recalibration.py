@@ -11,10 +11,9 @@ import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skpat.estimators.callbacks import refuse_within_fit
-from skpat.estimators.journaled import closed_at_the_end
+from skpat.estimators.journaled import closed_at_the_end, open_run
 from skpat.estimators.specification import refuse_changes
 from skpat.exceptions import ShotBudgetError
-from skpat.lab.journal import Journal
 from skpat.lab.session import Session
 from skpat.row_keys import hash_rows
 
@@ -120,9 +119,8 @@ class Recalibrated:
         data = self._ready(Data(X, targets[kept], sample_weight[kept], hash_rows(X)), set_scale=False)
         record = None
         if self.journal is not None:
-            journal = self.journal if isinstance(self.journal, Journal) else Journal(self.journal)
             title = f"recalibration, {len(data)} rows"
-            record = journal.run(self.device_, f"recalibration {secrets.token_hex(16)}", title)
+            record = open_run(self, self.device_, f"recalibration {secrets.token_hex(16)}", title)
         rng = copy.deepcopy(self._rng)
         twin, gradient = copy.deepcopy(self.twin_), copy.deepcopy(self._gradient)
         if hasattr(twin, "forget"):

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ from skpat.exceptions import DeviceBusyError
 __all__ = ["AddressLock", "address_file", "address_in_this_process", "is_of_one_process", "normal_address"]
 
 _POLL_SECONDS = 0.02
-_held: weakref.WeakSet[AddressLock] = weakref.WeakSet()  # by this process
+_held: dict[int, AddressLock] = {}  # by this process: file -> lock
 _LOCKED_BYTE = 1 << 30  # where Windows locks one byte: far from the text, which stays readable
 
 
@@ -86,7 +85,8 @@ class AddressLock:
     @property
     def is_held_by_this_thread(self) -> bool:
         """Whether this very thread holds the lock, by this object or another one: to wait for it would be for ever."""
-        return any(other.path == self.path and other._thread == threading.get_ident() for other in list(_held))
+        mine = threading.get_ident()
+        return any(other.path == self.path and other._thread == mine for other in list(_held.values()))
 
     def acquire(self, wait: float | None, tell: Callable[[str], None]) -> None:
         """Take the lock.
@@ -133,7 +133,7 @@ class AddressLock:
             os.close(file)
             raise
         self._file, self._thread = file, threading.get_ident()
-        _held.add(self)
+        _held[file] = self
 
     def holder(self) -> dict[str, Any]:
         """Who holds the lock, or held it last: pid, host, command and since (seconds since 1970)."""
@@ -148,7 +148,7 @@ class AddressLock:
         """Let go. The file stays: removing it would let two processes lock two files of one name."""
         if self._file is not None:
             file, self._file, self._thread = self._file, None, None
-            _held.discard(self)
+            _held.pop(file, None)
             _unlock(file)  # closing would not do where a forked child has inherited the file
             os.close(file)
 
@@ -156,13 +156,13 @@ class AddressLock:
         """In a forked child: close the file, which leaves the parent's lock as it is."""
         if self._file is not None:
             file, self._file, self._thread = self._file, None, None
-            _held.discard(self)
+            _held.pop(file, None)
             os.close(file)
 
 
 def _after_fork() -> None:
     """A child that kept the files open would keep the locks held when its parent is killed."""
-    for lock in list(_held):
+    for lock in list(_held.values()):
         with suppress(OSError):
             lock.forget()
 

@@ -191,10 +191,9 @@ class JournalRun:
         self.number = number
         self.n_outputs = n_outputs
         self.path = journal.path
-        self._replay = (
-            self._read()
-        )  # knows nothing of this object: a run that is over is gone at once, and its file closed
-        self._lock = AddressLock(f"journal {journal.path.resolve()} run {number}") if named else None
+        # what replays knows nothing of this object: without a cycle a run that is over is gone at once, and its file closed
+        self._replay = self._read()
+        self._lock = AddressLock(f"journal {journal.place.resolve()} run {number}") if named else None
         self._is_writing = False
         self._is_past_the_record = False
         self._identity: str | None = journal.about.get("identity")
@@ -281,9 +280,11 @@ class JournalRun:
         """Let others write this run. What was written is in the file itself, not only in the log beside it."""
         if self._is_writing:
             self._is_writing = False
-            self.journal.checkpoint()
-            if self._lock is not None:
-                self._lock.release()
+            try:
+                self.journal.checkpoint()
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
 
     def take(self, batch: ControlBatch, aside: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What is known of a batch.

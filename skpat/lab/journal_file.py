@@ -47,7 +47,7 @@ class JournalFile:
         if str(path) == ":memory:":
             raise ValueError("'path' of a Journal must be a file. Got ':memory:', which no crash would survive.")
         self.path = Path(path)
-        self._place = self.path.absolute()  # whatever folder a driver changes to
+        self.place = self.path.absolute()  # whatever folder a driver changes to
         self._lock = threading.RLock()
         self._file: tuple[int, sqlite3.Connection] | None = None
         self._number: tuple[int, int] | None = None  # of the file that is open, on its disk
@@ -99,14 +99,14 @@ class JournalFile:
             )
         if own is not None:
             return own
-        _check_file(self._place, to_write)
+        _check_file(self.place, to_write)
         self.close()
         try:
-            file = sqlite3.connect(self._place, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            file = sqlite3.connect(self.place, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         except sqlite3.OperationalError as error:
             raise JournalError(f"The journal {self.path} cannot be opened: {error}. Does its folder exist?") from error
         try:
-            if os.access(self._place, os.W_OK):
+            if os.access(self.place, os.W_OK):
                 _until_free(lambda: file.execute("PRAGMA journal_mode = WAL"))
                 file.execute("PRAGMA synchronous = FULL")
                 _until_free(lambda: file.executescript(_SCHEMA))
@@ -116,7 +116,7 @@ class JournalFile:
         except BaseException:
             file.close()
             raise
-        self._file, self._number = (os.getpid(), file), _number_of(self._place)
+        self._file, self._number = (os.getpid(), file), _number_of(self.place)
         return file
 
     @property
@@ -126,13 +126,13 @@ class JournalFile:
 
     def _is_lost(self) -> bool:
         """Whether the file that was opened has been removed, or replaced: what is written to it is nowhere."""
-        return _number_of(self._place) != self._number
+        return _number_of(self.place) != self._number
 
     def _hand_over(self) -> None:
         """Write to a file that was moved what stands in the log beside its old place: it would be lost with that. Another file
         in that place has taken the log over, and shall not be disturbed."""
         own = self._own
-        if own is not None and _number_of(self._place) is None:
+        if own is not None and _number_of(self.place) is None:
             with suppress(sqlite3.Error):
                 own.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -173,6 +173,12 @@ class JournalFile:
 
     def __reduce__(self) -> tuple:
         return type(self), (self.path,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Of the same file, in whatever folder this process is by now."""
+        copied = type(self)(self.path)
+        copied.place = self.place
+        return copied
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from numbers import Real
 from types import TracebackType
 from typing import Any
@@ -139,7 +140,11 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self.ledger = Ledger.of(device) if ledger is None else ledger
         self._opened = Journal(journal) if isinstance(journal, (str, os.PathLike)) else None
         journal = journal if self._opened is None else self._opened
-        self.journal: JournalRun | None = journal.run(device) if isinstance(journal, Journal) else journal
+        with ExitStack() as on_error:
+            if self._opened is not None:
+                on_error.callback(self._opened.close)
+            self.journal: JournalRun | None = journal.run(device) if isinstance(journal, Journal) else journal
+            on_error.pop_all()
         self.wait = wait
         self._expected = identity or None
         self._totals: AddressTotals | None = None
@@ -191,14 +196,13 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             return
         with self._lock:
             connection, self._connection = self._connection, None
-            if connection is not None:
-                try:
-                    detach(id(self), connection)
-                finally:
+            with ExitStack() as at_the_end:
+                if self._opened is not None:
+                    at_the_end.callback(self._opened.close)  # until it is needed again
+                if connection is not None:
                     if self.journal is not None:
-                        self.journal.end_writing()
-                    if self._opened is not None:
-                        self._opened.close()  # until it is needed again
+                        at_the_end.callback(self.journal.end_writing)
+                    detach(id(self), connection)
 
     def __del__(self) -> None:
         if self.__dict__.get("_connection") is not None and self._pid == os.getpid():

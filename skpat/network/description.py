@@ -21,7 +21,7 @@ ENCODER_OBJECTS: dict[str, Any] = {"patches": PatchEncoder}
 _COUNTS = ("n_features", "n_outputs", "n_targets", "n_layers", "n_units")
 _INDICES = ("input_index", "weight_index", "fixed_index")
 _LARGEST_COUNT = 1 << 24
-_MOST_SHARED = 16  # a wiring may have so many numbers for each weight, as calls share weights; more is refused
+_MOST_SHARED = 16  # inputs and outputs of all calls for each weight: patches share weights, but not that many
 
 
 def network_to_dict(network: Network) -> dict[str, Any]:

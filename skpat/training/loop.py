@@ -153,6 +153,7 @@ class Trainer:
         self.loss_so_far = np.nan  # of the epoch that is under way
         self.progress = 0.0
         self._told = False  # of a far reading
+        self._has_gradient = False  # some weight, in some batch
         self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
         self.trainable = [w.requires_grad_() for name, w in self.weights.items() if is_trainable(name)]
         self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
@@ -195,6 +196,7 @@ class Trainer:
             total += self._batch(data, rows) * batch_weight
             weight += batch_weight
             self.loss_so_far = total / weight
+        check_gradient(self._has_gradient, self.gradient)
         return self.loss_so_far
 
     def _batch(self, data: Data, rows: np.ndarray) -> float:
@@ -207,7 +209,7 @@ class Trainer:
         def loss_of(run: Run) -> torch.Tensor:
             def recorded(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
                 outputs = run(batch, layer, unit)
-                check_outputs(outputs, batch.n_rows, self.network.n_outputs, self.gradient)
+                check_outputs(outputs, batch.varying, self.network.n_outputs, self.gradient)
                 if getattr(run, "measures", True):
                     measurements.append(Measurement(layer, unit, batch, as_numpy(outputs), data.sample_weight[rows]))
                 return outputs
@@ -246,7 +248,7 @@ class Trainer:
             weight.grad = None
         with torch.enable_grad():
             loss = check_loss(loss_and_gradient(), self.gradient)
-        check_gradient(self.trainable, self.gradient)
+        self._has_gradient = self._has_gradient or any(weight.grad is not None for weight in self.trainable)
         self._check_finite(loss)
         return loss
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,14 +12,19 @@ from skpat.exceptions import DeviceContractError
 __all__ = ["check_gradient", "check_loss", "check_outputs"]
 
 
-def check_outputs(outputs: Any, n_rows: int, n_outputs: int, method: Any) -> None:
-    """DeviceContractError if what a ``run`` returned is no tensor (n_rows, n_outputs)."""
-    if isinstance(outputs, torch.Tensor) and outputs.shape == (n_rows, n_outputs):
+def check_outputs(outputs: Any, like: torch.Tensor, n_outputs: int, method: Any) -> None:
+    """DeviceContractError if what a ``run`` returned is no tensor (n_rows, n_outputs) of the dtype of the controls ``like``."""
+    n_rows = len(like)
+    if isinstance(outputs, torch.Tensor) and outputs.shape == (n_rows, n_outputs) and outputs.dtype == like.dtype:
         return
-    got = f"a tensor {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    got = (
+        f"a tensor {tuple(outputs.shape)} of {outputs.dtype}"
+        if isinstance(outputs, torch.Tensor)
+        else type(outputs).__name__
+    )
     raise DeviceContractError(
-        f"The run(batch, layer, unit) of {type(method).__name__} must return a torch tensor of shape ({n_rows}, {n_outputs}): "
-        f"a row for each of the batch, a column for each output of the device. Got {got}. "
+        f"The run(batch, layer, unit) of {type(method).__name__} must return a torch tensor of shape ({n_rows}, {n_outputs}) "
+        f"and of the controls' {like.dtype}: a row for each of the batch, a column for each output of the device. Got {got}. "
         "skpat.training.device_alone(apparatus) is such a run, of the device without a gradient; "
         "bridge(apparatus.measure, model) gives it one."
     )
@@ -29,8 +34,8 @@ def check_loss(loss: Any, method: Any) -> float:
     """The loss as a number; DeviceContractError if ``loss_and_gradient`` returned anything but one."""
     if isinstance(loss, torch.Tensor) and loss.numel() == 1:
         return float(loss.detach())
-    if isinstance(loss, float):
-        return loss
+    if (isinstance(loss, Real) or getattr(loss, "shape", None) == ()) and not isinstance(loss, bool):
+        return float(loss)
     got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
     raise DeviceContractError(
         f"The loss_and_gradient(loss_of, apparatus) of {type(method).__name__} must return the batch's loss, a scalar tensor "
@@ -38,11 +43,11 @@ def check_loss(loss: Any, method: Any) -> float:
     )
 
 
-def check_gradient(trainable: Iterable[torch.Tensor], method: Any) -> None:
-    """DeviceContractError if no weight has a gradient, and the method does not say that it moves them itself."""
-    if method.leaves_gradient and all(weight.grad is None for weight in trainable):
+def check_gradient(has_gradient: bool, method: Any) -> None:
+    """DeviceContractError if no weight has had a gradient in an epoch, unless the method says that it moves them itself."""
+    if method.leaves_gradient and not has_gradient:
         raise DeviceContractError(
             f"The loss_and_gradient(loss_of, apparatus) of {type(method).__name__} must leave a gradient in the .grad of the "
-            "weights in apparatus.trainable. Got none in any of them, so that nothing would be trained. Call loss.backward() "
+            "weights in apparatus.trainable. Got none in any batch of an epoch: nothing is trained. Call loss.backward() "
             "or set weight.grad; a method that moves the weights itself says leaves_gradient = False."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import shutil
@@ -304,6 +305,50 @@ def test_between_runs_the_file_alone_has_everything(tmp_path: Path, given: str) 
     opened.close()
 
 
+def test_a_session_that_measures_nothing_leaves_its_file_closed(tmp_path: Path) -> None:
+    device = Counter()
+    with Session(device, journal=tmp_path / "run.db") as session:
+        session.measure(POOL)
+    for rows in (POOL, None):  # all on record; nothing at all
+        with Session(device, journal=tmp_path / "run.db") as session:
+            if rows is not None:
+                session.measure(rows)
+        assert [path.name for path in tmp_path.iterdir()] == ["run.db"]
+    assert device.answered == len(POOL)
+    with pytest.raises(JournalError, match="must be of this device") as caught:
+        Session(LASER, journal=tmp_path / "run.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.db"]
+    del caught
+
+
+def test_ctrl_c_at_the_end_of_a_run_lets_the_run_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Journal) -> None:
+        raise KeyboardInterrupt
+
+    device = Counter()
+    with Journal(tmp_path / "run.db") as journal:
+        session = Session(device, journal=journal.run(device, "a fit"))
+        session.measure(POOL)
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "checkpoint", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                session.close()
+        with Session(device, journal=journal.run(device, "a fit"), wait=0) as again:
+            again.measure(np.concatenate([POOL, 1 - POOL]))
+            assert again.ledger.total == len(POOL)
+
+
+def test_a_copied_journal_is_of_the_same_file_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    journal = Journal("run.db")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert copy.deepcopy(journal).place == journal.place == tmp_path / "run.db"
+    assert repr(copy.deepcopy(journal)) == "Journal('run.db')"
+
+
 def test_a_driver_may_change_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Session(Counter(), journal="run.db") as session:
@@ -533,6 +578,24 @@ def test_a_recalibration_leaves_a_file_that_may_be_moved(tmp_path: Path) -> None
     assert not list(tmp_path.glob("run.db-*"))
     with Journal(path) as journal:
         assert len(journal.to_arrays()["outputs"]) == trained.ledger_.total > n_of_fit
+
+
+def test_a_replayed_fit_is_in_the_file_of_a_journal_that_stays_open(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run.db") as journal:
+        fitted(journal, max_iter=1)
+        n_shots = fitted(journal, max_iter=1).ledger_.replayed
+        shutil.copy(tmp_path / "run.db", tmp_path / "copy.db")
+    with Journal(tmp_path / "copy.db") as copied:
+        assert copied.query("SELECT replayed FROM epochs") == [(sum(n_shots.values()),)]
+
+
+def test_a_refused_fit_leaves_the_file_closed(tmp_path: Path) -> None:
+    fitted(tmp_path / "run.db", max_iter=1)
+    other = SecondHarmonicLaser(LASER.n_controls, LASER.n_outputs, coupling=1.0)
+    with pytest.raises(JournalError, match="must be of this device") as caught:
+        fitted(tmp_path / "run.db", device=other)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.db"]
+    del caught
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")

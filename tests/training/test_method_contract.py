@@ -56,12 +56,22 @@ def one_less(outputs: Any) -> Any:
     return outputs[:, 1:]
 
 
+def in_single_precision(outputs: Any) -> Any:
+    return outputs.float()
+
+
 def same(loss: Any) -> Any:
     return loss
 
 
 @pytest.mark.parametrize(
-    ("made", "got"), [(as_array, "ndarray"), (one_less, r"a tensor \(30, 5\)")], ids=["numpy", "one output less"]
+    ("made", "got"),
+    [
+        (as_array, "ndarray"),
+        (one_less, r"a tensor \(30, 5\) of torch.float64"),
+        (in_single_precision, r"a tensor \(30, 6\) of torch.float32"),
+    ],
+    ids=["numpy", "one output less", "another precision"],
 )
 def test_a_run_that_returns_no_outputs_is_named(made: Any, got: str) -> None:
     with pytest.raises(DeviceContractError, match=rf"run\(batch.*of Answers must return.*\(30, 6\).*Got {got}"):
@@ -74,8 +84,32 @@ def test_what_is_no_loss_is_named(returned: Any) -> None:
         fit(Leaves(returned))
 
 
-def test_a_loss_may_be_a_float() -> None:
-    assert fit(Leaves(torch.Tensor.item)).loss_curve_ == fit(Leaves(same)).loss_curve_
+def single(loss: Any) -> Any:
+    return np.float32(loss.item())
+
+
+def of_no_dimension(loss: Any) -> Any:
+    return loss.detach().numpy()
+
+
+@pytest.mark.parametrize("returned", [torch.Tensor.item, single, of_no_dimension])
+def test_a_loss_may_be_any_number(returned: Any) -> None:
+    np.testing.assert_allclose(fit(Leaves(returned)).loss_curve_, fit(Leaves(same)).loss_curve_, rtol=1e-6)
+
+
+class NowAndThen(GradientEstimator):
+    """Leaves a gradient in every third batch."""
+
+    def loss_and_gradient(self, loss_of: Any, apparatus: Apparatus) -> Any:
+        self._n_batches = getattr(self, "_n_batches", 0) + 1
+        loss = loss_of(device_alone(apparatus))
+        if self._n_batches % 3 == 0:
+            loss.backward()
+        return loss
+
+
+def test_a_method_may_leave_a_gradient_now_and_then() -> None:
+    assert len(fit(NowAndThen()).loss_curve_) == 2
 
 
 def test_a_method_that_leaves_no_gradient_is_refused_unless_it_says_so() -> None:
