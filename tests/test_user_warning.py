@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.model_selection import ShuffleSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -57,12 +58,13 @@ def test_a_warning_of_a_function_is_at_its_own_line_and_of_any_class() -> None:
     assert only_warning(lambda: warn_user(FarReadingWarning("careful"))).category is FarReadingWarning
 
 
-@pytest.mark.parametrize("call", ["fit", "partial_fit", "in a pipeline"])
+@pytest.mark.parametrize("call", ["fit", "partial_fit", "in a pipeline", "cross-validation"])
 def test_a_dead_device_is_told_where_the_fit_was_called(call: str) -> None:
     est = network(as_device(still, n_controls=6, n_outputs=3, bounds=(0, 1)))
     calls = {
         "fit": lambda: est.fit(X, Y),
         "partial_fit": lambda: est.partial_fit(X, Y),
+        "cross-validation": lambda: cross_val_score(est, X, Y, cv=ShuffleSplit(1, random_state=0)),
         "in a pipeline": lambda: make_pipeline(StandardScaler(), est).fit(X, Y),
     }
     found = only_warning(calls[call])

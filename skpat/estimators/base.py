@@ -39,6 +39,7 @@ from skpat.estimators.specification import (
     refuse_changes,
     specify,
 )
+from skpat.estimators.validation import Validated, dense
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
@@ -56,7 +57,9 @@ _SMALL_BATCH, _FULL_BATCH_UP_TO = 32, 64
 _FLOATS = (np.float64, np.float32)
 
 
-class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class PhysicalNetwork(
+    Calibrated, Validated, Recalibrated, Costed, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
+):
     """Base class of PhysicalNetworkClassifier and PhysicalNetworkRegressor; use those."""
 
     _y_checks: dict[str, bool] = {}  # what validate_data shall check of y
@@ -312,7 +315,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         if not sample_weight.any():
             raise ValueError("Weights of the rows, class_weight included, must have a positive entry. Got zeros only.")
         kept = sample_weight > 0  # rows of no weight would cost shots
-        X, targets, sample_weight = _dense(X[kept]), targets[kept], sample_weight[kept]
+        X, targets, sample_weight = dense(X[kept]), targets[kept], sample_weight[kept]
         data = Data(X, targets, sample_weight, hash_rows(X))
         data, held_out = self._hold_out(data, X_val, y_val, go_on, incremental, rng)
         if made is None:
@@ -360,7 +363,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         self.control_split_ = made.split
         self.ledger_ = Ledger.of(made.device)
         self._rng, self._optimizer_state = rng, None
-        self._held_out_keys = np.empty(0, dtype=np.uint64)
+        self._held_out_keys = ()
         self.n_iter_ = 0
         self.pretrained_ = False
         self.alignments_: list[Any] = []
@@ -373,52 +376,6 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         targets = self._prepare_targets(data.targets, data.sample_weight if set_scale else None, dtype)
         X, sample_weight = (part.astype(dtype, copy=False) for part in (data.X, data.sample_weight))
         return replace(data, X=X, targets=targets, sample_weight=sample_weight)
-
-    def _hold_out(
-        self, data: Any, X_val: Any, y_val: Any, go_on: bool, incremental: bool, rng: np.random.RandomState
-    ) -> tuple[Any, Any]:
-        """Training and validation data: what the user gave, or a part of the training data; where a fit goes on, the rows of it
-        that were held out before, which it has not been trained on."""
-        from sklearn.model_selection import train_test_split
-
-        from skpat.training.loop import Data
-
-        if X_val is not None:
-            X_val, y_val = validate_data(
-                self, X_val, y_val, reset=False, accept_sparse="csr", dtype=data.X.dtype, **self._y_checks
-            )
-            X_val, targets = _dense(X_val), self._encode_targets(y_val, None, first=False, name="y_val")
-            if len(X_val) < self._fewest_validated:
-                raise ValueError(
-                    f"'X_val' must have at least {self._fewest_validated} rows: R² is of several. Got {len(X_val)}. Nothing "
-                    "was sent."
-                )
-            return data, Data(X_val, targets, np.ones(len(X_val), dtype=data.X.dtype), hash_rows(X_val))
-        if not self.early_stopping or incremental:
-            return data, None
-        held_before = (
-            np.isin(data.row_keys, getattr(self, "_held_out_keys", ())) if go_on else np.zeros(len(data), dtype=bool)
-        )
-        if self._fewest_validated <= held_before.sum() < len(data):
-            return data.rows(np.flatnonzero(~held_before)), data.rows(np.flatnonzero(held_before))
-        strata = self._strata(data.targets)
-        try:
-            train_rows, test_rows = train_test_split(
-                np.arange(len(data)), test_size=float(self.validation_fraction), random_state=rng, stratify=strata
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"'early_stopping' holds out validation_fraction={self.validation_fraction:g} of the {len(data)} rows"
-                f"{'' if strata is None else ', some of every class'}. Got too few for it: {str(error).rstrip('.')}. Nothing "
-                "was sent. Give more rows, another validation_fraction, or X_val and y_val."
-            ) from error
-        if len(test_rows) < self._fewest_validated:
-            raise ValueError(
-                f"'validation_fraction' must hold out at least {self._fewest_validated} of the {len(data)} rows: R² is of "
-                f"several. Got {self.validation_fraction:g}, which holds out {len(test_rows)}. Nothing was sent. Give more "
-                f"rows, {'a larger validation_fraction, ' * (len(data) > self._fewest_validated)}or X_val and y_val."
-            )
-        return data.rows(np.sort(train_rows)), data.rows(np.sort(test_rows))
 
     def _make_trainer(self, session: Session, n_rows: int, purpose: str = "training") -> Any:
         from skpat.training.loop import Settings, Trainer
@@ -452,19 +409,6 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         if self.batch_size == "auto":
             return n_rows if n_rows <= _FULL_BATCH_UP_TO else _SMALL_BATCH
         return min(self.batch_size, n_rows)
-
-    def _validation(self, session: Session, held_out: Any) -> Any:
-        """``validate(weights)``: the score on held-out rows, where the training itself runs."""
-        from skpat.training.in_silico import through_twin
-
-        on_device = session.run(held_out.row_keys, "validation")
-        run = on_device if self._gradient.trains_on_device else through_twin(self.twin_)
-
-        def validate(weights: dict[str, np.ndarray]) -> float:
-            scores = forward(self._network, weights, held_out.X, run)
-            return self._score_targets(scores, held_out.targets, held_out.sample_weight)
-
-        return validate
 
     def _train(self, session: Session, data: Any, held_out: Any, watch: FitWatch, go_on: bool) -> tuple[Any, Any, Any]:
         """All epochs of a fit: in silico first, if the method asks for it. The trainer, its best weights and the history."""
@@ -565,7 +509,7 @@ class PhysicalNetwork(Calibrated, Recalibrated, Costed, CallbackSupportMixin, Ba
         scores = np.empty((X.shape[0], self._count_scores()), dtype=dtype)
         with prediction_session(self, X.shape[0]) as session:
             for rows in gen_batches(X.shape[0], _PREDICTION_ROWS):
-                chunk = _dense(X[rows])
+                chunk = dense(X[rows])
                 run = session.run(hash_rows(chunk), "prediction", shot=_PREDICTION_SHOT)
                 scores[rows] = forward(self._network, self.weights_, chunk, run)
             warn_if_exchanged(self, session.identity)
@@ -610,7 +554,3 @@ def _shape(X: Any, estimator: Any) -> tuple[int, int]:
     """Rows and features of data that a fit would take."""
     n_rows, n_features = check_array(X, accept_sparse="csr", dtype=_FLOATS, estimator=estimator).shape
     return n_rows, n_features
-
-
-def _dense(X: Any) -> np.ndarray:
-    return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)

@@ -57,15 +57,9 @@ def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
 
 
 def open_run(estimator: Any, device: Any, signature: str, title: str) -> JournalRun:
-    """A run in the estimator's journal; a file that was opened for it, and is not this device's, is closed again."""
-    if isinstance(estimator.journal, Journal):
-        return estimator.journal.run(device, signature, title)
-    journal = Journal(estimator.journal)
-    try:
-        return journal.run(device, signature, title)
-    except BaseException:
-        journal.close()
-        raise
+    """A run in the estimator's journal, which may be a path."""
+    journal = estimator.journal if isinstance(estimator.journal, Journal) else Journal(estimator.journal)
+    return journal.run(device, signature, title)
 
 
 def own_random_state(random_state: Any, record: JournalRun | None) -> np.random.RandomState:

@@ -89,8 +89,12 @@ class Journal(JournalFile):
         JournalError
             If the journal was made with another device, or the file is no journal.
         """
-        mine = device_description(device)
         self.let_go_if_lost()
+        with self.closed_again_on_error():
+            return self._run(device, signature, title)
+
+    def _run(self, device: Any, signature: str, title: str) -> JournalRun:
+        mine = device_description(device)
         with self.transaction() as file:
             about = dict(file.execute("SELECT name, value FROM about"))
             if not about:

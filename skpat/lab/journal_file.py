@@ -150,6 +150,17 @@ class JournalFile:
             if self._is_lost():
                 self.close()
 
+    @contextmanager
+    def closed_again_on_error(self) -> Iterator[None]:
+        """A file that is first opened within the block does not stay open after an error."""
+        was_open = self._own is not None
+        try:
+            yield
+        except BaseException:
+            if not was_open:
+                self.close()
+            raise
+
     def close(self) -> None:
         """Close the file. It is opened again when needed."""
         with self._lock:

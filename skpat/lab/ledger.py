@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import threading
-from contextlib import suppress
 from typing import Any
 
 from skpat.lab.address_lock import address_file
@@ -210,9 +209,12 @@ class AddressTotals:
 
     def read(self) -> dict[str, int]:
         """The totals as they stand now; a file that is damaged counts nothing."""
-        known: Any = {}
-        with suppress(OSError, ValueError):
+        try:
             known = json.loads(self._path.read_text())
+        except OSError:  # nobody has used the address yet
+            known = {}
+        except ValueError:
+            known = None
         if not isinstance(known, dict) or not all(type(n) is int and n >= 0 for n in known.values()):
             _log.warning(
                 "The totals of %s are no counts any more: they begin anew. The file is %s.", self.address, self._path

@@ -140,11 +140,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self.ledger = Ledger.of(device) if ledger is None else ledger
         self._opened = Journal(journal) if isinstance(journal, (str, os.PathLike)) else None
         journal = journal if self._opened is None else self._opened
-        with ExitStack() as on_error:
-            if self._opened is not None:
-                on_error.callback(self._opened.close)
-            self.journal: JournalRun | None = journal.run(device) if isinstance(journal, Journal) else journal
-            on_error.pop_all()
+        self.journal: JournalRun | None = journal.run(device) if isinstance(journal, Journal) else journal
         self.wait = wait
         self._expected = identity or None
         self._totals: AddressTotals | None = None

@@ -1,0 +1,90 @@
+"""The rows that a fit is judged by: what the user gave, or a part of the training data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from skpat.lab.session import Session
+from skpat.network.forward import forward
+from skpat.row_keys import hash_rows
+
+__all__ = ["Validated", "dense"]
+
+
+class Validated:
+    """What PhysicalNetwork has from here: the validation data, and the score on them."""
+
+    _held_out_keys: Any = ()  # names of the rows that the last fit was judged by
+
+    def _hold_out(
+        self: Any, data: Any, X_val: Any, y_val: Any, go_on: bool, incremental: bool, rng: np.random.RandomState
+    ) -> tuple[Any, Any]:
+        """Training and validation data.
+
+        Where a fit goes on, ``early_stopping`` holds out the rows that it held out before, which nothing was trained on.
+        """
+        from skpat.training.loop import Data
+
+        if X_val is not None:
+            X_val, y_val = validate_data(
+                self, X_val, y_val, reset=False, accept_sparse="csr", dtype=data.X.dtype, **self._y_checks
+            )
+            X_val, targets = dense(X_val), self._encode_targets(y_val, None, first=False, name="y_val")
+            if len(X_val) < self._fewest_validated:
+                raise ValueError(
+                    f"'X_val' must have at least {self._fewest_validated} rows: R² is of several. Got {len(X_val)}. Nothing "
+                    "was sent."
+                )
+            return data, Data(X_val, targets, np.ones(len(X_val), dtype=data.X.dtype), hash_rows(X_val))
+        if not self.early_stopping or incremental:
+            return data, None
+        held_out = np.isin(data.row_keys, self._held_out_keys if go_on else ())
+        if not self._fewest_validated <= held_out.sum() < len(data):
+            held_out = self._draw_held_out(data, rng)
+        return data.rows(np.flatnonzero(~held_out)), data.rows(np.flatnonzero(held_out))
+
+    def _draw_held_out(self: Any, data: Any, rng: np.random.RandomState) -> np.ndarray:
+        """Which rows, shape (n_rows,), are held out from now on: some of every class."""
+        from sklearn.model_selection import train_test_split
+
+        strata = self._strata(data.targets)
+        try:
+            _, chosen = train_test_split(
+                np.arange(len(data)), test_size=float(self.validation_fraction), random_state=rng, stratify=strata
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"'early_stopping' holds out validation_fraction={self.validation_fraction:g} of the {len(data)} rows"
+                f"{'' if strata is None else ', some of every class'}. Got too few for it: {str(error).rstrip('.')}. Nothing "
+                "was sent. Give more rows, another validation_fraction, or X_val and y_val."
+            ) from error
+        if len(chosen) < self._fewest_validated:
+            raise ValueError(
+                f"'validation_fraction' must hold out at least {self._fewest_validated} of the {len(data)} rows: R² is of "
+                f"several. Got {self.validation_fraction:g}, which holds out {len(chosen)}. Nothing was sent. Give more "
+                f"rows, {'a larger validation_fraction, ' * (len(data) > self._fewest_validated)}or X_val and y_val."
+            )
+        held_out = np.zeros(len(data), dtype=bool)
+        held_out[chosen] = True
+        return held_out
+
+    def _validation(self: Any, session: Session, held_out: Any) -> Any:
+        """``validate(weights)``: the score on held-out rows, where the training itself runs."""
+        from skpat.training.in_silico import through_twin
+
+        on_device = session.run(held_out.row_keys, "validation")
+        run = on_device if self._gradient.trains_on_device else through_twin(self.twin_)
+
+        def validate(weights: dict[str, np.ndarray]) -> float:
+            scores = forward(self._network, weights, held_out.X, run)
+            return self._score_targets(scores, held_out.targets, held_out.sample_weight)
+
+        return validate
+
+
+def dense(X: Any) -> np.ndarray:
+    """Rows as an array whose rows lie one after the other."""
+    return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)

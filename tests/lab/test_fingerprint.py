@@ -1,0 +1,140 @@
+"""What tells a device, and what was asked of it, from another one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from skpat import Device, as_device
+from skpat.devices import SecondHarmonicLaser
+from skpat.exceptions import JournalError
+from skpat.lab.fingerprint import device_fingerprint, fingerprint
+
+from .recorded_device import Counter, fitted
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("measure"), st.lists(st.integers(0, 3), min_size=1, max_size=5)),
+        st.tuples(st.just("kill"), st.none()),
+        st.tuples(st.just("restart"), st.none()),
+        st.tuples(st.just("read"), st.none()),
+    ),
+    max_size=14,
+)
+
+
+class Mode(Enum):
+    LOW, HIGH = 1.0, 2.0
+
+
+@dataclass(frozen=True)
+class Wiring:
+    port: int
+    line: Any = field(init=False, compare=False)  # not there before it is opened
+
+
+@dataclass
+class Line:
+    """No value: a count goes on while it is used."""
+
+    n_sent: int = 0
+
+
+class Tagged:
+    """Can be compared and hashed, but is printed otherwise in every process."""
+
+    def __init__(self, what: Any):
+        self.what = what
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tagged) and self.what == other.what
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __repr__(self) -> str:
+        return f"Tagged({id(self)})"
+
+
+class Stateful:
+    """No value: what it holds changes while it is used."""
+
+    def __init__(self, n_calls: int = 0):
+        self.n_calls = n_calls
+
+    def __call__(self, controls: np.ndarray) -> np.ndarray:
+        self.n_calls += 1
+        return np.square(controls)
+
+
+def linear(weight: float, n_calls: float = 0.0, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+    module = torch.nn.Linear(1, 1, bias=False, dtype=dtype)
+    module.requires_grad_(False).weight.fill_(weight)
+    module.register_buffer("n_calls", torch.tensor(n_calls))
+    return module
+
+
+def test_a_fingerprint_tells_what_differs() -> None:
+    things = [
+        1, 1.0, True, "1", b"1", None, (1,), [[1]], {"a": 1}, {"a": 2}, {1}, np.arange(3), np.arange(3.0), np.array("x"),
+        np.random.RandomState(0), np.random.RandomState(1), np.random.default_rng(0), SecondHarmonicLaser(),
+        SecondHarmonicLaser(noise=0), np.sum, np.prod, Counter(), np.array(["a", None], dtype=object),
+        Mode.LOW, Mode.HIGH, Path("a"), Path("b"), Wiring(1), Wiring(2), Decimal("1.5"), Decimal("2.5"), range(3), range(4),
+        np.timedelta64(5, "Y"), np.timedelta64(5, "M"), np.dtype("f4"), np.dtype("f8"), slice(1), slice(2),
+        torch.ones(2), torch.zeros(2), linear(1.0), linear(2.0), date(2026, 1, 1), date(2026, 1, 2),
+    ]  # fmt: skip
+    assert len({fingerprint(thing) for thing in things}) == len(things)
+    assert fingerprint(np.random.RandomState(0), {"b": 1, "a": 2}) == fingerprint(
+        np.random.RandomState(0), {"a": 2, "b": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.float64(20.0), 20.0), (np.int32(3), 3), (np.bool_(True), True), (np.str_("a"), "a"), (Mode.LOW, Mode(1.0)),
+        (Path("a") / "b", Path("a/b")), (Wiring(1), Wiring(1)), (linear(1.0), linear(1.0, 5.0)), (Stateful(0), Stateful(5)),
+        (Line(0), Line(5)), (Tagged(1), Tagged(1)), (linear(1.0, 0.0, torch.bfloat16), linear(1.0, 5.0, torch.bfloat16)),
+        (range(3), range(0, 3)), (Decimal("1.5"), Decimal("1.5")),
+    ],
+)  # fmt: skip
+def test_a_fingerprint_is_the_same_for_the_same(one: Any, other: Any) -> None:
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_a_device_whose_parameter_is_another_value_is_another_device(tmp_path: Path) -> None:
+    sent = []
+
+    class Bench(Device):
+        n_controls, n_outputs, bounds = 6, 3, (0.0, 1.0)
+
+        def __init__(self, mode: Any = None):
+            self.mode = mode
+
+        def measure(self, batch: Any) -> np.ndarray:
+            controls = np.asarray(batch)
+            sent.append(len(controls))
+            return np.tanh(self.mode.value * controls[:, :3] * controls[:, 3:])
+
+    fitted(tmp_path / "run.db", device=Bench(Mode.LOW), gradient="spsa", max_iter=1)
+    n_calls = len(sent)
+    with pytest.raises(JournalError, match=r"of this device, Bench\. Got one of .Bench., which differs in mode"):
+        fitted(tmp_path / "run.db", device=Bench(Mode.HIGH), gradient="spsa", max_iter=1)
+    assert len(sent) == n_calls
+
+
+def test_a_device_is_the_same_one_with_another_seed() -> None:
+    one = SecondHarmonicLaser(random_state=0)
+    assert device_fingerprint(one) == device_fingerprint(SecondHarmonicLaser(random_state=1))
+    assert device_fingerprint(one) != device_fingerprint(SecondHarmonicLaser(random_state=0, coupling=1.0))
+    square = as_device(np.square, n_controls=2, n_outputs=2, bounds=(0, 1))
+    assert device_fingerprint(square) != device_fingerprint(as_device(np.sin, n_controls=2, n_outputs=2, bounds=(0, 1)))

@@ -1,0 +1,67 @@
+"""What a journal holds, as arrays, files and tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import skpat
+from skpat import ControlBatch
+from skpat.exceptions import JournalError
+from skpat.lab import Journal, Session
+
+from .recorded_device import POOL, Counter
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("measure"), st.lists(st.integers(0, 3), min_size=1, max_size=5)),
+        st.tuples(st.just("kill"), st.none()),
+        st.tuples(st.just("restart"), st.none()),
+        st.tuples(st.just("read"), st.none()),
+    ),
+    max_size=14,
+)
+
+
+def test_what_was_recorded_can_be_taken_elsewhere(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    with Journal(tmp_path / "run.db") as journal:
+        with pytest.raises(JournalError, match="There is no journal"):
+            journal.to_arrays()
+        assert not journal.path.exists()
+        session = Session(Counter(max_batch=3), journal=journal)
+        outputs = session.measure(POOL, purpose="training")
+        session.measure(ControlBatch(POOL[:1, 1:], np.array([1, 2]), POOL[0, :1], np.array([0])))
+        journal.to_npz(tmp_path / "run.npz")
+        table = journal.to_pandas()
+    with np.load(tmp_path / "run.npz") as saved:
+        np.testing.assert_array_equal(saved["controls"], [*POOL, POOL[0]])
+        np.testing.assert_array_equal(saved["outputs"][:4], outputs)
+        assert saved["purpose"].tolist() == ["training"] * 4 + ["prediction"]
+    assert isinstance(table, pandas.DataFrame)
+    assert table.columns.tolist()[-5:] == ["control_0", "control_1", "control_2", "output_0", "output_1"]
+    np.testing.assert_array_equal(table["output_0"], [1, 2, 3, 4, 5])
+
+
+def test_another_process_reads_while_it_is_written(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from skpat.lab import Journal; j = Journal(sys.argv[1]); "
+        "print(sum(len(a.outputs) for a in j.answers())); j.close()"
+    )
+    with Journal(tmp_path / "run.db") as journal:
+        session = Session(Counter(), journal=journal)
+        session.measure(POOL)
+        with journal.transaction() as file:
+            file.execute("UPDATE batches SET purpose = 'training'")
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(tmp_path / "run.db"), str(Path(skpat.__file__).parents[1])],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+    assert done.stdout.strip() == "4", done.stderr
