@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import strategies as st
 
 from skpat import Device, as_device
 from skpat.devices import SecondHarmonicLaser
@@ -20,16 +19,6 @@ from skpat.exceptions import JournalError
 from skpat.lab.fingerprint import device_fingerprint, fingerprint
 
 from .recorded_device import Counter, fitted
-
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("measure"), st.lists(st.integers(0, 3), min_size=1, max_size=5)),
-        st.tuples(st.just("kill"), st.none()),
-        st.tuples(st.just("restart"), st.none()),
-        st.tuples(st.just("read"), st.none()),
-    ),
-    max_size=14,
-)
 
 
 class Mode(Enum):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import skpat
 from skpat import ControlBatch
@@ -16,16 +15,6 @@ from skpat.exceptions import JournalError
 from skpat.lab import Journal, Session
 
 from .recorded_device import POOL, Counter
-
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("measure"), st.lists(st.integers(0, 3), min_size=1, max_size=5)),
-        st.tuples(st.just("kill"), st.none()),
-        st.tuples(st.just("restart"), st.none()),
-        st.tuples(st.just("read"), st.none()),
-    ),
-    max_size=14,
-)
 
 
 def test_what_was_recorded_can_be_taken_elsewhere(tmp_path: Path) -> None:
