@@ -180,7 +180,7 @@ def test_imports_go_downward_only(module: str) -> None:
         ("devices", "from skpat.twins.base import Twin"),  # sideways
         ("exceptions", "from skpat._lazy import attach"),  # sideways, on the ground
         ("twins", "def fit():\n    from skpat.lab.session import Session"),
-        ("network", "if TYPE_CHECKING:\n    from skpat.training.loop import Trainer"),
+        ("network", "if TYPE_CHECKING:\n    from skpat.training.trainer import Trainer"),
         ("lab", "from ..estimators import base"),
         ("lab", "from ..estimators.base import PhysicalNetwork"),
         ("training", "from skpat import estimators"),

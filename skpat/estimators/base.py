@@ -250,7 +250,8 @@ class PhysicalNetwork(
         accepted: tuple[Specification | None, Network, Any, Any],
         incremental: bool,
     ) -> None:
-        from skpat.training.loop import History, threads_for
+        from skpat.training.loop import History
+        from skpat.training.trainer import threads_for
 
         made, network, data, held_out = accepted
         go_on = made is None
@@ -303,7 +304,7 @@ class PhysicalNetwork(
     ) -> tuple[Specification | None, Network, Any, Any]:
         """The parts of a new network (None, and the old network, for one that goes on), the data to train with and those held
         out. Whatever is wrong with them is told here. Nothing is sent."""
-        from skpat.training.loop import Data
+        from skpat.training.trainer import Data
 
         made = None if go_on else self._specify(rng)
         X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks)
@@ -378,7 +379,7 @@ class PhysicalNetwork(
         return replace(data, X=X, targets=targets, sample_weight=sample_weight)
 
     def _make_trainer(self, session: Session, n_rows: int, purpose: str = "training") -> Any:
-        from skpat.training.loop import Settings, Trainer
+        from skpat.training.trainer import Settings, Trainer
 
         settings = Settings(
             batch_size=self._count_batch(n_rows),

@@ -78,8 +78,8 @@ class Recalibrated:
         >>> network.recalibrate(X, y, max_shots=200).shots_["recalibration"] <= 200
         True
         """
-        from skpat.training.loop import Data, threads_for
         from skpat.training.recalibration import LEAST_ROWS, least_shots, recalibrate
+        from skpat.training.trainer import Data, threads_for
 
         check_is_fitted(self, "loss_")
         if isinstance(max_shots, bool) or not isinstance(max_shots, Integral) or max_shots < 1:

@@ -26,7 +26,7 @@ class Validated:
 
         Where a fit goes on, ``early_stopping`` holds out the rows that it held out before, which nothing was trained on.
         """
-        from skpat.training.loop import Data
+        from skpat.training.trainer import Data
 
         if X_val is not None:
             X_val, y_val = validate_data(

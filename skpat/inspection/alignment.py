@@ -79,7 +79,7 @@ def gradient_alignment(
     (True, 640)
     """
     from skpat.training.alignment import measure_alignment
-    from skpat.training.loop import Data
+    from skpat.training.trainer import Data
 
     network = fitted_network(est)
     for name, value, least in (("n_rows", n_rows, 1), ("n_directions", n_directions, 2)):

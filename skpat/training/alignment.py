@@ -13,7 +13,7 @@ from skpat.training.calibration import draw_rows
 from skpat.training.loss_probe import LossProbe
 
 if TYPE_CHECKING:
-    from skpat.training.loop import Data, Trainer
+    from skpat.training.trainer import Data, Trainer
 
 __all__ = ["Alignment", "Slopes", "measure_alignment", "pooled"]
 

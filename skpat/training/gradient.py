@@ -201,9 +201,9 @@ class GradientEstimator(BaseEstimator):
 
         Parameters
         ----------
-        trainer : skpat.training.loop.Trainer
+        trainer : skpat.training.trainer.Trainer
             Holds the network, its weights and statistics, the loss, the session and the twin.
-        data : skpat.training.loop.Data
+        data : skpat.training.trainer.Data
             All rows of the training.
         """
 

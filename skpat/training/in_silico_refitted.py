@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from skpat.training.in_silico import InSilico
 
 if TYPE_CHECKING:
-    from skpat.training.loop import Data, Trainer
+    from skpat.training.trainer import Data, Trainer
 
 __all__ = ["InSilicoRefitted"]
 

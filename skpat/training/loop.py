@@ -1,85 +1,21 @@
-"""The training loop: minibatches, Adam, running output statistics, early stopping."""
+"""The training loop: epochs, the best weights, early stopping, and what ends a run before its time."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
-from skpat.controls import ControlBatch, as_numpy
-from skpat.exceptions import NonFiniteTrainingError, ShotBudgetError
-from skpat.lab.session import Session
-from skpat.network.forward import Network, Run, forward, is_trainable
+from skpat.exceptions import ShotBudgetError
 from skpat.network.layers import OutputStatistics
-from skpat.training.far_reading import warn_of_far_reading
-from skpat.training.gradient import Apparatus, GradientEstimator, Measurement, half_cosine
-from skpat.training.loss import weighted_mean
-from skpat.training.method_contract import check_gradient, check_loss, check_outputs
-from skpat.twins.base import Twin
+from skpat.training.trainer import Data, Trainer
 from skpat.user_warning import warn_user
 
-__all__ = ["Data", "History", "Settings", "Trainer", "Watch", "threads_for", "train"]
-
-_STATISTICS_MOMENTUM = 0.1
-_FINAL_STEP_FRACTION = 0.01
-_ONE_THREAD_UP_TO = 1 << 15
-
-
-def threads_for(batch_values: int) -> AbstractContextManager[Any]:
-    """One thread for training on small batches, within this context and the calling thread only.
-
-    A second thread gains nothing on arrays this small, and on a processor that has anything else to do (another fit of a
-    grid search, say) the threads wait for each other at every operation: ten times slower was measured.
-
-    Parameters
-    ----------
-    batch_values : int
-        Numbers in one batch of controls.
-    """
-    return threadpool_limits(1, user_api="openmp") if batch_values <= _ONE_THREAD_UP_TO else nullcontext()
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Numbers of a training run; the names and meanings are those of the estimators' parameters."""
-
-    batch_size: int
-    max_iter: int
-    learning_rate_init: float
-    alpha: float
-    tol: float
-    n_iter_no_change: int
-    shuffle: bool = True
-    early_stopping: bool = False
-    verbose: int = 0
-
-
-@dataclass(frozen=True)
-class Data:
-    """Rows to train on: X (n, n_features), targets (n,) or (n, n_targets), weights (n,) and row keys (n,)."""
-
-    X: np.ndarray
-    targets: np.ndarray
-    sample_weight: np.ndarray
-    row_keys: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.X)
-
-    def rows(self, selection: np.ndarray) -> Data:
-        """The data of some of the rows."""
-        return Data(*(part[selection] for part in (self.X, self.targets, self.sample_weight, self.row_keys)))
-
-    def weighed_alike(self) -> Data:
-        """The same rows, of weight 1: rows that were drawn in proportion to their weights have had their due."""
-        return replace(self, sample_weight=np.ones_like(self.sample_weight))
+__all__ = ["History", "Watch", "train"]
 
 
 @dataclass
@@ -100,232 +36,6 @@ class Watch(Protocol):
 
     def end_epoch(self, history: History, weights: Callable[[], dict[str, np.ndarray]]) -> bool:
         """An epoch has ended; True ends the run."""
-
-
-class Trainer:
-    """One network being trained: its weights as tensors, its optimiser, its running statistics.
-
-    Parameters
-    ----------
-    network : Network
-    weights : dict of str to ndarray
-        Where to start.
-    statistics : list of OutputStatistics
-        One per layer; updated after every batch.
-    loss : callable
-        ``loss(scores, targets)`` -> one number per row, on tensors.
-    gradient : GradientEstimator
-    session : Session
-        The way to the device.
-    twin : Twin or None
-    settings : Settings
-    torch_device : str
-    optimizer_state : dict, default=None
-        From an earlier trainer's :meth:`optimizer_state`.
-    purpose : str, default="training"
-        What the shots of the steps are counted as.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        weights: dict[str, np.ndarray],
-        statistics: list[OutputStatistics],
-        *,
-        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        gradient: GradientEstimator,
-        session: Session,
-        twin: Twin | None,
-        settings: Settings,
-        torch_device: str = "cpu",
-        optimizer_state: dict[str, Any] | None = None,
-        purpose: str = "training",
-    ):
-        self.network = network
-        self.statistics = statistics
-        self.loss = loss
-        self.gradient = gradient
-        self.session = session
-        self.twin = twin
-        self.settings = settings
-        self.torch_device = torch_device
-        self.purpose = purpose
-        self.loss_so_far = np.nan  # of the epoch that is under way
-        self.progress = 0.0
-        self._told = False  # of a far reading
-        self._has_gradient = False  # some weight, in some batch
-        self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
-        self.trainable = [w.requires_grad_() for name, w in self.weights.items() if is_trainable(name)]
-        self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
-        self.optimizer = torch.optim.Adam(self.trainable, lr=settings.learning_rate_init, fused=True)
-        if optimizer_state is not None:
-            self.optimizer.load_state_dict(_map_arrays(optimizer_state, lambda array: torch.from_numpy(array.copy())))
-
-    def set_step(self, progress: float) -> None:
-        """Set the step size for a run that has come ``progress`` (0 to 1) of its way: half a cosine, falling."""
-        low = _FINAL_STEP_FRACTION
-        factor = low + (1 - low) * half_cosine(progress)
-        self.progress = progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate_init * factor
-
-    def epoch(self, data: Data, rng: np.random.RandomState, progress: tuple[float, float] | None = None) -> float:
-        """Go through the data once.
-
-        Parameters
-        ----------
-        data : Data
-        rng : RandomState
-            For the order of the rows.
-        progress : (float, float), default=None
-            How far the run is before and after this epoch, for the step size. None: the step stays.
-
-        Returns
-        -------
-        float
-            Mean loss of the batches as they were met.
-        """
-        n_batches = -(-len(data) // self.settings.batch_size)
-        order = rng.permutation(len(data)) if self.settings.shuffle else np.arange(len(data))
-        total = weight = 0.0
-        self.loss_so_far = np.nan
-        for number, rows in enumerate(np.array_split(order, n_batches)):
-            if progress is not None:
-                self.set_step(min(progress[0] + (progress[1] - progress[0]) * number / n_batches, 1.0))
-            batch_weight = float(data.sample_weight[rows].sum())
-            total += self._batch(data, rows) * batch_weight
-            weight += batch_weight
-            self.loss_so_far = total / weight
-        check_gradient(self._has_gradient, self.gradient)
-        return self.loss_so_far
-
-    def _batch(self, data: Data, rows: np.ndarray) -> float:
-        X, targets, sample_weight = (
-            torch.from_numpy(array[rows]).to(self.torch_device) for array in (data.X, data.targets, data.sample_weight)
-        )
-        n_total = data.sample_weight.sum()
-        measurements: list[Measurement] = []
-
-        def loss_of(run: Run) -> torch.Tensor:
-            def recorded(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
-                outputs = run(batch, layer, unit)
-                check_outputs(outputs, batch.varying, self.network.n_outputs, self.gradient)
-                if getattr(run, "measures", True):
-                    measurements.append(Measurement(layer, unit, batch, as_numpy(outputs), data.sample_weight[rows]))
-                return outputs
-
-            scores = forward(self.network, self.weights, X, recorded)
-            loss = weighted_mean(self.loss(scores, targets), sample_weight)
-            for coef in self.penalised if self.settings.alpha else ():
-                loss = loss + (0.5 * self.settings.alpha / float(n_total)) * coef.square().sum()
-            return loss
-
-        apparatus = Apparatus(
-            measure=self.session.run(data.row_keys[rows], self.purpose),
-            device=self.session.device,
-            twin=self.twin,
-            weights=self.weights,
-            network=self.network,
-            row_keys=data.row_keys[rows],
-            progress=self.progress,
-            loss=self.loss,
-            targets=targets,
-            sample_weight=sample_weight,
-        )
-        n_further = self.gradient.count_further_steps(apparatus)
-        start = [weight.detach().clone() for weight in self.trainable] if n_further else []
-        loss = self._backward(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
-        self._step(self.gradient.step_factor)
-        if n_further:
-            self._go_on(n_further, lambda: self._further_loss(loss_of, apparatus), start)
-        self._update_statistics(measurements, data.sample_weight[rows])
-        self.gradient.after_batch(apparatus, measurements)
-        return loss
-
-    def _backward(self, loss_and_gradient: Callable[[], torch.Tensor]) -> float:
-        """The gradient of every weight; the loss."""
-        for weight in self.trainable:
-            weight.grad = None
-        with torch.enable_grad():
-            loss = check_loss(loss_and_gradient(), self.gradient)
-        self._has_gradient = self._has_gradient or any(weight.grad is not None for weight in self.trainable)
-        self._check_finite(loss)
-        return loss
-
-    def _go_on(self, n_steps: int, loss_and_gradient: Callable[[], torch.Tensor], start: list[torch.Tensor]) -> None:
-        """Further steps on the same rows.
-
-        Where the twin knows the equations they are shortened by as much as the slope along the way from ``start`` has become
-        flatter. A twin that is still learning is not asked for so much: its steps are whole.
-        """
-        first = [weight.grad for weight in self.trainable]
-        for _ in range(n_steps):
-            self._backward(loss_and_gradient)
-            left = 1.0
-            if not self.gradient.explores(self.twin):
-                way = [weight.detach() - then for weight, then in zip(self.trainable, start, strict=True)]
-                before, now = _along(way, first), _along(way, [weight.grad for weight in self.trainable])
-                left = min(now / before, 1.0) if before < 0 else 0.0
-            if left <= 0:
-                return  # the way was too long already
-            self._step(left * self.gradient.step_factor)
-
-    def _further_loss(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
-        loss = loss_of(self.gradient.run_further(apparatus))
-        loss.backward()
-        return loss
-
-    def _step(self, factor: float) -> None:
-        steps = [group["lr"] for group in self.optimizer.param_groups]
-        for group, step in zip(self.optimizer.param_groups, steps, strict=True):
-            group["lr"] = step * factor
-        self.optimizer.step()
-        for group, step in zip(self.optimizer.param_groups, steps, strict=True):
-            group["lr"] = step
-
-    def _update_statistics(self, measurements: list[Measurement], sample_weight: np.ndarray) -> None:
-        measured = {(made.layer, made.unit): made.outputs for made in measurements}
-        momentum = _STATISTICS_MOMENTUM * min(1.0, len(sample_weight) / self.settings.batch_size)
-        for layer, statistics in enumerate(self.statistics):
-            units = [measured[layer, unit] for unit in range(self.network.n_units_of(layer))]
-            outputs = units[0] if len(units) == 1 else np.concatenate(units, axis=1)
-            if not self._told and statistics.started and self.gradient.trains_on_device:
-                spread = np.sqrt(statistics.variance)
-                self._told = warn_of_far_reading(outputs, statistics.mean, spread, self.network.n_outputs)
-            statistics.update(outputs, sample_weight, momentum)
-            for name, value in (("mean", statistics.mean), ("scale", statistics.scale)):
-                self.weights[f"layers.{layer}.{name}"].copy_(torch.from_numpy(value))
-
-    def _check_finite(self, loss: float) -> None:
-        gradients = [w.grad for w in self.trainable if w.grad is not None]
-        if math.isfinite(loss + sum(float(gradient.sum()) for gradient in gradients)):
-            return  # a sum is finite only if everything in it is
-        if math.isfinite(loss) and all(np.isfinite(as_numpy(gradient)).all() for gradient in gradients):
-            return  # large enough for the sum to overflow
-        raise NonFiniteTrainingError(
-            f"The training must have a finite loss and finite gradients. Got loss {loss:g} after {self.session.ledger.total} "
-            "shots. Use a smaller learning_rate_init, or scale X.",
-            shots_done=self.session.ledger.shots,
-            journal=None if self.session.journal is None else str(self.session.journal.path),
-        )
-
-    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
-        """Go on from these weights, all of them, statistics of the outputs included."""
-        with torch.no_grad():
-            for name, value in weights.items():
-                self.weights[name].copy_(torch.from_numpy(value))
-
-    def weights_now(self) -> dict[str, np.ndarray]:
-        """A copy of the weights as numpy arrays."""
-        return {name: as_numpy(weight).copy() for name, weight in self.weights.items()}
-
-    def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state with numpy arrays, for going on later."""
-        return _map_arrays(self.optimizer.state_dict(), lambda tensor: as_numpy(tensor).copy())
-
-
-def _along(way: list[torch.Tensor], gradient: list[torch.Tensor | None]) -> float:
-    return sum(float((w * g).sum()) for w, g in zip(way, gradient, strict=True) if g is not None)
 
 
 def train(
@@ -374,109 +84,181 @@ def train(
     NonFiniteTrainingError
         If the loss or a gradient is NaN or infinite.
     """
-    settings, history = trainer.settings, History()
-    watched = history.validation_scores if settings.early_stopping and validate else history.loss_curve
-    sign = 1.0 if watched is history.validation_scores else -1.0
-    best_watched, since = -np.inf, 0
-    best_score, best_weights, best_statistics = -np.inf, None, None
-    horizon = float(settings.max_iter)  # epochs
-    checks_left = sorted(check_at) if check is not None else []
-    trainer.session.kept_back = shots_per_check if checks_left and checks_left[-1] >= 1 else 0
-    n_watched = 0
+    settings = trainer.settings
+    best, history = _Best(trainer), History()
+    checks = _Checks(trainer, check, check_at, shots_per_check)
+    horizon = _Horizon(trainer, checks, shots_per_epoch)
+    patience = _Patience(settings.n_iter_no_change, settings.tol)
 
-    def shots_left() -> float:
-        n_checks = sum(at < 1 for at in checks_left)
-        return max(trainer.session.shots_left - n_checks * shots_per_check, 0.0)
-
-    if shots_per_epoch:
-        horizon = min(horizon, shots_left() / shots_per_epoch) or 1.0  # repeats may have left nothing
-
-    def weights_so_far() -> dict[str, np.ndarray]:
-        return trainer.weights_now() if best_weights is None else best_weights
-
-    def weights_to_keep() -> dict[str, np.ndarray]:
-        """And the statistics that belong to them, from which whatever goes on with them goes on."""
-        if best_statistics is not None:
-            trainer.statistics[:] = best_statistics
-        return weights_so_far()
-
-    def last_check() -> None:
-        trainer.session.kept_back = 0
-        if checks_left and check is not None:
-            checks_left.clear()
-            check()
+    def score_or_loss() -> float:
+        """What early stopping watches; higher is better."""
+        return history.validation_scores[-1] if settings.early_stopping and validate else -history.loss_curve[-1]
 
     try:
         for epoch in range(settings.max_iter):
-            while checks_left and check is not None and checks_left[0] < 1 and checks_left[0] <= epoch / horizon:
-                checks_left.pop(0)
-                check()
-            before = trainer.session.ledger.answered
+            checks.run_due(epoch / horizon.n_epochs)
             if watch is not None:
-                watch.begin_epoch(history, weights_so_far)
-            n_watched += trainer.session.ledger.answered - before
-            start, end = (begin_at + (1 - begin_at) * part / horizon for part in (epoch, epoch + 1))
-            loss = trainer.epoch(data, rng, (start, end))
-            history.loss_curve.append(loss)
+                with horizon.watching():
+                    watch.begin_epoch(history, best.weights)
+            start, end = (begin_at + (1 - begin_at) * part / horizon.n_epochs for part in (epoch, epoch + 1))
+            history.loss_curve.append(trainer.epoch(data, rng, (start, end)))
             if validate is not None:
-                score = validate(trainer.weights_now())
-                history.validation_scores.append(score)
-                if score > best_score:
-                    best_score, best_weights = score, trainer.weights_now()
-                    best_statistics = copy.deepcopy(trainer.statistics)
+                history.validation_scores.append(validate(trainer.weights_now()))
+                best.offer(history.validation_scores[-1])
             history.shots_curve.append(trainer.session.ledger.answered_in_fit)
             trainer.loss_so_far = np.nan  # it is on record
             if note is not None:
                 note(epoch, history)
-            before = trainer.session.ledger.answered
-            if watch is not None and watch.end_epoch(history, weights_so_far):
+            if watch is not None:
+                with horizon.watching():
+                    if watch.end_epoch(history, best.weights):
+                        break
+            horizon.look_again(epoch + 1)
+            if patience.is_over(score_or_loss()):
                 break
-            n_watched += trainer.session.ledger.answered - before
-            if n_watched:
-                per_epoch = shots_per_epoch + n_watched / (epoch + 1)
-                horizon = min(settings.max_iter, epoch + 1 + shots_left() / per_epoch)
-            since = 0 if sign * watched[-1] > best_watched + settings.tol else since + 1
-            best_watched = max(best_watched, sign * watched[-1])
-            if since >= settings.n_iter_no_change:
-                break
-        last_check()
-    except (KeyboardInterrupt, ShotBudgetError) as reason:
-        n_done = len(history.shots_curve)
-        within_epoch = len(history.loss_curve) == n_done
-        if within_epoch and not (np.isnan(trainer.loss_so_far) and n_done):  # else the last epoch had just been noted
-            history.loss_curve.append(trainer.loss_so_far)
-        if len(history.loss_curve) > n_done:
-            history.shots_curve.append(trainer.session.ledger.answered_in_fit)
-        if isinstance(reason, ShotBudgetError):
-            has_begun = n_done > 0 or not np.isnan(trainer.loss_so_far)
-            if not has_begun:
-                warn_user(
-                    "The training must have shots for at least one step. Got none: repeats after faults have taken what "
-                    "'max_shots' allows for. The weights are those it began with.",
-                )
-            elif validate is not None and not history.validation_scores:
-                warn_user(
-                    "What is held out must be scored at least once. Got no score: 'max_shots' ended within the first epoch. "
-                    "The weights are the last ones. Use a larger max_shots, or train without early_stopping and X_val.",
-                )
-            if has_begun:
-                try:
-                    last_check()
-                except ShotBudgetError:  # repeats have left too little
-                    pass
-                except KeyboardInterrupt:
-                    history.interrupted = True
-            if not history.interrupted:
-                return weights_to_keep(), history
+        checks.run_last()
+    except ShotBudgetError:
+        n_done = _record_broken_epoch(history, trainer)
+        _end_of_budget(history, trainer, checks, n_done, validated=validate is not None)
+    except KeyboardInterrupt:
+        n_done = _record_broken_epoch(history, trainer)
         history.interrupted = True
+    else:
+        return _finished(trainer, data, best.restored()), history
+    finally:
+        trainer.session.kept_back = 0
+    if history.interrupted:
         warn_user(
             f"The training was interrupted in epoch {n_done + 1} of {settings.max_iter}. The estimator keeps the best weights "
             "so far.",
         )
-        return weights_to_keep(), history
-    finally:
-        trainer.session.kept_back = 0
-    return _finished(trainer, data, weights_to_keep()), history
+    return best.restored(), history
+
+
+class _Best:
+    """The weights of the best score, or the last ones where nothing is scored."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
+        self._score = -np.inf
+        self._weights: dict[str, np.ndarray] | None = None
+        self._statistics: list[OutputStatistics] | None = None
+
+    def offer(self, score: float) -> None:
+        """The trainer's weights have this score."""
+        if score > self._score:
+            self._score, self._weights = score, self._trainer.weights_now()
+            self._statistics = copy.deepcopy(self._trainer.statistics)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return self._trainer.weights_now() if self._weights is None else self._weights
+
+    def restored(self) -> dict[str, np.ndarray]:
+        """The weights; the statistics that belong to them, from which whatever goes on goes on, are the trainer's again."""
+        if self._statistics is not None:
+            self._trainer.statistics[:] = self._statistics
+        return self.weights()
+
+
+class _Checks:
+    """The checks of a run, and the shots that are kept back for them."""
+
+    def __init__(self, trainer: Trainer, check: Callable[[], None] | None, at: tuple[float, ...], shots_each: int):
+        self._session, self._check, self._shots_each = trainer.session, check, shots_each
+        self._at = sorted(at) if check is not None else []
+        self._session.kept_back = shots_each if self._at and self._at[-1] >= 1 else 0
+
+    @property
+    def shots_left(self) -> float:
+        """What is left of the session's budget for epochs."""
+        n_within = sum(at < 1 for at in self._at)
+        return max(self._session.shots_left - n_within * self._shots_each, 0.0)
+
+    def run_due(self, part: float) -> None:
+        """Those that are due when this part of the run is over."""
+        while self._check is not None and self._at and self._at[0] < 1 and self._at[0] <= part:
+            self._at.pop(0)
+            self._check()
+
+    def run_last(self) -> None:
+        """The one at the end; also where the run has ended before those within it."""
+        self._session.kept_back = 0
+        if self._check is not None and self._at:
+            self._at.clear()
+            self._check()
+
+
+class _Horizon:
+    """How many epochs the run will have, as far as that can be known; along them the step size falls."""
+
+    def __init__(self, trainer: Trainer, checks: _Checks, shots_per_epoch: int):
+        self._ledger, self._checks = trainer.session.ledger, checks
+        self._most, self._shots_per_epoch, self._n_watched = trainer.settings.max_iter, shots_per_epoch, 0
+        self.n_epochs = float(self._most)
+        if shots_per_epoch:
+            self.n_epochs = (
+                min(self.n_epochs, checks.shots_left / shots_per_epoch) or 1.0
+            )  # repeats may have left nothing
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The shots within are those of somebody who looks on."""
+        before = self._ledger.answered
+        yield
+        self._n_watched += self._ledger.answered - before
+
+    def look_again(self, n_done: int) -> None:
+        """After so many epochs: who looks on will go on taking shots."""
+        if self._n_watched:
+            per_epoch = self._shots_per_epoch + self._n_watched / n_done
+            self.n_epochs = min(self._most, n_done + self._checks.shots_left / per_epoch)
+
+
+class _Patience:
+    """Ends a run in which nothing has got better by ``tol`` for ``n_epochs`` epochs."""
+
+    def __init__(self, n_epochs: int, tol: float):
+        self._n_epochs, self._tol, self._best, self._n_since = n_epochs, tol, -np.inf, 0
+
+    def is_over(self, value: float) -> bool:
+        """After an epoch; higher values are better."""
+        self._n_since = 0 if value > self._best + self._tol else self._n_since + 1
+        self._best = max(self._best, value)
+        return self._n_since >= self._n_epochs
+
+
+def _record_broken_epoch(history: History, trainer: Trainer) -> int:
+    """Put an epoch that was cut short on record; how many were finished."""
+    n_done = len(history.shots_curve)
+    is_on_record = len(history.loss_curve) > n_done
+    if not is_on_record and (
+        not np.isnan(trainer.loss_so_far) or not n_done
+    ):  # else the last epoch had just been noted
+        history.loss_curve.append(trainer.loss_so_far)
+    if len(history.loss_curve) > n_done:
+        history.shots_curve.append(trainer.session.ledger.answered_in_fit)
+    return n_done
+
+
+def _end_of_budget(history: History, trainer: Trainer, checks: _Checks, n_done: int, validated: bool) -> None:
+    """What is still to be done, and to be said, when ``max_shots`` has ended a run."""
+    if not n_done and np.isnan(trainer.loss_so_far):
+        warn_user(
+            "The training must have shots for at least one step. Got none: repeats after faults have taken what "
+            "'max_shots' allows for. The weights are those it began with.",
+        )
+        return
+    if validated and not history.validation_scores:
+        warn_user(
+            "What is held out must be scored at least once. Got no score: 'max_shots' ended within the first epoch. "
+            "The weights are the last ones. Use a larger max_shots, or train without early_stopping and X_val.",
+        )
+    try:
+        checks.run_last()
+    except ShotBudgetError:  # repeats have left too little
+        pass
+    except KeyboardInterrupt:
+        history.interrupted = True
 
 
 def _finished(trainer: Trainer, data: Data, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -492,12 +274,3 @@ def _finished(trainer: Trainer, data: Data, weights: dict[str, np.ndarray]) -> d
         )
         return weights
     return trainer.weights_now()
-
-
-def _map_arrays(state: Any, convert: Callable[[Any], Any]) -> Any:
-    """Apply ``convert`` to every array in a nest of dicts and lists."""
-    if isinstance(state, dict):
-        return {key: _map_arrays(value, convert) for key, value in state.items()}
-    if isinstance(state, list):
-        return [_map_arrays(value, convert) for value in state]
-    return convert(state) if hasattr(state, "shape") else state

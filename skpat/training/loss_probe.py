@@ -16,7 +16,7 @@ from skpat.twins.base import for_torch, respond
 if TYPE_CHECKING:
     import torch
 
-    from skpat.training.loop import Data, Trainer
+    from skpat.training.trainer import Data, Trainer
 
 __all__ = ["LossProbe", "row_losses"]
 
@@ -234,8 +234,10 @@ class LossProbe:
 
 
 def row_losses(trainer: Trainer, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The training's loss of each row, shape (n_rows,)."""
+    """The training's loss of each row in float64, shape (n_rows,)."""
     import torch
 
+    if targets.dtype.kind == "f":
+        targets = targets.astype(np.float64)
     with torch.no_grad():
-        return as_numpy(trainer.loss(torch.from_numpy(scores), torch.from_numpy(targets))).astype(float)
+        return as_numpy(trainer.loss(torch.from_numpy(scores.astype(np.float64)), torch.from_numpy(targets)))

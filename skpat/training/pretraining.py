@@ -10,9 +10,10 @@ import numpy as np
 from skpat.exceptions import ShotBudgetError
 from skpat.network.forward import forward
 from skpat.training.in_silico import InSilico, through_twin
-from skpat.training.loop import Data, History, Trainer, train
+from skpat.training.loop import History, train
 from skpat.training.loss_probe import row_losses
 from skpat.training.progress import ProgressInSilico
+from skpat.training.trainer import Data, Trainer
 
 __all__ = ["BEGIN_AT", "TRIAL_ROWS", "confirmed_part", "is_confirmed", "pretrain"]
 

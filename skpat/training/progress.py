@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from skpat.lab.session import Session
-from skpat.training.loop import History, Settings
+from skpat.training.loop import History
+from skpat.training.trainer import Settings
 
 __all__ = ["Progress", "ProgressInSilico", "in_words"]
 

@@ -11,7 +11,7 @@ from skpat.controls import ControlBatch
 from skpat.training.calibration import Measure, draw_rows, start_statistics
 
 if TYPE_CHECKING:
-    from skpat.training.loop import Data, Trainer
+    from skpat.training.trainer import Data, Trainer
 
 __all__ = ["fit_readout", "refit_readout"]
 

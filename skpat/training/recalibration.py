@@ -12,12 +12,13 @@ from skpat.controls import ControlBatch
 from skpat.exceptions import ShotBudgetError
 from skpat.network.forward import forward
 from skpat.training.calibration import Measure, start_statistics
+from skpat.training.loss_probe import row_losses
 from skpat.training.readout_fit import fit_readout
 from skpat.user_warning import warn_user
 
 if TYPE_CHECKING:
     from skpat.network.forward import Network
-    from skpat.training.loop import Data, Trainer
+    from skpat.training.trainer import Data, Trainer
 
 __all__ = ["LEAST_ROWS", "Recalibration", "least_shots", "recalibrate"]
 
@@ -124,62 +125,94 @@ def recalibrate(
     "Better" means by more than the standard error of the paired difference; for a readout, by more than 1 + 10 / n of them,
     with n rows.
     """
-    network, session = trainer.network, trainer.session
+    session = trainer.session
     shots_before = session.shots_left
-    per_row = network.n_calls * session.n_shots
-    data, n_rows = _chosen(data, strata, shots_before / per_row, trainer, rng)
+    data, n_rows = _chosen(data, strata, shots_before / (trainer.network.n_calls * session.n_shots), trainer, rng)
     measured = data.rows(np.arange(n_rows))
     check = np.arange(0, n_rows, _CHECK_EVERY)[:_MOST_CHECKED]
-    before = trainer.weights_now()
-    scores_before = None
-    if network.n_layers > 1:  # the later layers will receive something else once the statistics are new
-        scores_before = _scores(trainer, before, measured.rows(check))
-    statistics, fresh, outputs, sent = _measure(trainer, before, measured)
-    judged = check
-    if scores_before is None:
-        judged = np.arange(n_rows)
-        old = network.hand_on((outputs - before["layers.0.mean"]) / before["layers.0.scale"], 0)
-        scores_before = network.readout.read(_double(before), old)
-    loss_before = _losses(trainer, scores_before, measured.rows(judged))
-    normal = network.hand_on((outputs - statistics[-1].mean) / statistics[-1].scale, network.n_layers - 1)
-    pull, loss_readout = _choose_pull(trainer, fresh, normal, measured)
-
-    level = 1 + _FEW_ROWS / len(judged)  # with few rows the best of several pulls is better by chance
-    better = _is_better(loss_readout[judged], loss_before, measured.sample_weight[judged], level)
-    kept, weights, kept_statistics = "nothing new", before, copy.deepcopy(trainer.statistics)
-    loss_here = loss_before if len(judged) == n_rows else None
-    if better:
-        kept, loss_here, kept_statistics = "readout", loss_readout, statistics
-        weights = fresh if pull is None else fresh | fit_readout(trainer, fresh, normal, measured, pull)[0]
-    share = measured.sample_weight
-    loss_now = float(np.average(loss_readout, weights=share)) if better else _mean(loss_before, share[judged])
+    refit = _Refit(trainer, measured, check)
+    kept, weights, statistics = "readout" if refit.is_better else "nothing new", refit.weights(), refit.statistics
     loss_weights, n_epochs = None, 0
-    if trainer.gradient.trains_on_device and loss_now > good_loss:
-        start = weights
-        if better and pull is not None:  # a start that does not know the rows that decide
-            others = np.setdiff1d(np.arange(n_rows), check)
-            start = fresh | fit_readout(trainer, fresh, normal[others], measured.rows(others), pull)[0]
-        base = loss_before if loss_here is None else loss_here[check]
-        trainer.set_weights(start)
-        trainer.statistics[:] = copy.deepcopy(kept_statistics)
-        _learn(trainer, sent)
+    if trainer.gradient.trains_on_device and refit.loss > good_loss:
+        trainer.set_weights(refit.weights(np.setdiff1d(np.arange(n_rows), check)))  # do not know the rows that decide
+        trainer.statistics[:] = copy.deepcopy(statistics)
+        _learn(trainer, refit.sent)
         found = _train_on(trainer, data, check, rng)
         n_epochs = found.n_epochs
         if found.losses is not None:
-            loss_weights = _mean(found.losses, share[check])
-            if _is_better(found.losses, base, share[check]):
-                kept, weights, kept_statistics = "readout and weights", found.weights, found.statistics
+            share = measured.sample_weight[check]
+            loss_weights = _mean(found.losses, share)
+            if _is_better(found.losses, refit.losses_of_check, share):
+                kept, weights, statistics = "readout and weights", found.weights, found.statistics
     trainer.set_weights(weights)
-    trainer.statistics[:] = kept_statistics
+    trainer.statistics[:] = statistics
     return Recalibration(
         kept=kept,
-        loss_before=_mean(loss_before, share[judged]),
-        loss_readout=float(np.average(loss_readout, weights=share)),
+        loss_before=refit.loss_before,
+        loss_readout=refit.loss_readout,
         loss_weights=loss_weights,
         n_rows=n_rows,
         n_epochs=n_epochs,
         shots=int(shots_before - session.shots_left),
     )
+
+
+class _Refit:
+    """Rows measured once, the output statistics and the readout that follow from them, and whether these are better.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Nothing of it is changed.
+    measured : Data
+    check : ndarray of int
+        The rows that decide. With several layers they are measured once more, with everything as it was.
+
+    Attributes
+    ----------
+    is_better : bool
+    statistics : list of OutputStatistics
+        Those to keep: the new ones if they and the readout are better.
+    loss_before, loss_readout, loss : float
+        Mean losses with everything as it was, with everything new, and with what is kept.
+    losses_of_check : ndarray
+        With what is kept, of the rows that decide.
+    sent : list of (ControlBatch, ndarray)
+        All that was sent, and what came back.
+    """
+
+    def __init__(self, trainer: Trainer, measured: Data, check: np.ndarray):
+        network, share = trainer.network, measured.sample_weight
+        self._trainer, self._measured = trainer, measured
+        self._before = trainer.weights_now()
+        has_several = network.n_layers > 1  # the later ones will receive something else once the statistics are new
+        judged = check if has_several else np.arange(len(measured))
+        scores = _scores(trainer, self._before, measured.rows(check)) if has_several else None
+        statistics, self._fresh, outputs, self.sent = _measure(trainer, self._before, measured)
+        if scores is None:
+            mean, scale = (self._before[f"layers.0.{name}"] for name in ("mean", "scale"))
+            scores = network.readout.read(_double(self._before), network.hand_on((outputs - mean) / scale, 0))
+        before = row_losses(trainer, scores, measured.targets[judged])
+        self._normal = network.hand_on((outputs - statistics[-1].mean) / statistics[-1].scale, network.n_layers - 1)
+        self._pull, losses = _choose_pull(trainer, self._fresh, self._normal, measured)
+
+        level = 1 + _FEW_ROWS / len(judged)  # with few rows the best of several pulls is better by chance
+        self.is_better = _is_better(losses[judged], before, share[judged], level)
+        self.statistics = statistics if self.is_better else copy.deepcopy(trainer.statistics)
+        self.loss_before, self.loss_readout = _mean(before, share[judged]), _mean(losses, share)
+        self.loss = self.loss_readout if self.is_better else self.loss_before
+        of_check = before if has_several else before[check]
+        self.losses_of_check = losses[check] if self.is_better else of_check
+
+    def weights(self, rows: np.ndarray | None = None) -> Weights:
+        """Those to keep; with ``rows``: such that the readout, if it is a new one, is fitted to these only."""
+        if not self.is_better:
+            return self._before
+        if self._pull is None:  # the present readout reads the new statistics
+            return self._fresh
+        rows = np.arange(len(self._measured)) if rows is None else rows
+        normal, measured = self._normal[rows], self._measured.rows(rows)
+        return self._fresh | fit_readout(self._trainer, self._fresh, normal, measured, self._pull)[0]
 
 
 def _count_check(n_rows: int, n_layers: int) -> int:
@@ -240,14 +273,14 @@ def _measure(
 def _choose_pull(trainer: Trainer, fresh: Weights, normal: np.ndarray, rows: Data) -> tuple[float | None, np.ndarray]:
     """The best pull towards the present readout (None: it stays) and the loss of each row, judged by the other folds."""
     fold = np.arange(len(rows)) % _FOLDS
-    best_pull, best = None, _losses(trainer, trainer.network.readout.read(_double(fresh), normal), rows)
+    best_pull, best = None, row_losses(trainer, trainer.network.readout.read(_double(fresh), normal), rows.targets)
     for pull in _PULLS:
         losses = np.empty(len(rows))
         for number in range(_FOLDS):
             inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
             readout = fit_readout(trainer, fresh, normal[inside], rows.rows(inside), pull)[0]
             scores = trainer.network.readout.read(_double(readout), normal[outside])
-            losses[outside] = _losses(trainer, scores, rows.rows(outside))
+            losses[outside] = row_losses(trainer, scores, rows.targets[outside])
         if _mean(losses, rows.sample_weight) < _mean(best, rows.sample_weight):
             best_pull, best = pull, losses
     return best_pull, best
@@ -283,7 +316,7 @@ def _train_on(trainer: Trainer, data: Data, check: np.ndarray, rng: np.random.Ra
             ends = (_FIRST_PROGRESS + (1 - _FIRST_PROGRESS) * n / n_most for n in (epoch, epoch + 1))
             trainer.epoch(training, rng, tuple(ends))  # type: ignore[arg-type]  # two, one for each end
             found.n_epochs += 1
-            losses = _losses(trainer, _scores(trainer, trainer.weights_now(), deciding), deciding)
+            losses = row_losses(trainer, _scores(trainer, trainer.weights_now(), deciding), deciding.targets)
             since += 1
             if found.losses is None or _mean(losses, deciding.sample_weight) < _mean(
                 found.losses, deciding.sample_weight
@@ -314,15 +347,6 @@ def _learn(trainer: Trainer, sent: list[tuple[ControlBatch, np.ndarray]]) -> Non
 
 def _scores(trainer: Trainer, weights: Weights, rows: Data) -> np.ndarray:
     return forward(trainer.network, weights, rows.X, trainer.session.run(rows.row_keys, trainer.purpose))
-
-
-def _losses(trainer: Trainer, scores: np.ndarray, rows: Data) -> np.ndarray:
-    """The loss of each row, shape (n_rows,)."""
-    import torch
-
-    targets = rows.targets if rows.targets.dtype.kind == "i" else rows.targets.astype(np.float64)
-    with torch.no_grad():
-        return trainer.loss(torch.from_numpy(scores.astype(np.float64)), torch.from_numpy(targets)).numpy()
 
 
 def _double(weights: Weights) -> Weights:

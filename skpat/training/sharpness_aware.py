@@ -17,7 +17,7 @@ from skpat.training.physics_aware import PhysicsAware
 if TYPE_CHECKING:
     import torch
 
-    from skpat.training.loop import Data, Trainer
+    from skpat.training.trainer import Data, Trainer
 
 __all__ = ["SharpnessAware"]
 

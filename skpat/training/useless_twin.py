@@ -11,7 +11,7 @@ from skpat.training.alignment import Alignment, measure_alignment, pooled
 from skpat.user_warning import warn_user
 
 if TYPE_CHECKING:
-    from skpat.training.loop import Data, Trainer
+    from skpat.training.trainer import Data, Trainer
 
 __all__ = ["CHECK_AT", "count_check_shots", "check_alignment", "is_useless", "warn_if_useless"]
 

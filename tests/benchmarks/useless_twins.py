@@ -34,7 +34,8 @@ from skpat.lab import Session
 from skpat.row_keys import hash_rows
 from skpat.training import Apparatus, GradientEstimator, bridge
 from skpat.training.alignment import pooled
-from skpat.training.loop import Data, train
+from skpat.training.loop import train
+from skpat.training.trainer import Data
 from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
 from skpat.twins import NeuralTwin, PhysicsTwin
 

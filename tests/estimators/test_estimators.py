@@ -503,16 +503,16 @@ def test_held_out_rows_do_not_enter_the_scaling() -> None:
 def _training_rows(network: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which rows the training sent, found by watching the keys of its data."""
     from skpat.row_keys import hash_rows
-    from skpat.training import loop
+    from skpat.training import trainer
 
     seen: list[np.ndarray] = []
-    original = loop.Trainer.epoch
+    original = trainer.Trainer.epoch
 
     def watching(self: Any, data: Any, *args: Any) -> float:
         seen.append(data.row_keys)
         return original(self, data, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Trainer, "epoch", watching)
+        patch.setattr(trainer.Trainer, "epoch", watching)
         clone(network).fit(X, y)
     return np.flatnonzero(np.isin(hash_rows(X), seen[0]))

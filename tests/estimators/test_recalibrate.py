@@ -19,9 +19,9 @@ from skpat.lab import Journal, Session
 from skpat.network import PatchEncoder
 from skpat.row_keys import hash_rows
 from skpat.training import recalibration
-from skpat.training.loop import Data, Trainer
 from skpat.training.readout_fit import fit_readout
 from skpat.training.recalibration import LEAST_ROWS, _is_better
+from skpat.training.trainer import Data, Trainer
 from skpat.twins import NeuralTwin
 from tests.combinations import mostly_slow
 from tests.estimators.small_network import IRIS, Watched, small

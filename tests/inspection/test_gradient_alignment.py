@@ -19,8 +19,8 @@ from skpat.inspection import gradient_alignment
 from skpat.lab import Session
 from skpat.row_keys import hash_rows
 from skpat.training import ExactGradient
-from skpat.training.loop import Data
 from skpat.training.loss_probe import LossProbe
+from skpat.training.trainer import Data
 from skpat.twins import NeuralTwin, PhysicsTwin
 from tests.combinations import mostly_slow
 

@@ -24,8 +24,8 @@ from skpat.lab import Session
 from skpat.row_keys import hash_rows
 from skpat.training import ExactGradient, GradientEstimator, PhysicsAware, bridge
 from skpat.training.alignment import Alignment, Slopes, _measure_group, measure_alignment, pooled
-from skpat.training.loop import Data, Trainer
 from skpat.training.loss_probe import LossProbe
+from skpat.training.trainer import Data, Trainer
 from skpat.training.useless_twin import check_alignment, count_check_shots, is_useless, warn_if_useless
 from skpat.twins import NeuralTwin, PhysicsTwin
 from tests.combinations import mostly_slow

@@ -17,7 +17,7 @@ from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import ShotBudgetError
 from skpat.lab import Session
 from skpat.training import useless_twin
-from skpat.training.loop import Trainer
+from skpat.training.trainer import Trainer
 from skpat.twins import NeuralTwin
 
 X, Y = load_iris(return_X_y=True)

@@ -19,8 +19,8 @@ from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import NonFiniteTrainingError
 from skpat.training import InSilico, PhysicsAware, SharpnessAware, pretraining
-from skpat.training.loop import Trainer
 from skpat.training.pretraining import confirmed_part
+from skpat.training.trainer import Trainer
 from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
 
 X, Y = (part[::2] for part in load_iris(return_X_y=True))

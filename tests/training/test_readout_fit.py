@@ -18,8 +18,8 @@ from skpat.lab import Session
 from skpat.network.forward import forward
 from skpat.row_keys import hash_rows
 from skpat.training import GradientEstimator, InSilico, InSilicoRefitted, SharpnessAware
-from skpat.training.loop import Data
 from skpat.training.readout_fit import refit_readout
+from skpat.training.trainer import Data
 from skpat.twins import NeuralTwin, PhysicsTwin
 
 X, Y = load_iris(return_X_y=True)

@@ -18,11 +18,11 @@ from skpat.exceptions import FarReadingWarning, NoExactGradientError, NonFiniteT
 from skpat.lab import Session
 from skpat.network.forward import Network
 from skpat.row_keys import hash_rows
-from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, bridge, device_alone, loop
+from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, bridge, device_alone
 from skpat.training.calibration import _varied, draw_rows, on_policy_shots
 from skpat.training.far_reading import far_reading
-from skpat.training.loop import Data
 from skpat.training.loss import cross_entropy, squared_error, weighted_mean
+from skpat.training.trainer import Data
 from skpat.twins import NeuralTwin, PhysicsTwin
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
@@ -147,7 +147,7 @@ def test_readings_far_beyond_the_others_are_told_once(at: list[int], n_units: in
 
 def test_what_a_twin_predicts_is_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(loop, "warn_of_far_reading", lambda *args: asked.append(args) or False)
+    monkeypatch.setattr("skpat.training.trainer.warn_of_far_reading", lambda *args: asked.append(args) or False)
     small(gradient="in_silico").fit(*data())
     assert not asked
     small().fit(*data())
