@@ -78,45 +78,12 @@ class Recalibrated:
         >>> network.recalibrate(X, y, max_shots=200).shots_["recalibration"] <= 200
         True
         """
-        from skpat.training.recalibration import LEAST_ROWS, least_shots, recalibrate
-        from skpat.training.trainer import Data, threads_for
+        from skpat.training.recalibration import recalibrate
+        from skpat.training.trainer import threads_for
 
         check_is_fitted(self, "loss_")
-        if isinstance(max_shots, bool) or not isinstance(max_shots, Integral) or max_shots < 1:
-            raise ValueError(
-                f"'max_shots' of recalibrate must be an int of at least 1. Got {max_shots!r}. Use max_shots=1000, say."
-            )
-        self._validate_params()
-        refuse_within_fit(self)
-        refuse_changes(self, self._built_from)
-        network = self._network
-        least = least_shots(network, self.n_shots)
-        if max_shots < least:
-            raise ShotBudgetError(
-                f"'max_shots' of recalibrate must allow for {LEAST_ROWS} rows, {least:,} shots in all. Got {max_shots:,}. "
-                f"Nothing was sent. Use max_shots={least} or more.",
-                max_shots=int(max_shots),
-            )
-        dtype = self.weights_["layers.0.gain"].dtype
-        X, y = validate_data(self, X, y, reset=False, accept_sparse="csr", dtype=dtype, **self._y_checks)
-        sample_weight = _check_sample_weight(sample_weight, X, dtype=dtype, ensure_non_negative=True)
-        targets = self._encode_targets(y, None, first=False)
-        sample_weight = self._reweight(y, sample_weight)
-        kept = sample_weight > 0
-        if kept.sum() < LEAST_ROWS:
-            raise ValueError(
-                f"'X' of recalibrate must have at least {LEAST_ROWS} rows of positive weight. Got {int(kept.sum())}. Nothing "
-                "was sent. Give more labelled rows; those of the training will do."
-            )
-        strata = self._strata(targets[kept])
-        missing = [] if strata is None else np.setdiff1d(np.arange(self._count_scores()), strata)
-        if len(missing):  # a readout fitted without them would never answer them again
-            raise ValueError(
-                f"'y' of recalibrate must have every class the network knows. {self.classes_[missing].tolist()} had no row of "
-                "positive weight. Nothing was sent. Give rows of every class; those of the training will do."
-            )
-        X = np.ascontiguousarray(X[kept].toarray() if hasattr(X, "toarray") else X[kept])
-        data = self._ready(Data(X, targets[kept], sample_weight[kept], hash_rows(X)), set_scale=False)
+        self._check_recalibration(max_shots)
+        data = self._accept_for_recalibration(X, y, sample_weight)
         record = None
         if self.journal is not None:
             title = f"recalibration, {len(data)} rows"
@@ -153,3 +120,48 @@ class Recalibrated:
             _optimizer_state=None if found.n_epochs else self._optimizer_state,
         )
         return self
+
+    def _check_recalibration(self: Any, max_shots: Any) -> None:
+        """Whether it may begin, with so many shots."""
+        from skpat.training.recalibration import LEAST_ROWS, least_shots
+
+        if isinstance(max_shots, bool) or not isinstance(max_shots, Integral) or max_shots < 1:
+            raise ValueError(
+                f"'max_shots' of recalibrate must be an int of at least 1. Got {max_shots!r}. Use max_shots=1000, say."
+            )
+        self._validate_params()
+        refuse_within_fit(self)
+        refuse_changes(self, self._built_from)
+        least = least_shots(self._network, self.n_shots)
+        if max_shots < least:
+            raise ShotBudgetError(
+                f"'max_shots' of recalibrate must allow for {LEAST_ROWS} rows, {least:,} shots in all. Got {max_shots:,}. "
+                f"Nothing was sent. Use max_shots={least} or more.",
+                max_shots=int(max_shots),
+            )
+
+    def _accept_for_recalibration(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+        """The rows of positive weight, as the training takes them. Nothing is sent."""
+        from skpat.training.recalibration import LEAST_ROWS
+        from skpat.training.trainer import Data
+
+        dtype = self.weights_["layers.0.gain"].dtype
+        X, y = validate_data(self, X, y, reset=False, accept_sparse="csr", dtype=dtype, **self._y_checks)
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=dtype, ensure_non_negative=True)
+        targets = self._encode_targets(y, None, first=False)
+        sample_weight = self._reweight(y, sample_weight)
+        kept = sample_weight > 0
+        if kept.sum() < LEAST_ROWS:
+            raise ValueError(
+                f"'X' of recalibrate must have at least {LEAST_ROWS} rows of positive weight. Got {int(kept.sum())}. Nothing "
+                "was sent. Give more labelled rows; those of the training will do."
+            )
+        strata = self._strata(targets[kept])
+        missing: Any = [] if strata is None else np.setdiff1d(np.arange(self._count_scores()), strata)
+        if len(missing):  # a readout fitted without them would never answer them again
+            raise ValueError(
+                f"'y' of recalibrate must have every class the network knows. {self.classes_[missing].tolist()} had no row of "
+                "positive weight. Nothing was sent. Give rows of every class; those of the training will do."
+            )
+        X = np.ascontiguousarray(X[kept].toarray() if hasattr(X, "toarray") else X[kept])
+        return self._ready(Data(X, targets[kept], sample_weight[kept], hash_rows(X)), set_scale=False)
