@@ -84,16 +84,14 @@ figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), layout="constrained")
 ax = axes[0, 0]
 for method in ("physics-aware", "exact gradient"):
     classifier, accuracy, shots = trained[network, method]
-    curve = [0, *classifier.shots_curve_], [0.1, *classifier.validation_scores_]
-    ax.plot(*curve, color=colors[method], label=f"{method} (test: {accuracy:.0%})")
+    label = f"{method}, validation rows (test: {accuracy:.0%})"
+    ax.plot(classifier.shots_curve_, classifier.validation_scores_, color=colors[method], label=label)
 classifier, accuracy, shots = trained[network, "in silico"]
-ax.plot(shots, accuracy, "D", color=colors["in silico"], label=f"in silico, on the laser (test: {accuracy:.0%})")
+ax.plot(shots, accuracy, "D", color=colors["in silico"], label=f"in silico, on the laser, test: {accuracy:.0%}")
 accuracy = trained[network, "identity in place of the laser"][1]
-label = f"identity in place of the laser (test: {accuracy:.0%})"
+label = f"identity in place of the laser, test: {accuracy:.0%}"
 ax.axhline(accuracy, color=colors["identity in place of the laser"], ls="--", label=label)
-ax.set(
-    xlabel="shots", ylabel="accuracy on the validation rows", ylim=(0, 1), title="Nothing digital but gains: learning"
-)
+ax.set(xlabel="shots", ylabel="accuracy", xlim=(0, None), ylim=(0, 1), title="Nothing digital but gains: learning")
 ax.legend(loc="lower right", fontsize="small")
 
 classifier = trained[network, "physics-aware"][0]

@@ -127,9 +127,15 @@ class TrainingCurveDisplay:
             self.score_ax_.plot(
                 x[best], scores[best], "*", color=VERMILLION, markeredgecolor="black", markersize=13, label="best, kept"
             )
-            self.score_ax_.set_ylabel(self.score_name, color=VERMILLION)
-            handles = [self.line_, *self.score_ax_.get_lines()]
-            self.score_ax_.legend(
-                handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False
+            side = -1 if best > len(scores) / 2 else 1  # towards the middle
+            self.score_ax_.annotate(
+                "best, kept",
+                (x[best], scores[best]),
+                xytext=(9 * side, -6),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="top",
+                color=VERMILLION,
             )
+            self.score_ax_.set_ylabel(self.score_name, color=VERMILLION)
         return self
