@@ -196,6 +196,18 @@ def test_junction_voltages_that_are_not_found_are_refused(monkeypatch: pytest.Mo
         small_circuit().measure(np.ones((1, 10)))
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+def test_junction_voltages_solve_their_equation_to_the_working_precision(precision: torch.dtype) -> None:
+    """From far away, too: a supply is hundreds of thermal voltages, whose exponentials no number holds."""
+    feedback = torch.tensor([[-1e-8, 3e-9], [5e-9, -2e-8]], dtype=precision)
+    linear = torch.from_numpy(np.random.default_rng(0).uniform(-250, 250, (2, 300))).to(precision)
+    v = analog_circuit._Junctions(feedback, "AnalogCircuit").solve(linear, torch.zeros_like(linear))
+    missing = linear.double() + feedback.double() @ v.double().exp() - v.double()
+    slope = 1 + feedback.double().abs() @ v.double().exp()  # by which an error of a voltage is seen here
+    eps = torch.finfo(precision).eps
+    assert (missing.abs() / slope).max() < eps**0.8 + 300 * eps  # Newton's last change, squared; and rounding
+
+
 def test_nan_in_nan_out() -> None:
     controls = drive_for(small_circuit(), 2)
     controls[0, 0] = np.nan
@@ -358,3 +370,14 @@ def test_gain_jitter_scales_the_drive_and_not_the_bias() -> None:
     gain = (circuit.measure(named(controls)) - resting) / (still - resting)
     np.testing.assert_allclose(gain, gain[:, :1] * np.ones(5), rtol=1e-5)
     assert_standard_normal((gain[:, 0] - 1) / 0.02)
+
+
+def test_the_gain_and_the_readings_have_noise_of_their_own() -> None:
+    parts = {"saturation_current": 1e-30, "base_collector_capacitance": 1.0}  # no transistor: a gain shows as it is
+    jittery, noisy = (
+        small_circuit(**parts, noise=noise, gain_jitter=jitter) for noise, jitter in ((0, 0.02), (0.03, 0))
+    )
+    controls = np.tile(drive_for(noisy, 1), (2000, 1))
+    gain = jittery.measure(named(controls))[:, 0]
+    reading = noisy.measure(named(controls))
+    assert np.abs(np.corrcoef(gain, reading.T)[0, 1:]).max() < 4 / np.sqrt(2000)

@@ -19,7 +19,8 @@ from sklearn.base import clone
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skpat import ControlBatch
-from skpat.devices import CoupledOscillators
+from skpat.devices import CoupledOscillators, coupled_oscillators
+from skpat.twins import PhysicsTwin
 
 SILENT = {"input_noise": 0.0, "noise": 0.0}
 
@@ -298,6 +299,18 @@ def test_couplings_that_vary_are_taken_in_pieces() -> None:
     np.testing.assert_allclose(np.concatenate(apart), together, rtol=1e-12, atol=1e-12)
 
 
+def test_every_row_of_a_piece_keeps_its_own_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = make(3, coupling_error=0.1)
+    controls = settings_for(device, 7)
+    velocity, kick = (torch.from_numpy(part) for part in np.random.default_rng(1).standard_normal((2, 7, 3)))
+    at_once = propagate(device, controls, velocity=velocity, kick=kick)
+    noisy = device.measure(named(controls))
+    monkeypatch.setattr(coupled_oscillators, "_ENTRIES", 2 * 3**2)  # two rows in a piece
+    for whole, in_pieces in zip(at_once, propagate(device, controls, velocity=velocity, kick=kick), strict=True):
+        np.testing.assert_allclose(in_pieces, whole, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(device.measure(named(controls)), noisy, rtol=1e-12, atol=1e-12)
+
+
 # ---- differentiation ----
 
 
@@ -357,6 +370,15 @@ def test_the_nonlinearity_error_stretches_the_sine() -> None:
         perfect, np.array([1.1 * 0.8, 0.3]), constants={"duration": torch.tensor(0.5 * np.sqrt(1.1))}
     )
     np.testing.assert_allclose(1.1 * q, stretched, rtol=1e-9)
+
+
+def test_the_equations_are_those_of_the_design_and_find_the_nonlinearity() -> None:
+    device = make(4, nonlinearity_error=0.15, coupling_error=0.02, **SILENT)
+    designed, unknown = device.equations
+    assert (designed.nonlinearity_error, designed.coupling_error) == (0.0, 0.0)
+    controls = settings_for(device, 60)
+    twin = PhysicsTwin(designed, unknown, random_state=0).fit(controls, device.measure(controls))
+    assert twin.constants_["nonlinearity_error"] == pytest.approx(0.15, abs=0.02)
 
 
 # ---- precision, kind and refusals ----

@@ -228,6 +228,14 @@ def test_a_reading_does_not_depend_on_the_drive_after_it(n_controls: int, n_outp
         assert (forward(plate, changed)[:, reading] != outputs[:, reading]).all()
 
 
+def test_a_reading_is_the_mean_pressure_since_the_one_before() -> None:
+    """Also where the readings cannot be spread evenly: here after 2, 4, 7, 9 and 12 samples."""
+    controls = drive_for(small_plate(), 3)
+    at_every_sample = forward(small_plate(12, 12), controls)
+    means = [at_every_sample[:, start:end].mean(axis=1) for start, end in pairwise([0, 2, 4, 7, 9, 12])]
+    np.testing.assert_allclose(forward(small_plate(12, 5), controls), np.transpose(means), rtol=1e-9, atol=1e-9)
+
+
 def test_no_drive_gives_silence() -> None:
     np.testing.assert_array_equal(forward(small_plate(), np.zeros((2, 12))), 0.0)
 
@@ -466,3 +474,12 @@ def test_gain_jitter_enters_before_the_plate() -> None:
     stretching = clone(plate).set_params(nonlinearity=1.0)
     distorted = stretching.measure(named(controls)) / forward(stretching, controls)
     assert np.abs(distorted / distorted[:, :1] - 1).max() > 0.01
+
+
+def test_the_gain_and_the_readings_have_noise_of_their_own() -> None:
+    jittery, noisy = (
+        small_plate(nonlinearity=0.0, noise=noise, gain_jitter=jitter) for noise, jitter in ((0.0, 0.02), (3.0, 0.0))
+    )
+    controls = np.tile(drive_for(noisy, 1), (2000, 1))
+    gain, reading = jittery.measure(named(controls))[:, 0], noisy.measure(named(controls))
+    assert np.abs(np.corrcoef(gain, reading.T)[0, 1:]).max() < 4 / np.sqrt(2000)

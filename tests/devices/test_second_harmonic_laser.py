@@ -402,3 +402,8 @@ def test_a_strong_jitter_never_makes_a_negative_energy() -> None:
     assert np.isfinite(first).all()
     assert np.isfinite(second).all()
     assert 0.2 < np.mean(first[:, 0] == 0) < 0.45  # a pulse of energy 1 + 2 x is missing where x < -1/2
+
+
+def test_darkness_is_measured_with_the_floor_alone() -> None:
+    outputs = small_laser(noise=2.0, noise_floor=0.1, energy_jitter=0.5).measure(named(np.zeros((1000, 6))))
+    np.testing.assert_allclose(outputs.std(), 0.1, rtol=0.1)
