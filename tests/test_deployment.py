@@ -233,8 +233,9 @@ def test_what_becomes_of_the_estimator_does_not_touch_the_deployed_network() -> 
     network = trained()
     deployed = network.deploy()
     before = deployed.decision_function(X)
+    handed_over = list(network.weights_.values())
     network.partial_fit(X, y)
-    for value in network.weights_.values():
+    for value in (*handed_over, *network.weights_.values()):
         value[...] = 0
     np.testing.assert_array_equal(deployed.decision_function(X), before)
     with pytest.raises(ValueError, match="read-only"):
@@ -254,6 +255,12 @@ def test_a_deployed_network_can_be_pickled_while_it_is_in_use() -> None:
         expected = deployed.decision_function(X)
         copy = pickle.loads(pickle.dumps(deployed))
     np.testing.assert_array_equal(copy.decision_function(X), expected)
+    with trained().deploy() as deployed:
+        copy = pickle.loads(pickle.dumps(deployed))
+    copy.device_.opened = 0
+    copy.predict(X)
+    copy.predict(X)
+    assert copy.device_.opened == 2  # nobody holds the copy's device open
 
 
 # ---- what it refuses ----

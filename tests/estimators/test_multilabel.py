@@ -90,8 +90,9 @@ def test_what_is_no_indicator_matrix_is_refused_before_anything_is_sent() -> Non
         one.fit(X, Y)
 
 
-def test_a_deployed_network_knows_labels_too(tmp_path: Path) -> None:
-    network = labels(max_iter=2).fit(X, Y)
+@pytest.mark.parametrize("n_labels", [2, 4])  # two labels are not two classes
+def test_a_deployed_network_knows_labels_too(n_labels: int, tmp_path: Path) -> None:
+    network = labels(max_iter=2).fit(X, Y[:, :n_labels])
     network.deploy().save(tmp_path / "labels.skpat")
     deployed = deployment.load(tmp_path / "labels.skpat", LASER)
     for method in ("predict", "predict_proba", "decision_function"):
@@ -100,6 +101,15 @@ def test_a_deployed_network_knows_labels_too(tmp_path: Path) -> None:
     write_arrays(tmp_path / "forged.skpat", about | {"multilabel": "yes"}, arrays)
     with pytest.raises(DeploymentFileError, match="'multilabel' must be true or false"):
         deployment.load(tmp_path / "forged.skpat", LASER)
+
+
+def test_a_probability_of_exactly_one_half_is_no_label_deployed_or_not() -> None:
+    network = labels(max_iter=1).fit(X, Y)
+    for name in ("readout.coef", "readout.intercept"):
+        network.weights_[name][...] = 0
+    np.testing.assert_array_equal(network.predict_proba(X), 0.5)
+    for predict in (network.predict, network.deploy().predict):
+        np.testing.assert_array_equal(predict(X), 0)
 
 
 def test_one_label_is_the_logistic_loss_of_two_classes() -> None:
