@@ -215,6 +215,8 @@ def test_dense_keeps_the_graph(drawn: tuple[ControlSplit, int], n_rows: int, see
 def test_dense_does_not_truncate_a_shared_value() -> None:
     batch = ControlBatch(np.array([[0, 1]]), np.array([0, 2]), np.array([0.5]), np.array([1]))
     np.testing.assert_array_equal(np.asarray(batch), [[0, 0.5, 1]])
+    narrow, wide = torch.zeros((1, 2)), torch.tensor([0.1], dtype=torch.float64)
+    assert ControlBatch(narrow, np.array([0, 2]), wide, np.array([1])).dense()[0, 1].item() == 0.1
 
 
 # ---- what is copied, and what is not ----
@@ -308,9 +310,19 @@ def test_asarray_refuses_a_copy_that_was_forbidden() -> None:
         np.asarray(batch, copy=False)
 
 
+def test_a_driver_cannot_change_what_the_next_shot_begins_with() -> None:
+    varying, shared = np.zeros((2, 2)), np.ones(1)
+    locked = ControlBatch(varying, np.array([0, 2]), shared, np.array([1])).read_only()
+    for part in (locked.varying, locked.shared):
+        with pytest.raises(ValueError, match="read-only"):
+            part[...] = 9.0
+    varying[...] = shared[...] = 5.0  # whose they are may change them
+
+
 def test_from_dense_takes_what_a_user_has() -> None:
     batch = ControlBatch.from_dense([[0, 1], [2, 3]])
     np.testing.assert_array_equal(np.asarray(batch), [[0.0, 1.0], [2.0, 3.0]])
+    assert ControlBatch.from_dense([[True, False]]).varying.dtype == np.float64
     assert ControlBatch.from_dense(batch) is batch
     empty = ControlBatch.from_dense(np.empty((0, 3)))
     assert (empty.n_rows, empty.n_controls, np.asarray(empty).shape) == (0, 3, (0, 3))

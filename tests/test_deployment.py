@@ -162,10 +162,17 @@ def test_classes_of_any_kind_come_back(labels: list[Any], path: Path) -> None:
     np.testing.assert_array_equal(loaded.decision_function(X), network.decision_function(X))
 
 
-def test_more_rows_than_one_device_call_carries() -> None:
-    network = trained(LASER, n_layers=2)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_more_rows_than_one_device_call_carries(dtype: Any) -> None:
+    few, many = data(dtype=dtype), data(2500, dtype)[0]
+    network = PhysicalNetworkClassifier(LASER, n_layers=2, **SMALL).fit(*few)
+    found = network.deploy().decision_function(many)
+    assert found.dtype == network.decision_function(few[0]).dtype == dtype
+    np.testing.assert_array_equal(network.deploy().decision_function(many), network.decision_function(many))
+
+
+def test_a_device_call_carries_no_more_rows_than_those_of_an_estimator() -> None:
     X, _ = data(2500)
-    np.testing.assert_array_equal(network.deploy().decision_function(X), network.decision_function(X))
     deployed = trained().deploy()
     deployed.predict(X)
     assert deployed.device_.most_rows == 1024
