@@ -15,6 +15,7 @@ from sklearn.base import clone
 from skpat import ControlBatch
 from skpat.devices import MachZehnderMesh
 from skpat.devices.clements import decompose, mesh_columns, unitary
+from skpat.twins import PhysicsTwin
 
 SILENT = {"noise": 0.0, "shot_noise": 0.0, "noise_floor": 0.0}
 PERFECT = SILENT | {"nonlinearity": 0.0, "loss": 0.0}
@@ -379,6 +380,20 @@ def test_a_splitter_sends_at_most_everything_one_way() -> None:
     device = make(6, splitter_error=5.0, **SILENT)
     assert np.abs(device.splitter_offsets).max() < 1
     assert np.isfinite(device.measure(settings_for(device, 3))).all()
+
+
+def test_the_equations_are_those_of_the_design_and_find_the_specimen() -> None:
+    device = make(3, phase_error=0.05, splitter_error=0.05, **SILENT)
+    designed, unknown = device.equations
+    assert (designed.phase_error, designed.splitter_error) == (0.0, 0.0)
+    assert unknown == ("loss", "nonlinearity", "phase_offsets", "splitter_offsets")
+    assert "nonlinearity" not in make(3, nonlinearity=0).equations[1]  # there is no activation to be found
+    controls, fresh = settings_for(device, 300), settings_for(device, 100, seed=1)
+    twin = PhysicsTwin(designed, unknown, random_state=0).fit(controls, device.measure(controls))
+    of_twin, of_design = (
+        np.abs(answers - device.measure(fresh)).max() for answers in (twin.predict(fresh), designed.measure(fresh))
+    )
+    assert of_twin < 0.05 * of_design
 
 
 # ---- precision, kind and refusals ----
