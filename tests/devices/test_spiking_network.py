@@ -213,6 +213,13 @@ def test_the_background_is_named() -> None:
     assert (first != second).any()
 
 
+def test_a_background_that_excites_never_inhibits() -> None:
+    """So rare that a normal distribution of its mean and spread would often be below zero."""
+    network = SpikingNetwork(np.zeros((50, 50)), threshold=1e9, background_rate=100.0, background_weight=0.05)
+    first, second = voltages(network, [None] * 2, n_rows=40, noise_keys=np.arange(40, dtype=np.uint64))
+    assert (second - first * np.exp(-network.dt / network.tau_membrane) > -1e-12).all()  # what the current adds
+
+
 def test_nobody_starts_above_the_threshold() -> None:
     """A mean voltage at the threshold: without one, half of the neurons would be above."""
     network = SpikingNetwork(np.zeros((50, 50)), background_rate=1000.0, background_weight=0.05)

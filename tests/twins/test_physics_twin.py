@@ -18,6 +18,7 @@ from skpat import ControlBatch, ControlSplit, PhysicalNetworkClassifier, as_devi
 from skpat.devices import CoupledOscillators, SecondHarmonicLaser, SimulatedDevice
 from skpat.exceptions import TwinError
 from skpat.twins import PhysicsTwin, physics_module
+from skpat.twins.base import hold_out
 
 N, M = 10, 6
 
@@ -55,6 +56,52 @@ def test_beats_the_wrong_constants_with_noise_and_weights() -> None:
     without = PhysicsTwin(laser(), random_state=0).fit(controls, outputs)
     assert without.constants_ == {}
     assert without.score(controls, outputs) < twin.score(controls, outputs)
+
+
+def test_every_output_counts_in_units_of_its_spread() -> None:
+    class Gain(SimulatedDevice):
+        """One output in volts, and one in millivolts."""
+
+        n_controls, n_outputs, bounds = 2, 2, (0.0, 1.0)
+
+        def __init__(self, gain: float = 1.0):
+            self.gain = gain
+
+        def forward(self, controls: Any, constants: Any = None) -> Any:
+            return (constants or {}).get("gain", self.gain) * controls * controls.new_tensor([1.0, 1e3])
+
+    controls = np.tile(np.linspace(0, 1, 50)[:, None], 2)
+    outputs = controls * [3.0, 4e3]  # they do not agree on the gain
+    twin = PhysicsTwin(Gain(), ["gain"], validation_fraction=0).fit(controls, outputs)
+    least = (3 / 3**2 + 4 / 4**2) / (1 / 3**2 + 1 / 4**2)  # of ((g - 3) / 3)^2 + ((g - 4) / 4)^2
+    assert twin.constants_["gain"] == pytest.approx(least, rel=1e-6)
+
+
+def test_an_output_that_never_changes_says_nothing_about_the_constants() -> None:
+    controls, outputs = shots(laser(coupling=30.0, noise=0, noise_floor=0, energy_jitter=0))
+    outputs[:, 0] = 7.0
+    twin = PhysicsTwin(laser(), ["coupling"], random_state=0).fit(controls, outputs)
+    assert twin.constants_["coupling"] == pytest.approx(30.0, rel=1e-3)
+
+
+def test_the_constants_owe_nothing_to_the_shots_that_judge_them() -> None:
+    controls, outputs = shots(laser(coupling=30.0, random_state=0))
+    twin = PhysicsTwin(laser(), ["coupling"], validation_fraction=0.25, random_state=0)
+    _, held_out = hold_out(len(controls), 0.25, np.random.RandomState(0))
+    spoilt = outputs.copy()
+    spoilt[held_out] *= -1
+    right, wrong = clone(twin).fit(controls, outputs), clone(twin).fit(controls, spoilt)
+    assert wrong.constants_ == right.constants_
+    assert wrong.score_ < 0 < right.score_
+
+
+def test_what_becomes_of_the_model_does_not_touch_the_twin() -> None:
+    controls, outputs = shots(laser(coupling=30.0, random_state=0))
+    model = laser()
+    twin = PhysicsTwin(model, ["coupling"], random_state=0).fit(controls, outputs)
+    before = twin.predict(controls)
+    model.set_params(length=0.4)
+    np.testing.assert_array_equal(twin.predict(controls), before)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -144,6 +144,23 @@ def test_weights_reach_both_parts() -> None:
     assert without.score(controls[:80], outputs[:80]) < twin.score(controls[:80], outputs[:80]) - 0.2
 
 
+def test_every_shot_has_its_weight_in_both_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Any, Any]] = []
+    for kind in (PhysicsTwin, NeuralTwin):
+        own = kind.fit
+
+        def noted(self: Any, controls: Any, outputs: Any, sample_weight: Any = None, own: Any = own) -> Any:
+            given.append((controls[:, 0], sample_weight))
+            return own(self, controls, outputs, sample_weight)
+
+        monkeypatch.setattr(kind, "fit", noted)
+    controls, outputs = shots(100)
+    small(["coupling"]).fit(controls, outputs, 1 + controls[:, 0])
+    assert len(given) == 2
+    for channel, weight in given:
+        np.testing.assert_array_equal(weight, 1 + channel)
+
+
 @pytest.mark.parametrize("feed_physics", [True, False])
 def test_the_specification_is_handed_on(feed_physics: bool) -> None:
     mesh = MachZehnderMesh(4, random_state=0)
@@ -406,6 +423,15 @@ def test_more_channels_than_the_correction_can_hold_are_refused() -> None:
     controls = np.zeros((3, device.n_controls))
     with pytest.raises(TwinError, match=r"NeuralTwin would need .* weights .*Use PhysicsTwin\(device, constants\)"):
         twin.fit(controls, np.zeros((3, 10)))
+
+
+def test_the_models_answers_are_channels_that_the_correction_must_hold_too() -> None:
+    class Wide(SimulatedDevice):
+        n_controls, n_outputs, bounds = 3000, 4000, (0.0, 1.0)
+
+    ResidualTwin(PhysicsTwin(Wide()), feed_physics=False).check(3000, 4000)
+    with pytest.raises(TwinError, match="7,000 channels"):
+        ResidualTwin(PhysicsTwin(Wide())).check(3000, 4000)
 
 
 # ---- what is refused ----

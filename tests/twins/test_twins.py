@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from skpat import ControlBatch
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import TwinError
 from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin, gradient_cosine, neural_module
-from skpat.twins.base import hold_out
+from skpat.twins.base import hold_out, respond
 from skpat.twins.shot_memory import ShotMemory
 
 BOUNDS = np.array([[-1.0, 1.0]] * 4)
@@ -217,6 +218,25 @@ def test_a_stuck_output_does_not_count_in_the_cosine(twin: NeuralTwin, level: fl
     assert alone > 0.8
 
 
+def test_the_units_of_an_output_do_not_count_in_the_cosine() -> None:
+    """One output whose gradient is right and one whose gradient is the opposite."""
+
+    def cosine(units: list[float]) -> float:
+        half_right: Any = SimpleNamespace(predict=lambda c: units * np.column_stack([c[:, 0], -c[:, 1]]))
+        return gradient_cosine(half_right, lambda b: units * np.asarray(b)[:, :2], shots(300)[0], BOUNDS)
+
+    assert abs(cosine([1.0, 1.0])) < 0.1
+    assert cosine([1.0, 1e3]) == pytest.approx(cosine([1e-6, 1.0])) == pytest.approx(cosine([1.0, 1.0]))
+
+
+@pytest.mark.parametrize("asked", [torch.float32, torch.float64])
+def test_a_module_answers_in_the_precision_in_which_it_is_asked(asked: torch.dtype) -> None:
+    module = torch.nn.Linear(4, 3).to(torch.float64 if asked == torch.float32 else torch.float32)
+    controls = torch.from_numpy(shots(5)[0]).to(asked)
+    for question in (controls, ControlBatch.from_dense(controls)):
+        assert respond(module, question).dtype == asked
+
+
 def test_gradient_cosine_measures_within_the_bounds_and_counts_as_it_says(twin: NeuralTwin) -> None:
     sent = []
 
@@ -304,6 +324,14 @@ def test_what_is_held_out_and_what_is_learned_from_are_all_shots(n_shots: int, f
     assert sorted([*kept, *held_out]) == list(range(n_shots))
     assert len(kept) >= min(n_shots, 5)
     assert len(held_out) == 0 or n_shots >= 10
+
+
+def test_shots_are_held_out_at_random() -> None:
+    """Shots in an order, of a scan say: the last ones would be judged by what lies beyond all others."""
+    drawn = [hold_out(1000, 0.2, np.random.RandomState(seed))[1] for seed in range(2)]
+    for held_out in drawn:
+        assert abs(held_out.mean() - 499.5) < 4 * 1000 / np.sqrt(12 * 200)
+    assert set(drawn[0]) != set(drawn[1])
 
 
 @pytest.mark.parametrize("n_shots", [10, 60])
