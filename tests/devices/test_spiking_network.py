@@ -75,6 +75,13 @@ def test_the_rate_is_that_of_the_closed_form(current: float) -> None:
     assert times[1] - times[0] == pytest.approx(interval, abs=dt)
 
 
+def test_a_neuron_that_just_reaches_the_threshold_spikes() -> None:
+    current = constant(0.2, 10, 0.4)
+    reached = voltages(SpikingNetwork(ALONE, threshold=1e9), current)[-1, 0, 0]
+    assert SpikingNetwork(ALONE, threshold=reached).spikes(current)[0, :, 0].tolist() == [False] * 24 + [True]
+    assert not SpikingNetwork(ALONE, threshold=np.nextafter(reached, 99)).spikes(current).any()
+
+
 def test_a_current_that_cannot_reach_the_threshold_gives_no_spike() -> None:
     assert not SpikingNetwork(ALONE).spikes(constant(0.1499, 2000, 0.4)).any()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,18 @@ def test_a_veto_is_asked_about_what_the_converters_make() -> None:
         device.check_controls(ControlBatch.from_dense(asked + np.eye(4)[:1] * 0.05))
 
 
+@given(st.floats(-10, 10), st.floats(1e-3, 10))
+def test_single_precision_rounds_inwards_at_both_bounds(low: float, width: float) -> None:
+    class Narrow(Device):
+        n_controls, n_outputs, bounds = 2, 1, [[low, low + width]] * 2
+
+    like = np.zeros(1, dtype=np.float32)
+    ends = DeviceWrapper(Narrow()).legal(np.array([low - 1.0, low + width + 1.0]), np.arange(2), like)
+    assert ends.dtype == np.float32
+    assert low <= float(ends[0]) < float(ends[1]) <= low + width
+    np.testing.assert_allclose(ends, [low, low + width], rtol=2e-7, atol=1e-40)
+
+
 # ---- periods ----
 
 
@@ -172,6 +185,19 @@ def test_what_may_not_have_arrived_is_sent_again() -> None:
     line.fails = False
     device.set_shared(batch)
     assert len(line.sent) == 2
+
+
+@pytest.mark.parametrize("line_is_new", ["open", "close", "pickled"])
+def test_what_a_new_line_does_not_know_is_sent_again(line_is_new: str) -> None:
+    line = Line()
+    device, batch = DeviceWrapper(line), in_the_middle(1)
+    device.set_shared(batch)
+    if line_is_new == "pickled":
+        device = pickle.loads(pickle.dumps(device))
+    else:
+        getattr(device, line_is_new)()
+    device.set_shared(batch)
+    assert len(device.device.sent) == 2
 
 
 def test_the_same_numbers_for_other_channels_are_sent() -> None:

@@ -556,6 +556,7 @@ def test_noise_has_its_size() -> None:
     outputs = Noisy(bench(2), noise=0.1, noise_floor=0.2, random_state=0).measure(asked)
     np.testing.assert_allclose(outputs.std(axis=0), np.hypot(0.05, 0.2), rtol=0.03)
     np.testing.assert_allclose(outputs.mean(axis=0), 0.5, atol=0.006)
+    assert abs(np.corrcoef(outputs.T)[0, 1]) < 0.03
     outputs = Noisy(bench(2), control_noise=0.03, random_state=0).measure(asked)
     np.testing.assert_allclose(outputs.std(axis=0), 0.03, rtol=0.03)
     assert abs(np.corrcoef(outputs.T)[0, 1]) < 0.03
