@@ -41,6 +41,15 @@ def test_channels_are_scaled_by_their_bounds_wherever_the_shots_lie(share: float
     np.testing.assert_allclose(everywhere.std(axis=0), 1, rtol=0.03)
 
 
+def test_what_another_device_states_of_its_channels_is_not_used() -> None:
+    controls, outputs = shots(50)
+    told, plain = (NeuralTwin((8,), max_iter=2, random_state=0) for _ in range(2))
+    told.learn_specification(BOUNDS, PERIODS)
+    for twin in (told, plain):
+        twin.fit(controls[:, :3], outputs)
+    np.testing.assert_array_equal(told.predict(controls[:, :3]), plain.predict(controls[:, :3]))
+
+
 def test_the_first_linear_path_is_that_of_ridge_regression() -> None:
     rng = np.random.default_rng(0)
     controls, outputs = rng.normal(size=(8, 20)), rng.normal(size=(8, 3))  # fewer shots than channels

@@ -45,9 +45,10 @@ def test_learns_and_reports_an_honest_score(twin: NeuralTwin) -> None:
     assert twin.score(*fresh) > 0.97
     assert abs(twin.score_ - twin.score(*fresh)) < 0.03
     assert twin.output_scores_.shape == (3,)
-    assert twin.score(*fresh) == pytest.approx(
-        r2_score(fresh[1], twin.predict(fresh[0]), multioutput="variance_weighted")
-    )
+    for weight in (None, np.linspace(0, 1, 500) ** 4):
+        assert twin.score(*fresh, weight) == pytest.approx(
+            r2_score(fresh[1], twin.predict(fresh[0]), sample_weight=weight, multioutput="variance_weighted")
+        )
 
 
 @pytest.mark.parametrize("unit", [1e-15, 1e-9, 1e9])
