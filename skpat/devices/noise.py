@@ -30,7 +30,7 @@ def standard_normal(seed: int, row_keys: np.ndarray, shot: int, n_values: int) -
     Returns
     -------
     ndarray of float64, shape (n_rows, n_values)
-        Resolution 2**-32 in probability, so no number lies beyond 6.7.
+        Resolution 2**-32 in probability, so no number lies beyond 6.8.
 
     Notes
     -----

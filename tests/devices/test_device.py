@@ -181,6 +181,7 @@ def test_a_sound_specification_gives_its_bounds() -> None:
             r"'slow_controls' of Scope must be a list of channel numbers.*Got 1\. Use numpy\.flatnonzero",
         ),
         (scope_with(slow_controls=[True]), r"'slow_controls' of Scope must be a list of channel numbers"),
+        (scope_with(slow_controls=[-1]), r"'slow_controls' of Scope must be a list of channel numbers.*Got \[-1\]"),
         (scope_with(bounds=[[0, 1]] * 4), r"'bounds' .*shape \(n_controls, 2\) = \(3, 2\)\. Got \(4, 2\)"),
         (
             scope_with(bounds=[[0, 1], [1, 0], [0, 1]]),
@@ -254,6 +255,17 @@ def test_what_is_said_about_a_function_is_kept() -> None:
         np.testing.assert_array_equal(copied.measure(np.array([[0.25]])), [[0.5]])
 
 
+def test_a_copy_works_with_the_same_live_instrument() -> None:
+    class Instrument:
+        def answer(self, voltages: np.ndarray) -> np.ndarray:
+            return voltages
+
+    instrument = Instrument()
+    device = as_device(instrument.answer, n_controls=1, n_outputs=1, bounds=(0, 1))
+    assert clone(device).function.__self__ is instrument
+    assert clone(Noisy(device)).device.function.__self__ is instrument
+
+
 def test_as_device_refuses_what_is_no_device() -> None:
     with pytest.raises(TypeError, match=r"'function' must be callable as function\(controls\)\. Got 3"):
         as_device(3, n_controls=1, n_outputs=1, bounds=(0, 1))
@@ -291,6 +303,7 @@ def test_a_step_wider_than_its_channel_is_refused(steps: Any) -> None:
     with pytest.raises(DeviceContractError, match=r"two legal values\. Got a step of \d.* from -1 to 1\. " + fix):
         as_device(double, n_controls=3, n_outputs=3, bounds=(-1, 1), control_steps=steps)
     as_device(double, n_controls=3, n_outputs=3, bounds=(-1, 1), control_steps=2.0)  # two
+    as_device(double, n_controls=3, n_outputs=3, bounds=(0, 0.3), control_steps=3 * 0.1)  # wider by rounding alone
     held = as_device(double, n_controls=3, n_outputs=3, bounds=(-1, 1), control_steps=[0.0, 0.0, 0.1])
     X = np.random.default_rng(0).normal(size=(20, 1))
     split = ControlSplit(fixed={0: -1, 1: -1})  # what the error says

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
+from skpat.devices import noise
 from skpat.devices.noise import standard_normal
 
 KEYS = np.arange(20_000, dtype=np.uint64)
@@ -38,6 +39,12 @@ def test_the_tails_are_there_and_end_where_they_should() -> None:
     assert 4.4 < sample.max() < 6.8
     expected = 2 * norm.sf(3.9) * sample.size
     assert abs(np.sum(sample > 3.9) - expected) < 4 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("bits", [0, 2**32 - 1, 2**63, 2**64 - 1])
+def test_the_rarest_bits_give_a_number_too(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "splitmix64", lambda x: np.full_like(x, bits))
+    assert np.abs(standard_normal(0, keys(1), 0, 4)).max() < 6.8
 
 
 def test_a_row_alone_is_also_standard_normal() -> None:
