@@ -6,15 +6,17 @@ import importlib.util
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.fft import dct
 from sklearn.base import clone
 
 from skpat import ControlSplit, PhysicalNetworkClassifier
-from skpat.devices.sentence_encoder import embed_sentences, sentence_device
+from skpat.devices.sentence_encoder import SentenceEncoder, embed_sentences, sentence_device
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "rain", "sun", "wind", "bake", "boil", "salt", "the", "and"]
 SENTENCES = ["the rain and the wind", "the sun", "boil and salt", "bake the salt"] * 5
@@ -70,6 +72,33 @@ def test_the_device_is_the_encoder_with_the_prompt_in_front(path: str) -> None:
     np.testing.assert_allclose(answers, unit @ cosines[:, :5], atol=1e-5)
     other = device.measure(np.hstack([X, np.zeros((20, N_PROMPT * WIDTH), dtype=np.float32)]))
     assert np.abs(other - answers).max() > 1e-3
+
+
+class Weighing(torch.nn.Module):
+    """An encoder in which a token counts as much as its place, from 1, says."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(7, 4)
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.table
+
+    def forward(self, inputs_embeds: torch.Tensor) -> SimpleNamespace:
+        place = torch.arange(1, inputs_embeds.shape[1] + 1)[:, None]
+        return SimpleNamespace(last_hidden_state=place * inputs_embeds)
+
+
+def test_the_prompt_stands_in_front_and_the_outputs_are_cosine_functions_of_the_mean() -> None:
+    encoder = Weighing()
+    inputs = torch.rand((5, 3, 4), generator=torch.Generator().manual_seed(0))  # two tokens of data, then the prompt
+    mean = inputs[:, 2] + 2 * inputs[:, 0] + 3 * inputs[:, 1]  # but for a factor, which the norm takes away
+    cosines = torch.from_numpy(dct(np.eye(4), norm="ortho", axis=0)).float()
+    expected = torch.nn.functional.normalize(mean, dim=1) @ cosines.T
+    with torch.no_grad():
+        torch.testing.assert_close(SentenceEncoder(encoder, 1, 4)(inputs), expected)
+        torch.testing.assert_close(SentenceEncoder(encoder, 1, 2)(inputs), expected[:, :2])
+    assert SentenceEncoder(encoder, 1, 2).scale == encoder.table.weight.abs().max()
 
 
 @needs_transformers
