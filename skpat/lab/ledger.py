@@ -250,5 +250,6 @@ class AddressTotals:
                 os.fchmod(file, 0o666)  # whatever the umask: the next user of the instrument counts here too
         try:
             os.write(file, text)
+            os.ftruncate(file, len(text))  # a longer, damaged file has an end
         finally:
             os.close(file)

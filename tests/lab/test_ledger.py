@@ -115,7 +115,9 @@ def totals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddressTotals:
     return AddressTotals("TCPIP::rig")
 
 
-@pytest.mark.parametrize("damaged", ["null", "[]", "7", '{"prediction": "x"}', '{"prediction": -1}', '{"pred'])
+@pytest.mark.parametrize(
+    "damaged", ["null", "[]", "7", '{"prediction": "x"}', '{"prediction": -1}', '{"pred', "x" * 400]
+)
 def test_a_damaged_file_of_totals_begins_anew(totals: AddressTotals, damaged: str) -> None:
     totals.add("training", 5)
     totals._path.write_text(damaged)
