@@ -195,6 +195,7 @@ class JournalRun:
         self.number = number
         self.n_outputs = n_outputs
         self.path = journal.path
+        self._own: set[int] = set()  # pieces recorded by this object, which are no answer to what it asks for later
         # what replays knows nothing of this object: without a cycle a run that is over is gone at once, and its file closed
         self._replay = self._read()
         self._lock = AddressLock(f"journal {journal.place.resolve()} run {number}") if named else None
@@ -239,12 +240,22 @@ class JournalRun:
         for batch, n_rows, keys in self.journal.query(statement, self.number):
             if not isinstance(keys, bytes) or type(n_rows) is not int or len(keys) != 8 * n_rows:
                 raise self.journal.damaged(f"piece {batch} does not name its rows")
-            pieces.append((batch, np.frombuffer(keys, dtype=np.uint64)))
+            if batch not in self._own:
+                pieces.append((batch, np.frombuffer(keys, dtype=np.uint64)))
         return Replay(pieces, partial(_read_piece, self.journal, self.n_outputs))
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether this one writes the run at present."""
+        return self._is_writing
+
     def position(self) -> np.ndarray:
-        """How far the record has been gone through; for :meth:`begin_writing`."""
+        """How far the record has been gone through; for :meth:`begin_writing` and :meth:`go_back`."""
         return self._replay.used.copy()
+
+    def go_back(self, position: np.ndarray) -> None:
+        """Read on from where :meth:`position` was."""
+        self._replay.used = position
 
     def begin_writing(self, position: np.ndarray, wait: float | None) -> bool:
         """Become the one who writes this run, and read what others have written of it since.
@@ -274,7 +285,7 @@ class JournalRun:
         fresh = self._read()
         if fresh.n_rows == self._replay.n_rows:
             return False
-        self._replay.used = position
+        self.go_back(position)
         fresh.go_on_from(self._replay)
         self._replay = fresh
         self._is_past_the_record = False
@@ -348,7 +359,7 @@ class JournalRun:
     def record(self, batch: ControlBatch, keys: np.ndarray, outputs: np.ndarray, purpose: str) -> None:
         """Write a measured piece; on the disk when this returns."""
         with self.journal.transaction() as file:
-            file.execute(
+            done = file.execute(
                 "INSERT INTO batches (run, setting, purpose, shot, n_rows, controls_dtype, outputs_dtype, row_keys, varying, "
                 "outputs, time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -365,6 +376,7 @@ class JournalRun:
                     time.time(),
                 ),
             )
+        self._own.add(int(done.lastrowid or 0))
 
     def _setting(self, file: sqlite3.Connection, batch: ControlBatch) -> int:
         """The number of the shared part, written once however many pieces carry it."""

@@ -311,9 +311,14 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             return np.empty((0, self.device.n_outputs))
         before = self.journal.position()
         known, missing, keys = self.journal.take(batch, aside)
-        if len(missing) and self._connection is None:  # while this one waited, another may have recorded the same run
-            self._attached()
-            if self.journal.begin_writing(before, self.wait):
+        if len(missing) and (self._connection is None or not self.journal.is_writing):
+            try:
+                self._attached()
+                has_more = self.journal.begin_writing(before, self.wait)
+            except BaseException:  # nothing was sent: the same again finds the same
+                self.journal.go_back(before)
+                raise
+            if has_more:  # while this one waited, another has recorded the same run
                 known, missing, keys = self.journal.take(batch, aside)
         n_known = batch.n_rows - len(missing)
         self.ledger.add_replayed(purpose, n_known, conversions=n_known * self._count_conversions(batch))

@@ -1,0 +1,123 @@
+"""Recorded answers are given out once each, in the order of recording, to rows of the same controls."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skpat import ControlBatch
+from skpat.exceptions import DeviceBusyError
+from skpat.lab import Journal, Session
+from skpat.lab.replay import Answers, Replay, control_keys
+
+from .recorded_device import POOL, Counter
+
+ROWS = np.linspace(0, 1, 12).reshape(4, 3)
+PIECES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), max_size=5)
+
+
+def batch_of(rows: list[int], in_parts: bool = False) -> ControlBatch:
+    """Some of the rows; all that equal one another, in two parts where that is asked for."""
+    controls = ROWS[rows]
+    if in_parts and len(set(rows)) == 1:
+        return ControlBatch(controls[:, 2:], np.array([2]), controls[0, [1, 0]], np.array([1, 0]))
+    return ControlBatch.from_dense(controls)
+
+
+def recorded(pieces: list[list[int]], dtypes: list[str], in_parts: bool = False) -> list[Answers]:
+    """Every answer is its number."""
+    numbers = iter(np.split(np.arange(float(sum(map(len, pieces)))), np.cumsum([len(piece) for piece in pieces])[:-1]))
+    return [
+        Answers(batch_of(rows, in_parts), next(numbers)[:, None].astype(dtype), 1, "training", 0.0)
+        for rows, dtype in zip(pieces, dtypes, strict=False)
+    ]
+
+
+def replay_of(answers: list[Answers]) -> Replay:
+    return Replay([(i, control_keys(piece.controls)) for i, piece in enumerate(answers)], answers.__getitem__)
+
+
+@given(
+    PIECES, PIECES, st.lists(st.sampled_from(["f4", "f8"]), min_size=5, max_size=5), st.integers(0, 5), st.booleans()
+)
+def test_each_answer_is_given_once_in_the_order_of_recording(
+    pieces: list[list[int]], asked: list[list[int]], dtypes: list[str], n_before: int, in_parts: bool
+) -> None:
+    answers = recorded(pieces, dtypes, in_parts)
+    left: dict[int, list[float]] = defaultdict(list)
+    for piece, rows in zip(answers, pieces, strict=True):
+        for row, answer in zip(rows, piece.outputs[:, 0].tolist(), strict=True):
+            left[row].append(answer)
+    replay, is_whole = replay_of(answers[:n_before]), False  # the rest is recorded by somebody else meanwhile
+    for rows in asked:
+        batch, position = batch_of(rows), replay.used.copy()
+        known, missing = replay.take(batch, control_keys(batch))
+        if len(missing) and not is_whole:  # as a run does when it begins to write
+            replay.used = position
+            grown, is_whole = replay_of(answers), True
+            grown.go_on_from(replay)
+            replay = grown
+            known, missing = replay.take(batch, control_keys(batch))
+        expected = [left[row].pop(0) if left[row] else None for row in rows]
+        assert missing.tolist() == [i for i, answer in enumerate(expected) if answer is None]
+        assert known.ravel().tolist() == [answer for answer in expected if answer is not None]
+    n_left = sum(map(len, left.values())) - (0 if is_whole else sum(map(len, pieces[n_before:])))
+    assert sum(replay.left().values()) == n_left
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_row_of_the_same_key_and_other_controls_is_not_answered(in_parts: bool) -> None:
+    def batch(shared: float, *varying: float) -> ControlBatch:
+        made = ControlBatch(np.array(varying)[:, None], np.array([1]), np.array([shared, 0.5]), np.array([0, 2]))
+        return made if in_parts else ControlBatch.from_dense(np.asarray(made))
+
+    piece = Answers(batch(0.1, 0.3, 0.4), np.array([[1.0], [2.0]]), 1, "training", 0.0)
+    for wanted, right in ((batch(0.1, 0.3, 0.7), [0]), (batch(0.2, 0.3, 0.4), [])):
+        keys = control_keys(piece.controls)  # equal by chance
+        known, missing = Replay([(7, keys)], {7: piece}.__getitem__).take(wanted, keys)
+        assert known.ravel().tolist() == [piece.outputs[i, 0] for i in right]
+        assert missing.tolist() == [i for i in (0, 1) if i not in right]
+
+
+def test_a_session_that_was_closed_goes_on_and_never_takes_its_own_answers_for_new_ones(tmp_path: Path) -> None:
+    device = Counter()
+    session = Session(device, journal=tmp_path / "run.db")
+    for number in range(3):
+        with session:
+            np.testing.assert_array_equal(session.measure(POOL)[:, 0], 4 * number + np.array([1, 2, 3, 4]))
+    assert session.ledger.total == device.answered == 12
+    with Session(device, journal=tmp_path / "run.db") as again:
+        for number in range(3):
+            np.testing.assert_array_equal(again.measure(POOL)[:, 0], 4 * number + np.array([1, 2, 3, 4]))
+    assert again.ledger.total == 0
+
+
+def test_whoever_may_not_write_a_run_yet_sends_nothing_however_often_it_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "locks"))
+    one, other = Counter(), Counter()
+
+    def try_twice(session: Session) -> None:
+        session.measure(POOL)  # on record
+        for _ in range(2):
+            with pytest.raises(DeviceBusyError, match="Nothing was sent"):
+                session.measure(np.concatenate([POOL, 1 - POOL]))
+
+    with Journal(tmp_path / "run.db") as journal, ThreadPoolExecutor(1) as pool:
+        with Session(one, journal=journal.run(one, "a fit")) as writer:
+            for _ in range(2):
+                writer.measure(POOL)
+            waiting = Session(other, journal=journal.run(other, "a fit"), wait=0)
+            pool.submit(try_twice, waiting).result(10)
+        assert other.answered == 0
+        outputs = pool.submit(waiting.measure, np.concatenate([POOL, 1 - POOL])).result(10)
+        np.testing.assert_array_equal(outputs[:, 0], [5, 6, 7, 8, 1, 2, 3, 4])  # half of it is on record
+        assert other.answered == 4
+        pool.submit(waiting.close).result(10)
