@@ -1,0 +1,62 @@
+"""What all rows share is sent when it changes, and counted when it is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skpat import ControlBatch, Device
+from skpat.lab import Journal, Session
+
+
+class Heaters(Device):
+    """Keeps what ``set_shared`` gave it; answers with the settings it has, and counts the numbers that it got and gave."""
+
+    n_controls, n_outputs, bounds = 4, 4, (0.0, 1.0)
+
+    def open(self) -> None:
+        self.held_, self.converted_ = np.zeros(4), 0
+
+    def set_shared(self, batch: ControlBatch) -> None:
+        self.held_[batch.shared_index] = batch.shared
+        self.converted_ += len(batch.shared_index)
+
+    def measure(self, batch: ControlBatch) -> np.ndarray:
+        controls = np.tile(self.held_, (batch.n_rows, 1))
+        controls[:, batch.varying_index] = batch.varying
+        self.converted_ += controls.size + batch.varying.size
+        return controls
+
+
+VALUES = st.sampled_from([0.25, 0.75])
+
+
+@given(st.lists(st.tuples(VALUES, VALUES, st.booleans()), min_size=1, max_size=6))
+def test_a_device_has_the_shared_values_of_each_batch_whatever_its_user_does_with_the_arrays(
+    wanted: list[tuple[float, float, bool]],
+) -> None:
+    device, shared, index = Heaters(), np.zeros(2), np.array([1, 3])
+    with Session(device) as session:
+        for one, other, turned in wanted:
+            shared[:], index[:] = (one, other), (3, 1) if turned else (1, 3)  # the user's own arrays, changed in place
+            batch = ControlBatch(np.full((2, 2), 0.5), np.array([0, 2]), shared, index)
+            np.testing.assert_array_equal(session.measure(batch, purpose="training"), np.asarray(batch))
+        assert session.ledger.conversions["training"] == sum(session.ledger.conversions.values()) == device.converted_
+
+
+def test_what_a_journal_answers_is_converted_like_what_is_measured(tmp_path: Path) -> None:
+    rows = np.linspace(0, 1, 12).reshape(6, 2)
+    batches = [ControlBatch(rows, np.array([0, 2]), np.full(2, value), np.array([1, 3])) for value in (0.1, 0.1, 0.2)]
+    counted = []
+    with Journal(tmp_path / "run.db") as journal:
+        for _ in range(2):
+            with Session(Heaters(), n_shots=2, journal=journal) as session:
+                for batch in batches:
+                    session.measure(batch)
+            counted.append(session.ledger.conversions)
+    assert session.ledger.total == 0
+    assert counted[0] == counted[1]
+    assert counted[0]["prediction"] == 3 * 2 * 6 * (2 + 4) + 2 * 2
