@@ -167,6 +167,40 @@ def test_the_second_shot_of_a_batch_starts_from_its_last_row() -> None:
     assert device.received == []
 
 
+@given(st.permutations(range(4)), st.integers(1, 4), st.integers(0, 3), st.sampled_from([0.999, 1.001]))
+def test_each_channel_has_its_own_largest_change_however_a_batch_is_split(
+    order: list[int], n_varying: int, moved: int, share: float
+) -> None:
+    limits = np.array([0.1, 0.2, 0.4, 0.8])
+    rows = np.zeros((2, 4))
+    rows[1, moved] = share * limits[moved]
+    varying, shared = np.array(order[:n_varying]), np.array(order[n_varying:], dtype=int)
+    if moved in varying:  # from row to row, else from call to call
+        batches = [ControlBatch(rows[:, varying], varying, rows[0, shared], shared)]
+    else:
+        batches = [ControlBatch(row[None, varying], varying, row[shared], shared) for row in rows]
+    device = Recorder(4, max_change=limits)
+    session = Session(device)
+    if share < 1:
+        for batch in batches:
+            session.measure(batch)
+        return
+    for batch in batches[:-1]:
+        session.measure(batch)
+    with pytest.raises(ControlBoundsError, match=f"change little enough .*in channel {moved}, .*max_change 0"):
+        session.measure(batches[-1])
+    assert all((received == 0).all() for received in device.received)
+
+
+def test_stricter_bounds_leave_the_steps_where_the_device_has_them() -> None:
+    device = Recorder(control_steps=0.25)
+    session = Session(device, bounds=(0.1, 0.9))
+    session.measure([[0.25, 0.75]])
+    with pytest.raises(ControlBoundsError, match=r"whole steps above its lower bounds\. Got 0\.35 in channel 0"):
+        session.measure([[0.35, 0.5]])
+    assert len(device.received) == 1
+
+
 # ---- the device's own veto ----
 
 

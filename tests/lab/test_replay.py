@@ -121,3 +121,21 @@ def test_whoever_may_not_write_a_run_yet_sends_nothing_however_often_it_tries(
         np.testing.assert_array_equal(outputs[:, 0], [5, 6, 7, 8, 1, 2, 3, 4])  # half of it is on record
         assert other.answered == 4
         pool.submit(waiting.close).result(10)
+
+
+def test_what_another_one_has_recorded_meanwhile_is_taken_up_from_where_the_run_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "locks"))
+    one, other = Counter(), Counter()
+    with Journal(tmp_path / "run.db") as journal:
+        with Session(one, journal=journal.run(one, "a fit")) as first:
+            first.measure(POOL)
+            second = Session(other, journal=journal.run(other, "a fit"))
+            first.measure(POOL)
+            first.measure(1 - POOL)
+        second.measure(POOL)
+        outputs = second.measure(np.concatenate([POOL, 1 - POOL, 0.5 * POOL]))
+        second.close()
+    np.testing.assert_array_equal(outputs[:, 0], [*range(5, 13), 1, 2, 3, 4])
+    assert (other.answered, second.ledger.total, second.ledger.replayed["prediction"]) == (4, 4, 12)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skpat import ControlBatch, Device
-from skpat.lab import Journal, Session
+from skpat.exceptions import DeviceOutputError
+from skpat.lab import Journal, Session, adopt
+from skpat.lab.answers import IncompleteAnswer
 
 
 class Heaters(Device):
@@ -60,3 +64,34 @@ def test_what_a_journal_answers_is_converted_like_what_is_measured(tmp_path: Pat
     assert session.ledger.total == 0
     assert counted[0] == counted[1]
     assert counted[0]["prediction"] == 3 * 2 * 6 * (2 + 4) + 2 * 2
+
+
+def batch_of(*shared: float) -> ControlBatch:
+    return ControlBatch(np.full((2, 2), 0.5), np.array([0, 2]), np.array(shared), np.array([1, 3]))
+
+
+def test_shared_values_that_were_not_all_taken_are_sent_again() -> None:
+    class Halting(Heaters):
+        max_retries = 0
+
+        def set_shared(self, batch: ControlBatch) -> None:
+            super().set_shared(batch)
+            if batch.shared[1] == 1.0:
+                raise IncompleteAnswer("one of two heaters is set")
+
+    with Session(Halting()) as session:
+        session.measure(batch_of(0.25, 0.75))
+        with pytest.raises(DeviceOutputError, match="one of two"):
+            session.measure(batch_of(0.5, 1.0))
+        np.testing.assert_array_equal(session.measure(batch_of(0.25, 0.75)), np.asarray(batch_of(0.25, 0.75)))
+
+
+def test_settings_settle_also_where_measure_itself_sends_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("skpat.lab.connection.time", SimpleNamespace(sleep=waited.append))
+    device = adopt(None, lambda _, c: c, n_controls=4, n_outputs=4, bounds=(0, 1), settling_seconds=0.5)
+    with Session(device) as session:
+        for value in (0.1, 0.1, 0.2):
+            session.measure(batch_of(value, value))
+    assert waited == [0.5, 0.5]
+    assert session.ledger.settling["prediction"] == 1.0
