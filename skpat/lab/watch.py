@@ -218,7 +218,8 @@ def main(arguments: list[str] | None = None) -> int:
                 time.sleep(options.interval)
                 continue
             if status != seen:
-                if seen is None:
+                if seen is None or seen.run != status.run:
+                    seen = None
                     print(f"{status.device}: {status.title}", flush=True)
                 print(f"{time.strftime('%H:%M:%S', time.localtime(status.last_answer))}  {status}", flush=True)
                 for kind, message, when in status.faults[len(seen.faults) if seen else 0 :][-3:]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import skpat
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import JournalError
-from skpat.lab.watch import draw, main, read_status
+from skpat.lab import Journal
+from skpat.lab.watch import Status, draw, main, read_status
 
 from .bench_device import BenchDevice
 
@@ -54,6 +56,33 @@ def test_how_a_run_stands(journal: Path) -> None:
         "400 shots on record (calibration 80, training 160, validation 160) | 2 faults (connection 1, not_finite 1)"
         in text
     )
+
+
+def test_what_was_replayed_counts_like_what_was_measured(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run.db") as opened:
+        run = opened.run(BenchDevice(), "a fit", "a fit gone on with")
+        run.note_epoch(1, 4, loss=0.5, score=None, shots=10, replayed=30, faults=0)
+    (epoch,) = read_status(tmp_path / "run.db").epochs
+    assert epoch[:5] == (1, 4, 0.5, None, 40)
+
+
+def test_the_next_run_of_a_journal_is_told_with_its_name_and_its_faults(
+    journal: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = read_status(journal)
+    following = [first, replace(first, run=2, title="the next one", faults=[("shape", "two rows are missing", 0.0)])]
+
+    def look(*_: object) -> Status:
+        if not following:
+            raise KeyboardInterrupt
+        return following.pop(0)
+
+    monkeypatch.setattr("skpat.lab.watch.read_status", look)
+    assert main([str(journal), "--interval", "0"]) == 0
+    first_run, next_run = capsys.readouterr().out.split("bench 1: the next one\n")
+    assert "connection: the line is dead" in first_run
+    assert "run 2 | epoch 4/4" in next_run
+    assert "shape: two rows are missing" in next_run
 
 
 def test_the_command_prints_once_and_saves_a_figure(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
