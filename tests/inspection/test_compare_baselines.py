@@ -83,6 +83,7 @@ def test_the_estimators_scores_are_those_of_cross_validation_on_the_same_splits(
     np.testing.assert_array_equal(found["estimator"].scores, cross_val_score(network(), X, y, cv=splitter))
     linear = make_pipeline(StandardScaler(), LogisticRegression())
     np.testing.assert_array_equal(found["linear"].scores, cross_val_score(linear, X, y, cv=splitter))
+    assert found.test_to_train == found["linear"].test_to_train == pytest.approx(20 / 40)
 
 
 def test_differences_are_paired_and_their_errors_allow_for_shared_rows(comparison: BaselineComparison) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,16 @@ def test_another_process_reads_while_it_is_written(tmp_path: Path) -> None:
                 timeout=60,
             )
     assert done.stdout.strip() == "4", done.stderr
+
+
+def test_controls_are_read_as_they_were_sent_however_each_batch_was_split(tmp_path: Path) -> None:
+    sent = []
+    with Journal(tmp_path / "run.db") as journal:
+        session = Session(Counter(), journal=journal)
+        for order, n_varying in product(permutations(range(3)), (1, 2)):
+            varying, shared = np.array(order[:n_varying]), np.array(order[n_varying:])
+            values = np.linspace(0.1, 0.9, 2 * n_varying).reshape(2, n_varying)
+            batch = ControlBatch(values, varying, np.array([0.25, 0.75])[: len(shared)], shared)
+            session.measure(batch)
+            sent.append(np.asarray(batch))
+        np.testing.assert_array_equal(journal.to_arrays()["controls"], np.concatenate(sent))

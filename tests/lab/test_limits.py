@@ -201,6 +201,22 @@ def test_stricter_bounds_leave_the_steps_where_the_device_has_them() -> None:
     assert len(device.received) == 1
 
 
+def test_a_piece_is_held_against_what_another_session_sent_after_the_piece_before() -> None:
+    class Visited(Recorder):
+        def measure(self, batch: ControlBatch) -> np.ndarray:
+            outputs = super().measure(batch)
+            if len(self.received) == 2:
+                visitor.measure([[0.0, 0.0]])
+            return outputs
+
+    device = Visited(max_change=0.2, max_batch=1)
+    session, visitor = Session(device), Session(device)
+    with pytest.raises(ControlBoundsError, match=r"Got 0\.4 in channel 0, row 0 \(0 was sent before"):
+        session.measure([[0.0, 0.0], [0.2, 0.0], [0.4, 0.0]])
+    assert [received[0, 0] for received in device.received] == [0.0, 0.2, 0.0]
+    assert session.ledger.total == 2
+
+
 # ---- the device's own veto ----
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skpat import ControlBatch
-from skpat.exceptions import DeviceBusyError
+from skpat.exceptions import DeviceBusyError, JournalError
 from skpat.lab import Journal, Session
 from skpat.lab.replay import Answers, Replay, control_keys
 
@@ -139,3 +139,19 @@ def test_what_another_one_has_recorded_meanwhile_is_taken_up_from_where_the_run_
         second.close()
     np.testing.assert_array_equal(outputs[:, 0], [*range(5, 13), 1, 2, 3, 4])
     assert (other.answered, second.ledger.total, second.ledger.replayed["prediction"]) == (4, 4, 12)
+
+
+def test_a_look_from_outside_is_no_part_of_a_run_whether_it_is_on_record_or_not(tmp_path: Path) -> None:
+    device = Counter()
+    with Journal(tmp_path / "run.db") as journal:
+        with Session(device, journal=journal.run(device, "a fit")) as session:
+            session.measure(POOL)
+            session.measure(0.25 * POOL, aside=True)
+            session.measure(1 - POOL)
+        with Session(device, journal=journal.run(device, "a fit")) as again:  # looks elsewhere, and is the same run
+            np.testing.assert_array_equal(again.measure(POOL)[:, 0], [1, 2, 3, 4])
+            np.testing.assert_array_equal(again.measure(0.5 * POOL, aside=True)[:, 0], [13, 14, 15, 16])
+            np.testing.assert_array_equal(again.measure(1 - POOL)[:, 0], [9, 10, 11, 12])
+            np.testing.assert_array_equal(again.measure(0.75 * POOL)[:, 0], [17, 18, 19, 20])
+        with Session(device, journal=journal.run(device, "a fit")) as other, pytest.raises(JournalError, match="other"):
+            other.measure(0.9 * POOL)
