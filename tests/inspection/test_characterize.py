@@ -202,6 +202,7 @@ def test_drift_is_measured() -> None:
     report = characterize(Bank(noise=0.05, drift=1.0))
     assert report.verdict == "drifting"
     assert report.drift == pytest.approx(0.92 * 1.0 / np.sqrt(2), rel=0.15)  # 1,840 of 2,000 rows
+    assert report.drift_to_noise == pytest.approx(0.92 * 1.0 / 0.05, rel=0.25)
     assert report.nonlinear_share == pytest.approx(0.5, abs=0.05)  # which the drift does not spoil
     assert report.drift_course.argmin() in (5, 6)
     np.testing.assert_allclose(characterize(Bank(noise=0.05, drift=60.0)).signal, np.sqrt(2), rtol=0.12)

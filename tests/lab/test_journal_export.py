@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from itertools import permutations, product
@@ -68,3 +69,20 @@ def test_controls_are_read_as_they_were_sent_however_each_batch_was_split(tmp_pa
             session.measure(batch)
             sent.append(np.asarray(batch))
         np.testing.assert_array_equal(journal.to_arrays()["controls"], np.concatenate(sent))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_reads_by_a_connection_of_its_own(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run.db") as journal:
+        Session(Counter(), journal=journal).measure(POOL)
+        inherited = journal._file
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                code = int(len(journal.to_arrays()["outputs"]) != len(POOL) or journal._file == inherited)
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        assert journal._file == inherited

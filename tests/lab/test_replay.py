@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from skpat import ControlBatch
 from skpat.exceptions import DeviceBusyError, JournalError
 from skpat.lab import Journal, Session
-from skpat.lab.replay import Answers, Replay, control_keys
+from skpat.lab.replay import Answers, Replay, answers_of, control_keys, sealed
 
 from .recorded_device import POOL, Counter
 
@@ -155,3 +156,52 @@ def test_a_look_from_outside_is_no_part_of_a_run_whether_it_is_on_record_or_not(
             np.testing.assert_array_equal(again.measure(0.75 * POOL)[:, 0], [17, 18, 19, 20])
         with Session(device, journal=journal.run(device, "a fit")) as other, pytest.raises(JournalError, match="other"):
             other.measure(0.9 * POOL)
+
+
+# ---- what stands in a file that somebody has damaged ----
+
+
+def kept(**changed: Any) -> tuple[Any, ...]:
+    """A piece of two rows as it is kept in the file, with some entries replaced."""
+    row: dict[str, Any] = {"run": 1, "purpose": "training", "shot": 0, "n_rows": 2, "kind": "<f8", "out_kind": "<f8"}
+    row |= {
+        "varying": np.array([0.1, 0.2, 0.3, 0.4]).tobytes(),
+        "outputs": sealed(np.array([[1.0], [2.0]])),
+        "when": 5.0,
+    }
+    row |= {"index": np.array([2, 0]).tobytes(), "shared_index": np.array([1]).tobytes()}
+    row |= {"shared": np.array([0.7]).tobytes(), "shared_kind": "<f8"}
+    return tuple((row | changed).values())
+
+
+def test_a_piece_is_read_as_it_was_kept() -> None:
+    piece = answers_of(kept())
+    np.testing.assert_array_equal(np.asarray(piece.controls), [[0.2, 0.7, 0.1], [0.4, 0.7, 0.3]])
+    np.testing.assert_array_equal(piece.outputs, [[1.0], [2.0]])
+    assert (piece.run, piece.purpose, piece.time, piece.controls.shot) == (1, "training", 5.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"run": "1"}, "run, shot and number of rows must be numbers"),
+        ({"shot": -1}, "run, shot and number of rows must be numbers"),
+        ({"n_rows": 0}, "run, shot and number of rows must be numbers"),
+        ({"n_rows": 3}, "cannot reshape"),
+        ({"purpose": "play"}, "purpose and time must be what they are"),
+        ({"when": None}, "purpose and time must be what they are"),
+        ({"index": np.array([2, 1]).tobytes()}, "each channel must be set once"),
+        ({"shared_index": np.array([3]).tobytes()}, "each channel must be set once"),
+        ({"shared": np.array([0.7, 0.8]).tobytes()}, "there must be 1 shared settings. Got 2"),
+        ({"varying": np.array([0.1, np.nan, 0.3, 0.4]).tobytes()}, "numbers must be finite"),
+        ({"shared": np.array([np.inf]).tobytes()}, "numbers must be finite"),
+        ({"outputs": sealed(np.array([[1.0], [np.nan]]))}, "numbers must be finite"),
+        ({"outputs": sealed(np.array([[1.0], [2.0]]))[:-1] + b"x"}, "the answers must be those that were recorded"),
+        ({"out_kind": ">f8"}, "the answers must be those that were recorded"),
+        ({"kind": "<i8"}, "numbers must be floats"),
+        ({"shared_kind": "O"}, "numbers must be floats"),
+    ],
+)
+def test_what_was_never_recorded_is_not_given_out(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        answers_of(kept(**changed))
