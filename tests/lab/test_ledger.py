@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +43,17 @@ def test_shots_are_counted_by_purpose(entries: list[tuple[str, int]]) -> None:
     assert ledger.total == sum(n for _, n in entries)
     assert ledger.seconds == 0.5 * ledger.total
     assert ledger.joules == 3.0 * ledger.total
+
+
+@given(st.lists(st.tuples(st.sampled_from(PURPOSES), st.integers(0, 99), st.booleans())), st.integers(0, 99))
+def test_how_far_a_run_has_come_counts_replayed_rows_too(entries: list[tuple[str, int, bool]], n_before: int) -> None:
+    ledger = Ledger(n_before=n_before)
+    for purpose, n_shots, is_replayed in entries:
+        (ledger.add_replayed if is_replayed else ledger.add)(purpose, n_shots)
+    assert ledger.total == sum(n for _, n, is_replayed in entries if not is_replayed)
+    assert sum(ledger.replayed.values()) == sum(n for _, n, is_replayed in entries if is_replayed)
+    assert ledger.answered == n_before + sum(n for _, n, _ in entries)
+    assert ledger.answered_in_fit == n_before + sum(n for purpose, n, _ in entries if purpose != "prediction")
 
 
 def test_the_four_purposes() -> None:
@@ -165,3 +178,26 @@ def test_a_lock_whose_note_is_damaged_is_held_by_somebody(
     assert not other.is_held_by_this_thread
     other.acquire(0, print)
     other.release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no mode there")
+def test_every_user_of_an_instrument_may_lock_it_and_count(totals: AddressTotals) -> None:
+    lock = AddressLock("TCPIP::rig")
+    careful = os.umask(0o077)
+    try:
+        lock.acquire(0, print)
+        totals.add("training", 5)
+    finally:
+        os.umask(careful)
+    lock.release()
+    assert [path.stat().st_mode & 0o777 for path in (lock.path, totals._path)] == [0o666, 0o666]
+
+
+def test_who_holds_an_address_is_told_after_somebody_with_a_longer_name(totals: AddressTotals) -> None:
+    lock = AddressLock("TCPIP::rig")
+    lock.path.write_text("x" * 4000)
+    lock.acquire(0, print)
+    assert lock.holder()["pid"] == os.getpid()
+    with pytest.raises(DeviceBusyError, match=rf"held by process {os.getpid()} .* on .*, for \d+ s"):
+        AddressLock("TCPIP::rig").acquire(0, print)
+    lock.release()

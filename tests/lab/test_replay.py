@@ -32,8 +32,8 @@ def batch_of(rows: list[int], in_parts: bool = False) -> ControlBatch:
 
 
 def recorded(pieces: list[list[int]], dtypes: list[str], in_parts: bool = False) -> list[Answers]:
-    """Every answer is its number."""
-    numbers = iter(np.split(np.arange(float(sum(map(len, pieces)))), np.cumsum([len(piece) for piece in pieces])[:-1]))
+    """Every answer is its number, and a tenth that float32 does not hold."""
+    numbers = iter(np.split(0.1 + np.arange(sum(map(len, pieces))), np.cumsum([len(piece) for piece in pieces])[:-1]))
     return [
         Answers(batch_of(rows, in_parts), next(numbers)[:, None].astype(dtype), 1, "training", 0.0)
         for rows, dtype in zip(pieces, dtypes, strict=False)
