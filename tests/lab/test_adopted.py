@@ -254,3 +254,37 @@ def test_another_instrument_behind_the_handle_stops_the_run() -> None:
 def test_wrong_arguments(wrong, kind, match) -> None:
     with pytest.raises(kind, match=match):
         adopt(**({"handle": Handle(), "measure": Handle.read, "name": "plate"} | ABOUT | wrong))
+
+
+def test_a_lost_line_answers_nothing_until_it_has_been_cleared() -> None:
+    faults: dict[str, list[Exception]] = {
+        "measure": [DeviceConnectionError("silence")],
+        "open": [RuntimeError("no way in")],
+    }
+
+    def act(what: str) -> None:
+        if faults[what]:
+            raise faults[what].pop()
+
+    device = adopt(
+        object(),
+        lambda _, controls: act("measure") or controls,
+        n_controls=1,
+        n_outputs=1,
+        bounds=(0, 1),
+        open=lambda _: act("open"),
+        identify=lambda _: "lamp 1",
+    )
+    row = np.array([[0.5]])
+    with pytest.raises(DeviceConnectionError, match="silence"):
+        device.measure(row)
+    for _ in range(2):
+        for ask in (lambda: device.measure(row), device.identify):
+            with pytest.raises(DeviceConnectionError, match="must be in a known state before it is measured again"):
+                ask()
+        if faults["open"]:
+            with pytest.raises(RuntimeError, match="no way in"):
+                device.open()
+    device.open()
+    np.testing.assert_array_equal(device.measure(row), row)
+    assert device.identify() == "lamp 1"
