@@ -10,18 +10,21 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
 
 from skpat import ControlBatch
 from skpat.devices import IdentityDevice
 from skpat.exceptions import DeviceConnectionError
 from skpat.lab import visa_line
-from skpat.lab.scpi import encode_block
+from skpat.lab.scpi import decode_block, encode_block
 from skpat.lab.simulator import SimulatedInstrument
-from skpat.lab.visa_device import VisaDevice
+from skpat.lab.visa_device import VisaDevice, _empty_error_queue
 
 pyvisa = pytest.importorskip("pyvisa", reason="PyVISA is not installed")
 pytest.importorskip("pyvisa_py", reason="pyvisa-py is not installed")
@@ -160,6 +163,19 @@ def test_rounding_to_four_bytes_stays_within_the_bounds() -> None:
             with pytest.raises(DeviceConnectionError):
                 visa.measure(np.array([[0.1001, 0.0]]))  # what was illegal is not made legal
             assert instrument.violations == 1
+
+
+@given(st.permutations(range(4)), st.integers(1, 4))
+@settings(max_examples=30)
+def test_rounding_obeys_the_bounds_of_each_channel_however_a_batch_is_split(order: list[int], n_varying: int) -> None:
+    bounds = np.array([[-0.1, 0.1], [0.3, 0.7], [-1.3, -1.1], [2.2, 2.6]])
+    visa = specified(NOWHERE, bounds=bounds, datatype="f")
+    varying, shared = np.array(order[:n_varying]), np.array(order[n_varying:], dtype=int)
+    for ends in (bounds.T, bounds.T[::-1]):
+        for values, channels in ((ends[:, varying], varying), (ends[0, shared], shared)):
+            sent = decode_block(visa._encode(values, channels), "<f4").reshape(values.shape).astype(np.float64)
+            assert ((sent >= bounds[channels, 0]) & (sent <= bounds[channels, 1])).all()
+            np.testing.assert_allclose(sent, values, rtol=1e-6)
 
 
 def test_commands_that_an_instrument_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,6 +393,13 @@ def test_an_error_queue_without_end_is_left_alone() -> None:
         with contextlib.closing(visa):
             visa.open()
             assert visa.reported_errors == ("-1",) * 64
+
+
+@pytest.mark.parametrize("end", ['0,"No error"', '+0,"No error"', " 0", ""])
+@pytest.mark.parametrize("errors", [(), ('-222,"Data out of range"', '-113,"Undefined header"')])
+def test_an_error_queue_is_read_to_its_end(errors: tuple[str, ...], end: str) -> None:
+    answers = iter([*errors, end])
+    assert _empty_error_queue(SimpleNamespace(ask=lambda command: next(answers)), "SYST:ERR?") == errors
 
 
 # ---- opening, closing, and not opening ----
