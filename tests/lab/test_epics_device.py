@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from sklearn.base import clone
 from skpat import ControlBatch
 from skpat.exceptions import DeviceConnectionError, DeviceContractError, DeviceIdentityError, DeviceOutputError
 from skpat.lab import Session
-from skpat.lab.epics_device import EpicsDevice
+from skpat.lab.epics_device import EpicsDevice, _Line
 
 ROWS = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 ANSWERS = np.array([[321.0, 2.0], [654.0, 20.0]])
@@ -176,6 +177,20 @@ def test_who_answers_and_the_safe_state(ioc) -> None:
     assert ioc.history()[-1] == "safe=1"
 
 
+def test_without_a_session_shared_channels_are_sent_when_they_change_and_after_the_safe_state(ioc) -> None:
+    values, before = np.array([2.0, 1.0]), len(ioc.history())
+    batch = ControlBatch(np.array([[3.0]]), np.array([2]), values, np.array([1, 0]))
+    device = plate(safe_pv="SAFE")
+    device.open()
+    np.testing.assert_array_equal(device.measure(batch), [[321, 2]])
+    values[0] = 4.0  # the user's own array, changed in place
+    np.testing.assert_array_equal(device.measure(batch), [[341, 4]])
+    device.safe_state()
+    np.testing.assert_array_equal(device.measure(batch), [[341, 4]])
+    device.close()
+    assert ioc.history()[before:] == ["shared", "trigger", "shared", "trigger", "safe=1", "shared", "trigger"]
+
+
 def test_an_identity_of_many_characters(ioc) -> None:
     device = plate(identity_pv="WHOLONG")
     device.open()
@@ -280,6 +295,21 @@ def test_a_refusal_is_no_lost_connection(ioc) -> None:
     with pytest.raises(DeviceOutputError, match=r"accept what skpat asks of TEST:TRIGGER. Got ECA_PUTFAIL .*saturated"):
         device.measure(ROWS)
     device.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [("ECA_PUTFAIL", DeviceOutputError), ("ECA_DISCONN", DeviceConnectionError)]
+)
+def test_an_answer_whose_status_is_not_normal_is_none(status: str, error: type) -> None:
+    caproto = pytest.importorskip("caproto", reason="EpicsDevice needs caproto")
+    line = _Line(1.0)
+    line._channels["ROWS"] = SimpleNamespace(
+        native_data_count=3, circuit=None, write=lambda *_, **__: None, read=lambda **_: None
+    )
+    line._ask = lambda *_: SimpleNamespace(status=caproto.CAStatus[status].value, data=[1.0])  # type: ignore[method-assign]
+    for ask in (lambda: line.write("ROWS", [1.0]), lambda: line.read("ROWS")):
+        with pytest.raises(error, match=rf"ROWS\. Got {status} \("):
+            ask()
 
 
 def test_more_rows_than_the_waveform_holds(ioc) -> None:

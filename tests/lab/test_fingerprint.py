@@ -87,6 +87,16 @@ def test_a_fingerprint_tells_what_differs() -> None:
     )
 
 
+def test_functions_of_one_name_are_told_by_what_they_do() -> None:
+    functions = [
+        lambda c: np.sin(c), lambda c: np.cos(c), lambda c: 2 * c, lambda c: 3 * c, lambda c: c + 2,
+        lambda c: (lambda: 2 * c)(), lambda c: (lambda: 3 * c)(), lambda c, k=1: k * c, lambda c, k=2: k * c,
+        lambda c, *, k=1: k * c, lambda c, *, k=2: k * c,
+    ]  # fmt: skip
+    assert len({fingerprint(function) for function in functions}) == len(functions)
+    assert fingerprint(functions[0]) == fingerprint(functions[0])
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

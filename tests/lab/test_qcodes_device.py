@@ -187,6 +187,25 @@ def test_an_array_valued_parameter_is_set_and_read_whole() -> None:
     assert sets() == ["grid=[3. 1. 4.]", "grid=[3. 2. 4.]"]
 
 
+def test_an_array_valued_parameter_may_keep_what_it_is_set_to() -> None:
+    kept: list[np.ndarray] = []
+    made = SimpleNamespace(grid=SimpleNamespace(set=kept.append), power=lambda: 1.0, close=lambda: None)
+    with Session(QcodesDevice(lambda: made, ("grid", 2), ["power"], bounds=(0, 5))) as session:
+        session.measure(ROWS)
+    np.testing.assert_array_equal(kept, ROWS)
+
+
+def test_an_array_settles_with_its_first_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = SimpleNamespace(sleep=lambda seconds: Station.log.append(f"{seconds} s"))
+    monkeypatch.setattr("skpat.lab.connection.time", waited)
+    batch = ControlBatch(np.array([[1.0], [2.0]]), np.array([1]), np.array([3.0, 4.0]), np.array([0, 2]))
+    with Session(station(("grid", 3), ("image", 6), settling_seconds=0.5)) as session:
+        session.measure(batch)
+    assert [entry for entry in Station.log if entry == "0.5 s" or "=" in entry] == [
+        "grid=[3. 1. 4.]", "0.5 s", "grid=[3. 2. 4.]",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("trigger", "expected"), [("fire", "fire"), (("mode", "run"), "mode=run")])
 def test_the_trigger_comes_between_setting_and_reading(trigger, expected) -> None:
     with Session(station(trigger=trigger)) as session:
@@ -203,8 +222,8 @@ def test_a_block_is_one_call() -> None:
 
 def test_whole_channels_are_set_to_ints() -> None:
     with Session(station(bounds=[(0, 3), (0.5, 5.5)], control_steps=[1, 1])) as session:
-        session.measure(np.array([[2.0, 1.5]]))
-    assert sets() == ["left=2", "right=1.5"]
+        session.measure(np.array([[2.0, 1.5], [2.9999, 1.5]]))  # as near a step as it need be
+    assert sets() == ["left=2", "right=1.5", "left=3"]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ import skpat
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import JournalError
-from skpat.lab import Journal
+from skpat.lab import Journal, Session
 from skpat.lab.watch import Status, draw, main, read_status
 
 from .bench_device import BenchDevice
+from .recorded_device import POOL, Counter
 
 
 @pytest.fixture
@@ -64,6 +65,20 @@ def test_what_was_replayed_counts_like_what_was_measured(tmp_path: Path) -> None
         run.note_epoch(1, 4, loss=0.5, score=None, shots=10, replayed=30, faults=0)
     (epoch,) = read_status(tmp_path / "run.db").epochs
     assert epoch[:5] == (1, 4, 0.5, None, 40)
+
+
+def test_of_several_runs_the_one_that_moved_last_is_told(tmp_path: Path) -> None:
+    device = Counter()
+    with Journal(tmp_path / "run.db") as opened:
+        sessions = [Session(device, journal=opened.run(device, f"fit {number}")) for number in (1, 2)]
+        assert read_status(opened.path).run == 2  # begun last: none has moved
+        for number in (1, 2, 1):
+            sessions[number - 1].measure(number / 4 * POOL)
+            sessions[number - 1].measure(number / 2 * POOL)
+            assert read_status(opened.path).run == number
+        assert read_status(opened.path, 2).shots == {"prediction": 2 * len(POOL)}
+        for session in sessions:
+            session.close()
 
 
 def test_the_next_run_of_a_journal_is_told_with_its_name_and_its_faults(
