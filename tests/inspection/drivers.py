@@ -160,6 +160,16 @@ class ClipsControls(Driver):
         return self.noisy(self.response(np.clip(np.asarray(batch), -1.2, 2.2)))
 
 
+class ClipsTheLowEnd(Driver):
+    def measure(self, batch):
+        return self.noisy(self.response(np.maximum(np.asarray(batch), -1.2)))
+
+
+class ClipsTheHighEnd(Driver):
+    def measure(self, batch):
+        return self.noisy(self.response(np.minimum(np.asarray(batch), 2.2)))
+
+
 class ClipsOneChannel(Driver):
     def measure(self, batch):
         volts = np.asarray(batch)

@@ -235,6 +235,14 @@ def test_shots_are_those_of_the_plan_and_rows_without_the_device_say_so(comparis
     assert "no shots" not in lines["untrained device"]
 
 
+def test_a_predicted_row_is_measured_in_every_layer_and_unit_as_often_as_asked_for() -> None:
+    X, y = products(20)
+    est = network(n_layers=2, n_units=2, n_shots=3, gradient="spsa", twin=None, max_iter=1)
+    found = compare_baselines(est, X, y, cv=2, baselines=[])
+    assert [item.n_shots_per_prediction for item in found.rows] == [12]
+    assert est.plan(X).prediction_per_row == 12
+
+
 def test_operations_and_parameters_of_a_network_are_those_of_its_maps() -> None:
     X, y = products(40)
     est = network(n_layers=2, n_units=2, skip="input", gradient="exact", device=IdentityDevice.like(BANK)).fit(X, y)

@@ -235,9 +235,10 @@ class Bench(Device):
         Bench(),
         Bench(max_change=0.11),
         Bench(control_steps=[0, 0.1, 0.5], max_change=[0.5, 0.2, 0.7]),
+        Bench(control_steps=[0, 0.1, 0.5], max_change=[0.5, 0.27, 0.9]),
         Bench(largest_sum=3.5),
     ],
-    ids=["free", "slow", "stepped and slow", "vetoing"],
+    ids=["free", "slow", "stepped and slow", "slow between steps", "vetoing"],
 )
 def test_a_sweep_is_legal_and_what_it_shows_is_what_was_set(bench: Bench, n_repeats: int) -> None:
     Bench.sent.clear()
@@ -267,6 +268,13 @@ def test_the_band_is_the_noise_of_one_reading() -> None:
     assert np.sqrt(np.mean(display.deviations[0] ** 2)) == pytest.approx(0.1, rel=0.15)
     again = DeviceResponseDisplay.from_device(noisy, channels=1, n_points=40, n_repeats=20, ax=axes())
     np.testing.assert_array_equal(display.means[0], again.means[0])  # one random_state
+
+
+def test_the_band_of_two_sweeps_is_what_they_tell_of_one_reading() -> None:
+    two = as_device(lambda c: c + np.repeat([0.0, 0.2], 5)[:, None], n_controls=1, n_outputs=1, bounds=(0, 1))
+    display = DeviceResponseDisplay.from_device(two, n_points=5, n_repeats=2, ax=axes())
+    np.testing.assert_allclose(display.deviations[0], 0.2 / np.sqrt(2))
+    np.testing.assert_allclose(display.means[0][:, 0], display.settings[0] + 0.1)
 
 
 def test_narrower_bounds_a_base_and_outputs_are_obeyed() -> None:
