@@ -66,9 +66,12 @@ class LegalSettings:
         if (2 * half < (self.high - self.low) * 0.999).any():
             share = float(np.median(2 * half / (self.high - self.low)))
             self.restrictions.append(f"max_change: settings stay within {share:.0%} of the range of a channel")
-        on_grid = self._snapped(middle[None], self.low, self.high)[0]
-        middle = np.clip(np.where(self.steps > 0, on_grid, middle), self.low + half, self.high - half)
-        self.low, self.high = middle - half, middle + half
+        step, start = np.where(self.steps > 0, self.steps, 1.0), self._grid_start  # below: numbers of steps from there
+        lowest, highest = np.ceil((self.low - start) / step - 1e-6), np.floor((self.high - start) / step + 1e-6)
+        n = np.clip(np.floor(change / step * (1 + 1e-9)), 0, np.maximum(highest - lowest, 0))
+        first = np.clip(np.round((middle - start) / step - n / 2), lowest, np.maximum(lowest, highest - n))
+        ends = np.clip([start + step * first, start + step * (first + n)], self.low, self.high)
+        self.low, self.high = np.where(self.steps > 0, ends, [middle - half, middle + half])
 
     def _avoid_vetoes(self) -> None:
         low, high = self.low, self.high
@@ -76,7 +79,7 @@ class LegalSettings:
         error: ControlBoundsError | None = None
         for scale in _SCALES:
             for anchor in ((low + high) / 2, np.clip(0.0, low, high), low):
-                self.low, self.high = anchor + scale * (low - anchor), anchor + scale * (high - anchor)
+                self.low, self.high = (np.clip(anchor + scale * (end - anchor), low, high) for end in (low, high))
                 vetoes = [self.veto(row) for row in self.from_unit(unit)]
                 error = next((veto for veto in vetoes if veto is not None), None)
                 if sum(veto is not None for veto in vetoes) <= _TOLERABLE_VETOES * len(unit):
