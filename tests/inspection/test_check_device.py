@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import re
 import subprocess
 import sys
 from typing import Any
@@ -349,7 +350,10 @@ def test_the_result_can_be_read() -> None:
 
 def test_a_slow_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver_check, "_SLOW", 1e-9)
-    assert "A row takes" in check_device(drivers.Driver())["speed"].seen
+    seen = check_device(drivers.Driver())["speed"].seen
+    found = re.search(r"A row takes (.*) s: a training of 10,000 shots takes (.*) hours", seen)
+    assert found
+    assert float(found[2]) == pytest.approx(1e4 * float(found[1]) / 3600, rel=0.1)
 
 
 def test_an_error_of_the_line_that_stays_is_a_fault() -> None:

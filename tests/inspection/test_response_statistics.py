@@ -19,7 +19,7 @@ def response(places: np.ndarray) -> np.ndarray:
     return SIZES * (3 * places[..., :1] + places[..., 1:2])
 
 
-def report(low: float = -np.inf, high: float = np.inf) -> DeviceReport:
+def report(low: float = -np.inf, high: float = np.inf, output_range: Any = None) -> DeviceReport:
     rng = np.random.default_rng(0)
 
     def read(places: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def report(low: float = -np.inf, high: float = np.inf) -> DeviceReport:
         pairs=read(pairs),
     )
     about: dict[str, Any] = {"device": "rig", "n_controls": 3, "n_outputs": 2, "n_shots": 1, "shots_per_second": None}
-    about |= {"output_units": "", "unit_of": np.arange(3), "restrictions": [], "output_range": None}
+    about |= {"output_units": "", "unit_of": np.arange(3), "restrictions": [], "output_range": output_range}
     return summarize(readings, about)
 
 
@@ -68,3 +68,10 @@ def test_readings_stuck_at_either_end_are_counted(low: float, high: float) -> No
     outputs = response(rng.uniform(-1, 1, (100_000, 3))) + NOISE * rng.standard_normal((100_000, 2))
     stuck = ((outputs <= low * SIZES) | (outputs >= high * SIZES)).mean(axis=0)
     np.testing.assert_allclose(report(low, high).saturated_shares, stuck, atol=0.03)
+
+
+def test_readings_beyond_either_end_of_a_stated_range_are_stuck() -> None:
+    found = report(output_range=(-1.0, 2.0))
+    expected = ((found.readings <= -1) | (found.readings >= 2)).mean(axis=0)
+    assert (expected > 0.3).all()
+    np.testing.assert_allclose(found.saturated_shares, expected, atol=0.02)
