@@ -73,7 +73,9 @@ class DeviceReport:
     dead_outputs, constant_outputs, dead_channels : ndarray of int
         Outputs that answer to nothing (the constant ones among them), and channels that nothing answers to.
     sensitivity : ndarray
-        Root-mean-square change of the outputs when a channel (or a group of channels) moves, in parts of their spread.
+        How much of the outputs' spread a channel (or a group of channels) makes: the root of half their mean square change
+        when it alone moves to another place, noise taken off, in parts of the spread. Its square is the total effect of a
+        variance-based analysis (Saltelli et al., Comput. Phys. Commun. 181, 259 (2010), doi:10.1016/j.cpc.2009.09.018).
     saturated_shares : ndarray of shape (n_outputs,)
         Share of readings stuck at the lowest or highest value.
     readings : ndarray of shape (n, n_outputs)

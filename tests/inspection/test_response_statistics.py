@@ -59,6 +59,7 @@ def test_noise_and_response_are_those_of_each_output_in_its_own_units() -> None:
 def test_the_sensitivity_of_a_channel_is_without_noise() -> None:
     first, second, dead = report().sensitivity
     assert first / second == pytest.approx(3, rel=0.1)
+    assert first**2 + second**2 == pytest.approx(1, rel=0.1)  # parts of the variance: the response is additive
     assert dead < 0.05 * second
 
 
