@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
 from skpat.exceptions import ControlSplitError
+from skpat.value_checks import is_int, is_number
 
 __all__ = ["ChannelSplit", "ControlBatch", "ControlSplit"]
 
@@ -333,7 +334,7 @@ class ControlSplit(BaseEstimator):
                 f"'fixed' must be a dict of channel number to value. Got {fixed!r}. For example fixed={{3: 0.5}}."
             )
         for channel, value in fixed.items():
-            if isinstance(channel, bool) or not isinstance(channel, (int, np.integer)) or not 0 <= channel < n_controls:
+            if not is_int(channel, 0) or channel >= n_controls:
                 raise ControlSplitError(
                     f"'fixed' must name channels from 0 to {n_controls - 1}. Got channel {channel!r}. "
                     f"Count channels from 0: the last is {n_controls - 1}."
@@ -366,15 +367,14 @@ class ControlSplit(BaseEstimator):
 
     def _count_inputs(self, n_free: int) -> int:
         if self.n_inputs is not None:
-            whole = isinstance(self.n_inputs, numbers.Integral) and not isinstance(self.n_inputs, bool)
-            if not whole or not 1 <= self.n_inputs <= n_free:
+            if not is_int(self.n_inputs, 1) or self.n_inputs > n_free:
                 raise ControlSplitError(
                     f"'n_inputs' must be an int from 1 to {n_free}, the number of free channels, or None. "
                     f"Got {self.n_inputs!r}. Use n_inputs=None for the share that input_fraction gives."
                 )
             return int(self.n_inputs)
         fraction = self.input_fraction
-        if not isinstance(fraction, numbers.Real) or isinstance(fraction, bool) or not 0 < float(fraction) <= 1:
+        if not is_number(fraction) or not 0 < float(fraction) <= 1:
             raise ControlSplitError(
                 f"'input_fraction' must be a float above 0 and at most 1. Got {fraction!r}. "
                 "Use input_fraction=0.5 for one half, or n_inputs for a number of channels."

@@ -37,7 +37,7 @@ PUBLIC = {
 
 # Floors, from the ground; the rooms of one floor stand side by side, and none knows another.
 FLOORS = [
-    ["exceptions", "row_keys", "seeding", "user_warning", "_lazy"],
+    ["exceptions", "row_keys", "seeding", "user_warning", "value_checks", "_lazy"],
     ["controls", "nested_parameters"],
     ["devices", "twins", "network"],
     ["lab"],

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
 import torch
 
 from skpat.controls import ControlBatch
-from skpat.devices.base import use_default
+from skpat.devices.base import wrong_parameter
 from skpat.devices.simulated import SimulatedDevice
+from skpat.value_checks import is_int
 
 __all__ = ["AnalogCircuit"]
 
@@ -388,10 +388,10 @@ class AnalogCircuit(SimulatedDevice):
 
     def _check_parameters(self) -> None:
         for name in ("n_controls", "n_steps"):
-            self._demand(name, _is_whole(getattr(self, name)) and getattr(self, name) >= 1, "an int of at least 1")
-        too_many = _is_whole(self.n_outputs) and self.n_outputs > self.n_controls
+            self._demand(name, is_int(getattr(self, name), 1), "an int of at least 1")
+        too_many = is_int(self.n_outputs) and self.n_outputs > self.n_controls
         most, mend = f"an int from 1 to n_controls ({self.n_controls})", "Use a longer drive for more readings."
-        whole = _is_whole(self.n_outputs) and self.n_outputs >= 1
+        whole = is_int(self.n_outputs, 1)
         self._demand("n_outputs", whole and not too_many, most, mend if too_many else None)
         for name in ("sample_rate", *(name for name in _CONSTANTS if name not in ("bias", "supply"))):
             self._demand(name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
@@ -400,10 +400,7 @@ class AnalogCircuit(SimulatedDevice):
 
     def _demand(self, name: str, fulfilled: bool, what: str, mend: str | None = None) -> None:
         if not fulfilled:
-            raise ValueError(
-                f"{name!r} of {type(self).__name__} must be {what}. Got {getattr(self, name)!r}. "
-                f"{mend or use_default(self, name)}"
-            )
+            raise wrong_parameter(self, name, what, mend)
 
 
 class _Transient(torch.autograd.Function):
@@ -556,7 +553,3 @@ def _linear_step(
     exponential = torch.linalg.matrix_exp(torch.cat(whole))
     of_end = exponential[:n, n + m :] * scale
     return exponential[:n, :n], exponential[:n, n : n + m] * scale - of_end, of_end
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

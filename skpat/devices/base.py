@@ -205,3 +205,9 @@ def use_default(device: Device, name: str) -> str:
     if parameter is None or parameter.default is parameter.empty:  # a subclass of the user's
         return f"See the parameters of {type(device).__name__}."
     return f"Use {name}={parameter.default!r}, for example."
+
+
+def wrong_parameter(device: Device, name: str, what: str, mend: str | None = None) -> ValueError:
+    """The error for a parameter that must be ``what``, and what to do about it: the default, if nothing better is said."""
+    got, mend = getattr(device, name), mend or use_default(device, name)
+    return ValueError(f"{name!r} of {type(device).__name__} must be {what}. Got {got!r}. {mend}")

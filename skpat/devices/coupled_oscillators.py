@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from skpat.controls import ControlBatch
 from skpat.devices.channel_range import channel_range, varies
 from skpat.devices.noise import standard_normal
 from skpat.devices.simulated import SimulatedDevice
+from skpat.value_checks import is_int, is_number
 
 __all__ = ["CoupledOscillators"]
 
@@ -341,7 +341,7 @@ class CoupledOscillators(SimulatedDevice):
         whole = {"n_oscillators": 1, "n_steps": 1, **({} if self.n_measured is None else {"n_measured": 1})}
         for name, least in whole.items():
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, Integral) or number < least:
+            if not is_int(number, least):
                 raise ValueError(
                     f"'{name}' of CoupledOscillators must be an int of at least {least}. Got {number!r}. "
                     f"Use {name}={getattr(CoupledOscillators(), name) or 1}."
@@ -353,11 +353,11 @@ class CoupledOscillators(SimulatedDevice):
             )
         for name in ("input_noise", "noise", "coupling_error"):
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, Real) or not 0 <= float(number) < np.inf:
+            if not is_number(number, 0, below=np.inf):
                 raise ValueError(
                     f"'{name}' of CoupledOscillators must be a finite number of at least 0. Got {number!r}. Use {name}=0."
                 )
-        if isinstance(self.device_seed, bool) or not isinstance(self.device_seed, Integral):
+        if not is_int(self.device_seed):
             raise ValueError(
                 f"'device_seed' of CoupledOscillators must be an int: the same specimen at every call. Got "
                 f"{self.device_seed!r}. Use device_seed=0."

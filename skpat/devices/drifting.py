@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import secrets
 from typing import Any
 
@@ -13,6 +12,7 @@ from skpat.devices.base import _as_seed
 from skpat.devices.noise import standard_normal
 from skpat.devices.wrapper import DeviceWrapper, _handed_on
 from skpat.row_keys import combine_keys
+from skpat.value_checks import is_int, is_number
 
 __all__ = ["Drifting"]
 
@@ -124,18 +124,18 @@ class Drifting(DeviceWrapper):
         """Raise ValueError if a parameter is not what it must be."""
         for name in ("common", "independent", "misalignment"):
             value = getattr(self, name)
-            if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) < np.inf:
+            if not is_number(value, 0, below=np.inf):
                 raise ValueError(
                     f"'{name}' of Drifting must be a finite float of at least 0, a fraction of the range. Got {value!r}. "
                     "Use 0.01 for 1 %."
                 )
         if self.on not in _ON:
             raise ValueError(f"'on' of Drifting must be one of {', '.join(map(repr, _ON))}. Got {self.on!r}.")
-        if not _is_int(self.interval, 1):
+        if not is_int(self.interval, 1):
             raise ValueError(
                 f"'interval' of Drifting must be an int of at least 1, in rows. Got {self.interval!r}. Use interval=100."
             )
-        if self.misalignment_at is not None and not _is_int(self.misalignment_at, 0):
+        if self.misalignment_at is not None and not is_int(self.misalignment_at, 0):
             raise ValueError(
                 "'misalignment_at' of Drifting must be an int of at least 0, in rows, or None. "
                 f"Got {self.misalignment_at!r}."
@@ -286,7 +286,3 @@ class Drifting(DeviceWrapper):
     def __getstate__(self) -> dict[str, Any]:
         """Without the walks, which are worked out again."""
         return {name: value for name, value in super().__getstate__().items() if name != "_walks"}
-
-
-def _is_int(value: Any, lowest: int) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= lowest

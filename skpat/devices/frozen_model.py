@@ -16,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
+from skpat.value_checks import is_int
 
 if TYPE_CHECKING:
     import torch
@@ -333,7 +334,7 @@ class FrozenModel(Device):
         title = self._title
         for parameter, lowest in (("n_data", 1), ("n_prompt", 0), ("n_outputs", 1), ("chunk_rows", 1)):
             value = getattr(self, parameter)
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < lowest:
+            if not is_int(value, lowest):
                 raise ValueError(f"'{parameter}' of {title} must be an int of at least {lowest}. Got {value!r}.")
         if n_channels != self.n_controls:
             raise ValueError(

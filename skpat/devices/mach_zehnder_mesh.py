@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from skpat.devices import clements
 from skpat.devices.channel_range import channel_range, varies
 from skpat.devices.noise import standard_normal
 from skpat.devices.simulated import SimulatedDevice
+from skpat.value_checks import is_int, is_number
 
 __all__ = ["MachZehnderMesh"]
 
@@ -393,7 +393,7 @@ class MachZehnderMesh(SimulatedDevice):
     def _check_parameters(self) -> None:
         for name, least in (("n_ports", 2), ("device_seed", None)):
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, Integral) or (least and number < least):
+            if not is_int(number, -np.inf if least is None else least):
                 raise ValueError(
                     f"'{name}' of MachZehnderMesh must be an int{f' of at least {least}' if least else ''}. "
                     f"Got {number!r}. Use {name}={16 if least else 0}."
@@ -401,7 +401,7 @@ class MachZehnderMesh(SimulatedDevice):
         ranges = dict.fromkeys(("phase_error", "splitter_error", "loss", "noise", "shot_noise", "noise_floor"), np.inf)
         for name, highest in (ranges | {"crosstalk": 1.0, "tap": 1.0}).items():
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, Real) or not 0 <= float(number) < highest:
+            if not is_number(number, 0, below=highest):
                 raise ValueError(
                     f"'{name}' of MachZehnderMesh must be a number of at least 0 and below {highest:g}. "
                     f"Got {number!r}. Use {name}=0."

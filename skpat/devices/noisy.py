@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from skpat.controls import ControlBatch
 from skpat.devices.wrapper import DeviceWrapper, _handed_on
 from skpat.row_keys import combine_keys
+from skpat.value_checks import is_number
 
 __all__ = ["Noisy"]
 
@@ -73,7 +73,7 @@ class Noisy(DeviceWrapper):
         """Raise ValueError if a parameter is not what it must be."""
         for name in ("noise", "noise_floor", "control_noise"):
             value = getattr(self, name)
-            if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) < np.inf:
+            if not is_number(value, 0, below=np.inf):
                 raise ValueError(
                     f"'{name}' of Noisy must be a finite float of at least 0. Got {value!r}. Use 0.02 for a standard deviation "
                     "of 2 %."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from functools import lru_cache
 from typing import Any
 
@@ -12,8 +11,9 @@ from scipy.optimize import brentq
 from sklearn.base import clone
 
 from skpat.controls import ControlBatch
-from skpat.devices.base import use_default
+from skpat.devices.base import wrong_parameter
 from skpat.devices.simulated import SimulatedDevice
+from skpat.value_checks import is_int
 
 __all__ = ["OscillatingPlate"]
 
@@ -370,10 +370,10 @@ class OscillatingPlate(SimulatedDevice):
 
     def _check_parameters(self) -> None:
         for name in ("n_controls", "n_steps", "n_modes"):
-            self._demand(name, _is_whole(getattr(self, name)) and getattr(self, name) >= 1, "an int of at least 1")
-        too_many = _is_whole(self.n_outputs) and self.n_outputs > self.n_controls
+            self._demand(name, is_int(getattr(self, name), 1), "an int of at least 1")
+        too_many = is_int(self.n_outputs) and self.n_outputs > self.n_controls
         most, mend = f"an int from 1 to n_controls ({self.n_controls})", "Use a longer drive for more readings."
-        whole = _is_whole(self.n_outputs) and self.n_outputs >= 1
+        whole = is_int(self.n_outputs, 1)
         self._demand("n_outputs", whole and not too_many, most, mend if too_many else None)
         for name in ("sample_rate", "length", "width", "thickness", "youngs_modulus", "density"):
             self._demand(name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
@@ -393,10 +393,7 @@ class OscillatingPlate(SimulatedDevice):
 
     def _demand(self, name: str, fulfilled: bool, what: str, mend: str | None = None) -> None:
         if not fulfilled:
-            raise ValueError(
-                f"{name!r} of {type(self).__name__} must be {what}. Got {getattr(self, name)!r}. "
-                f"{mend or use_default(self, name)}"
-            )
+            raise wrong_parameter(self, name, what, mend)
 
 
 class _Motion(torch.autograd.Function):
@@ -472,10 +469,6 @@ class _Motion(torch.autograd.Function):
         if needs_kick:
             grad_kick = -(work * tension).sum()
         return grad_drive, grad_step, grad_kick, None, None
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 @lru_cache(maxsize=1)

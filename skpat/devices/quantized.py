@@ -10,6 +10,7 @@ import numpy as np
 from skpat.controls import ControlBatch
 from skpat.devices.specification import ask_veto
 from skpat.devices.wrapper import DeviceWrapper, _handed_on, _if_wrapped_has, nearest_step
+from skpat.value_checks import is_int
 
 if TYPE_CHECKING:
     import torch
@@ -89,9 +90,7 @@ class Quantized(DeviceWrapper):
 
     def _check_bits(self, name: str) -> None:
         bits = getattr(self, name)
-        if bits is not None and (
-            isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 1 <= bits <= _MOST_BITS
-        ):
+        if bits is not None and (not is_int(bits, 1) or bits > _MOST_BITS):
             raise ValueError(
                 f"'{name}' of Quantized must be an int from 1 to {_MOST_BITS}, or None. Got {bits!r}. Use None for no rounding."
             )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
 
 from skpat.controls import ControlBatch
 from skpat.exceptions import DeviceContractError
+from skpat.value_checks import is_int, is_number
 
 __all__ = ["ask_veto", "channel_periods", "check_device_specification", "device_name", "lost_in_copy", "refuse_lost"]
 
@@ -69,13 +69,11 @@ def check_device_specification(device: Any) -> np.ndarray:
         )
     for attribute in ("n_controls", "n_outputs"):
         value = getattr(device, attribute)
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        if not is_int(value, 1):
             raise DeviceContractError(f"'{attribute}' of {name} must be an int of at least 1. Got {value!r}.")
     for attribute, lowest in (("max_batch", 1), ("max_retries", 0)):
         value = getattr(device, attribute, None)
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < lowest
-        ):
+        if value is not None and not is_int(value, lowest):
             raise DeviceContractError(
                 f"'{attribute}' of {name} must be an int of at least {lowest}, or None. Got {value!r}.{_WHAT_TO_DO[attribute]}"
             )
@@ -210,8 +208,7 @@ def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:
 def _check_costs(device: Any, name: str) -> None:
     for attribute in ("seconds_per_shot", "joules_per_shot", "settling_seconds"):
         value = _plainly_stated(device, attribute)
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if value is not None and not (real and 0 <= float(value) < np.inf):
+        if value is not None and not is_number(value, 0, below=np.inf):
             raise DeviceContractError(
                 f"'{attribute}' of {name} must be a finite number of at least 0, or None. Got {value!r}."
                 f"{_WHAT_TO_DO[attribute]}"

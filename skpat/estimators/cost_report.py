@@ -17,6 +17,7 @@ from skpat.devices.specification import device_name
 from skpat.estimators.digital_equivalent import find_equivalent, make_folds
 from skpat.lab.ledger import PURPOSES
 from skpat.network.operations import count_operations
+from skpat.value_checks import is_number
 
 __all__ = ["CostReport", "CostRow", "Costed"]
 
@@ -251,7 +252,7 @@ class Costed:
             "accelerator_joules_per_operation": accelerator_joules_per_operation,
         }
         for name, value in constants.items():
-            if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < np.inf:
+            if not is_number(value, 0, below=np.inf):
                 raise ValueError(f"'{name}' must be a finite number of at least 0. Got {value!r}. Nothing was sent.")
         score = _check_score(self, score)
         rows, targets = _check_data(self, X, y)

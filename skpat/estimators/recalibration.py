@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import secrets
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from skpat.estimators.specification import refuse_changes
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.session import Session
 from skpat.row_keys import hash_rows
+from skpat.value_checks import is_int
 
 __all__ = ["Recalibrated"]
 
@@ -125,7 +125,7 @@ class Recalibrated:
         """Whether it may begin, with so many shots."""
         from skpat.training.recalibration import LEAST_ROWS, least_shots
 
-        if isinstance(max_shots, bool) or not isinstance(max_shots, Integral) or max_shots < 1:
+        if not is_int(max_shots, 1):
             raise ValueError(
                 f"'max_shots' of recalibrate must be an int of at least 1. Got {max_shots!r}. Use max_shots=1000, say."
             )

@@ -11,6 +11,7 @@ from sklearn.utils.validation import validate_data
 from skpat.inspection.fitted_network import before_network, fitted_network
 from skpat.lab.session import Session
 from skpat.row_keys import hash_rows
+from skpat.value_checks import is_int
 
 if TYPE_CHECKING:
     from skpat.training.alignment import Alignment
@@ -83,7 +84,7 @@ def gradient_alignment(
 
     network = fitted_network(est)
     for name, value, least in (("n_rows", n_rows, 1), ("n_directions", n_directions, 2)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        if not is_int(value, least):
             raise ValueError(f"{name!r} of gradient_alignment must be an int of at least {least}. Got {value!r}.")
     if not getattr(network._gradient.explorer, "leaves_gradient", True):
         raise ValueError(

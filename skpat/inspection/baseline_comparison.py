@@ -22,6 +22,7 @@ from skpat.inspection.baselines import Baseline, make_baselines, physical_networ
 from skpat.inspection.comparison_report import BaselineComparison, ComparisonRow
 from skpat.inspection.digital_cost import digital_cost, network_in
 from skpat.seeding import LARGEST_SEED
+from skpat.value_checks import is_int
 
 __all__ = ["compare_baselines"]
 
@@ -142,7 +143,7 @@ def compare_baselines(
 
 
 def _splits(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> list[tuple[np.ndarray, np.ndarray]]:
-    if isinstance(cv, (int, np.integer)) and cv >= 2 and not isinstance(cv, bool):
+    if is_int(cv, 2):
         stratified = is_classifier(est) and type_of_target(y) in ("binary", "multiclass")
         cv = (StratifiedKFold if stratified else KFold)(int(cv), shuffle=True, random_state=rng.randint(LARGEST_SEED))
     splits = list(check_cv(cv, y, classifier=is_classifier(est)).split(X, y))

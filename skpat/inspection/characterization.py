@@ -20,6 +20,7 @@ from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
 from skpat.row_keys import splitmix64
 from skpat.seeding import LARGEST_SEED
+from skpat.value_checks import is_int
 
 __all__ = ["characterize"]
 
@@ -101,7 +102,7 @@ def characterize(
     >>> report.verdict, report.n_shots <= 400
     ('linear', True)
     """
-    if isinstance(n_shots, bool) or not isinstance(n_shots, (int, np.integer)) or n_shots < _FEWEST_SHOTS:
+    if not is_int(n_shots, _FEWEST_SHOTS):
         raise ValueError(f"'n_shots' must be an int of at least {_FEWEST_SHOTS}. Got {n_shots!r}.")
     check_device_specification(device)
     rng = check_random_state(random_state)

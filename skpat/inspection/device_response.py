@@ -13,6 +13,7 @@ from skpat.inspection.legal_settings import LegalSettings
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
 from skpat.seeding import seeded_copy
+from skpat.value_checks import is_int
 
 __all__ = ["DeviceResponseDisplay"]
 
@@ -138,7 +139,7 @@ class DeviceResponseDisplay:
         channels = _numbers_below(channels, device.n_controls, "channels")
         outputs = None if outputs is None else _numbers_below(outputs, device.n_outputs, "outputs")
         for name, value, least in (("n_points", n_points, 2), ("n_repeats", n_repeats, 1)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            if not is_int(value, least):
                 raise ValueError(f"{name!r} must be an int of at least {least}. Got {value!r}.")
         rng = check_random_state(random_state)
         own = seeded_copy(device, rng)

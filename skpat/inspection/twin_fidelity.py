@@ -14,6 +14,7 @@ from skpat.inspection.fitted_network import fitted_network, rows_for
 from skpat.lab.session import Session
 from skpat.network.forward import forward
 from skpat.row_keys import hash_rows
+from skpat.value_checks import is_int
 
 __all__ = ["TwinFidelityDisplay"]
 
@@ -102,7 +103,7 @@ class TwinFidelityDisplay:
                 "sent. Fit it with gradient='physics_aware'."
             )
         X = rows_for(est, X)
-        if not isinstance(n_rows, (int, np.integer)) or isinstance(n_rows, bool) or min(n_rows, len(X)) < 2:
+        if not is_int(n_rows) or min(n_rows, len(X)) < 2:
             raise ValueError(
                 f"R² needs at least two rows. Got n_rows={n_rows!r} and {len(X)} rows of X. Nothing was sent."
             )

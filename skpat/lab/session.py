@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from numbers import Real
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +32,7 @@ from skpat.lab.limits import Limits
 from skpat.lab.replay import in_layout_of
 from skpat.lab.row_names import BatchNamedOnDemand
 from skpat.row_keys import combine_keys
+from skpat.value_checks import is_int, is_number
 
 __all__ = ["Session"]
 
@@ -121,7 +121,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     ):
         self._limits = Limits(device, bounds)
         for name, value, legal, what in (
-            ("n_shots", n_shots, _is_count(n_shots, 1), "an int of at least 1"),
+            ("n_shots", n_shots, is_int(n_shots, 1), "an int of at least 1"),
             ("ledger", ledger, ledger is None or isinstance(ledger, Ledger), "a skpat.lab.Ledger or None"),
             (
                 "journal",
@@ -129,9 +129,9 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 journal is None or isinstance(journal, _JOURNALS),
                 "a path, a skpat.lab.Journal or None",
             ),
-            ("wait", wait, wait is None or _is_time(wait), "a number of seconds, at least 0, or None"),
+            ("wait", wait, wait is None or is_number(wait, 0), "a number of seconds, at least 0, or None"),
             ("identity", identity, identity is None or isinstance(identity, str), "a str or None"),
-            ("max_shots", max_shots, max_shots is None or _is_count(max_shots, 0), "an int of at least 0 or None"),
+            ("max_shots", max_shots, max_shots is None or is_int(max_shots, 0), "an int of at least 0 or None"),
         ):
             if not legal:
                 raise ValueError(f"'{name}' of a Session must be {what}. Got {value!r:.80}.")
@@ -478,11 +478,3 @@ def _sentence(error: BaseException) -> str:
 
 def _times(n: int) -> str:
     return "once" if n == 1 else f"{n} times"
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= least)
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and float(value) >= 0

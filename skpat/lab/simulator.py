@@ -18,13 +18,13 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from io import BufferedReader
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from skpat.devices.specification import check_device_specification, device_name
 from skpat.lab.scpi import encode_block, parse_block_header
+from skpat.value_checks import is_number
 
 __all__ = ["FAULTS", "SimulatedInstrument", "main"]
 
@@ -136,15 +136,15 @@ class SimulatedInstrument:
         self._drift = faults.pop("drift", 0.0)
         self._demand(
             "'faults' must give a finite rate of drift",
-            _is_number(self._drift) and np.isfinite(self._drift),
+            is_number(self._drift) and np.isfinite(self._drift),
             self._drift,
         )
-        self._demand("'late_seconds' must be a number of at least 0", _is_number(late_seconds, 0), late_seconds)
-        self._demand("'saturation' must be a number, or None", saturation is None or _is_number(saturation), saturation)
+        self._demand("'late_seconds' must be a number of at least 0", is_number(late_seconds, 0), late_seconds)
+        self._demand("'saturation' must be a number, or None", saturation is None or is_number(saturation), saturation)
         self._demand("'max_faults' must be at least 0, or None", max_faults is None or max_faults >= 0, max_faults)
         self._demand("'port' must be an int from 0 to 65,535", 0 <= port <= 65_535, port)
         for kind, probability in faults.items():
-            if kind not in FAULTS or not (_is_number(probability, 0) and probability <= 1):
+            if kind not in FAULTS or not (is_number(probability, 0) and probability <= 1):
                 raise ValueError(
                     f"'faults' must give probabilities of {', '.join(FAULTS)}, or a rate of drift. Got {probability!r} for "
                     f"{kind!r}. For example faults={{'late': 0.02}}."
@@ -398,11 +398,6 @@ class SimulatedInstrument:
     def _forget_controls(self) -> None:
         self._shared_index, self._shared = None, None
         self._varying_index = np.arange(self.device.n_controls)
-
-
-def _is_number(value: Any, least: float = -np.inf) -> bool:
-    """Whether it is a real number, and neither NaN nor below ``least``."""
-    return isinstance(value, Real) and not isinstance(value, bool) and float(value) >= least
 
 
 class _RefusedError(Exception):

@@ -12,6 +12,7 @@ from skpat.network.encoders import ENCODERS, count_patches
 from skpat.network.forward import Network
 from skpat.network.patch_encoder import PatchEncoder
 from skpat.network.readouts import READOUTS
+from skpat.value_checks import is_int
 
 __all__ = ["ENCODER_OBJECTS", "network_from_dict", "network_to_dict", "weight_shapes"]
 
@@ -167,7 +168,7 @@ class _Zeros(np.random.RandomState):
 
 def _count(plain: Mapping[str, Any], name: str) -> int:
     value = plain[name]
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= _LARGEST_COUNT:
+    if not is_int(value, 1) or value > _LARGEST_COUNT:
         raise ValueError(f"{name!r} must be an int from 1 to {_LARGEST_COUNT:,}. Got {value!r:.80}")
     return int(value)
 

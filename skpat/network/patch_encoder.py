@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+
+from skpat.value_checks import is_int
 
 __all__ = ["PatchEncoder", "Patches"]
 
@@ -122,7 +123,7 @@ class PatchEncoder(BaseEstimator):
 
     def _downsampled(self, space: Shape) -> int:
         block = self.downsample
-        if not _is_count(block):
+        if not is_int(block, 1):
             raise ValueError(
                 f"'downsample' of PatchEncoder must be an int of at least 1. Got {block!r:.80}. Use downsample=1."
             )
@@ -147,7 +148,7 @@ class PatchEncoder(BaseEstimator):
                 )
             return max(fitting, key=lambda shape: (np.prod(shape, dtype=object), -max(shape), shape))
         asked = self.patch_shape
-        patch = _shape((asked,) * len(space) if _is_count(asked) else asked, "patch_shape", "(7, 7)")
+        patch = _shape((asked,) * len(space) if is_int(asked, 1) else asked, "patch_shape", "(7, 7)")
         if len(patch) != len(space) or any(size % n for size, n in zip(space, patch, strict=True)):
             raise ValueError(
                 f"'patch_shape' of PatchEncoder must divide an image of {_by(space)} pixels. Got {patch}. Use sizes among "
@@ -240,17 +241,13 @@ def _products(choices: list[list[int]]) -> list[Shape]:
 
 
 def _shape(value: Any, name: str, example: str) -> Shape:
-    sizes = (value,) if _is_count(value) else value
-    if not isinstance(sizes, (tuple, list, np.ndarray)) or not all(map(_is_count, sizes)):
+    sizes = (value,) if is_int(value, 1) else value
+    if not isinstance(sizes, (tuple, list, np.ndarray)) or not all(is_int(size, 1) for size in sizes):
         raise ValueError(
             f"{name!r} of PatchEncoder must be an int or a tuple of ints of at least 1, or None. Got {value!r:.80}. "
             f"For example {name}={example}."
         )
     return tuple(int(size) for size in sizes)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _by(shape: Shape) -> str:
