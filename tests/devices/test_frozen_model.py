@@ -1,16 +1,11 @@
-"""A frozen model answers, is differentiated and shared between threads, and its weights stay what they were."""
+"""A frozen model answers, is differentiated, is a specification, and refuses what is no model."""
 
 from __future__ import annotations
 
-import gc
 import pickle
 import subprocess
 import sys
 import textwrap
-import threading
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,72 +14,18 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.utils import estimator_html_repr
 from torch import nn
 
 from skpat import ControlBatch, ControlSplit, PhysicalNetworkClassifier
-from skpat.devices import FrozenModel, IdentityDevice
+from skpat.devices import FrozenModel
 from skpat.devices import frozen_model as room
-from skpat.devices.small_transformer import SkillFamily, small_transformer
 from skpat.exceptions import NoExactGradientError
 
+from .frozen_network import N_DATA, N_OUTPUTS, N_PROMPT, asked, frozen, network, recall, rows
+
 ROOT = Path(room.__file__).parents[2]
-N_DATA, N_PROMPT, N_OUTPUTS = 3, 2, 4
-SHAPE = {"n_data": N_DATA, "n_prompt": N_PROMPT, "n_outputs": N_OUTPUTS}
 
-built: list[tuple[int, int]] = []
-"""What ``network`` was asked for."""
-
-
-def network(seed: int = 0, width: int = 16) -> nn.Module:
-    """A network that would drop units and follow the batch's statistics if it were left in training mode."""
-    built.append((seed, width))
-    generator = torch.Generator().manual_seed(seed)
-    module = nn.Sequential(
-        nn.Linear(N_DATA + N_PROMPT, width),
-        nn.BatchNorm1d(width),
-        nn.Tanh(),
-        nn.Dropout(0.5),
-        nn.Linear(width, N_OUTPUTS),
-    )
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-        module[1].running_mean.copy_(torch.randn(width, generator=generator) * 0.1)
-    return module
-
-
-def drawn() -> nn.Module:
-    """A factory that draws its weights from torch's global generator."""
-    return nn.Linear(N_DATA + N_PROMPT, N_OUTPUTS)
-
-
-def recall(inputs: np.ndarray) -> np.ndarray:
-    data, prompt = inputs[:, :N_DATA], inputs[:, N_DATA:]
-    return np.tanh(2 * data.sum(axis=1, keepdims=True) * prompt.sum(axis=1, keepdims=True) + np.arange(N_OUTPUTS) / 4)
-
-
-def frozen(**parameters) -> FrozenModel:
-    return FrozenModel(**({"factory": network} | SHAPE | parameters))
-
-
-def asked(**parameters) -> FrozenModel:
-    return FrozenModel(**({"function": recall} | SHAPE | parameters))
-
-
-def rows(n_rows: int = 7, n_controls: int = N_DATA + N_PROMPT, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-1, 1, (n_rows, n_controls))
-
-
-@pytest.fixture(autouse=True)
-def nothing_built() -> Iterator[None]:
-    """Every test begins with nothing in the process's store."""
-    kept = dict(room._models)
-    room._models.clear()
-    built.clear()
-    yield
-    room._models.clear()
-    room._models.update(kept)
+pytestmark = pytest.mark.usefixtures("nothing_built")
 
 
 # ---- the answers ----
@@ -242,179 +183,6 @@ def test_nothing_in_it_can_be_replaced() -> None:
         frozen().forward(torch.zeros(1, 5), {"weight": torch.zeros(1)})
 
 
-# ---- frozen ----
-
-
-def all_weights(module: nn.Module) -> list[bytes]:
-    return [value.numpy().tobytes() for value in module.state_dict().values()]
-
-
-@pytest.mark.parametrize("gradient", ["physics_aware", "exact"])
-def test_training_leaves_the_weights_bit_for_bit(gradient: str) -> None:
-    device = frozen()
-    device.measure(rows())
-    device.measure(rows().astype(np.float32))
-    modules = {key: module for key, module in room._models[network].items()}
-    before = {key: all_weights(module) for key, module in modules.items()}
-    X = rows(60, N_DATA)
-    classifier = PhysicalNetworkClassifier(
-        device,
-        control_split=ControlSplit(device.data_index),
-        encoder="direct",
-        gradient=gradient,
-        n_calibration_shots=20,
-        max_iter=2,
-        random_state=0,
-    ).fit(X, X[:, 0] > X[:, 1])
-    assert classifier.weights_["layers.0.theta"].shape == (1, N_PROMPT)
-    assert built == [(0, 16)]  # the estimator's clone of the device asked the same module
-    for key, module in room._models[network].items():
-        assert module is modules[key]
-        assert all_weights(module) == before[key]
-        assert not module.training
-        assert not any(part.training for part in module.modules())
-        assert not any(p.requires_grad for p in module.parameters())
-
-
-def test_what_the_factory_returned_is_not_touched() -> None:
-    own = network()
-    before = all_weights(own)
-
-    def the_users_own() -> nn.Module:
-        return own
-
-    frozen(factory=the_users_own).measure(rows())
-    assert own.training
-    assert all(p.requires_grad and p.dtype == torch.float32 for p in own.parameters())
-    assert all_weights(own) == before
-    measured = frozen(factory=the_users_own).measure(rows())
-    with torch.no_grad():
-        own[0].weight.zero_()
-    np.testing.assert_array_equal(frozen(factory=the_users_own).measure(rows()), measured)
-
-
-def test_torchs_generator_and_modes_are_left_alone() -> None:
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    outputs = frozen(factory=drawn).measure(rows())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.is_grad_enabled()
-    assert torch.get_default_dtype() == torch.float32
-    room._models.clear()
-    torch.manual_seed(6)  # another process stands elsewhere, and gets the same model
-    np.testing.assert_array_equal(frozen(factory=drawn).measure(rows()), outputs)
-
-
-def test_the_generator_is_put_back_when_the_factory_fails() -> None:
-    def broken() -> nn.Module:
-        raise RuntimeError("no weights here")
-
-    state = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="no weights here"):
-        frozen(factory=broken).measure(rows())
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_factory_may_train_whoever_asks(mode) -> None:
-    def trained() -> nn.Module:
-        module = nn.Linear(5, 4)
-        module(torch.ones(1, 5)).sum().backward()
-        return module
-
-    device = frozen(factory=trained)
-    with mode():
-        device.measure(rows())
-    assert all(p.grad is None for module in room._models[trained].values() for p in module.parameters())
-    controls = torch.from_numpy(rows()).requires_grad_()
-    device.forward(controls).sum().backward()
-    assert controls.grad.abs().min() > 0
-
-
-# ---- one copy for each (factory, parameters, place, precision) ----
-
-
-def test_nothing_is_built_before_it_is_measured() -> None:
-    device = frozen()
-    for use in (clone, repr, estimator_html_repr, IdentityDevice.like, lambda d: pickle.loads(pickle.dumps(d))):
-        use(device)
-    PhysicalNetworkClassifier(device)
-    assert built == []
-    device.measure(rows())
-    assert built == [(0, 16)]
-
-
-def test_devices_that_say_the_same_share_one_module() -> None:
-    for device in (frozen(), clone(frozen()), pickle.loads(pickle.dumps(frozen()))):
-        device.measure(rows())
-        device.measure(rows().astype(np.float32))
-    assert built == [(0, 16)]
-
-
-def test_factories_and_parameters_do_not_mix() -> None:
-    def other() -> nn.Module:
-        return network(seed=3)
-
-    outputs = [
-        frozen(**how).measure(rows())
-        for how in (
-            {},
-            {"factory_params": {"seed": 1}},
-            {"factory_params": {"seed": 1, "width": 8}},
-            {"factory": other},
-            {"factory": drawn},
-        )
-    ]
-    for i, first in enumerate(outputs):
-        for second in outputs[:i]:
-            assert (first != second).all()
-    device = frozen()
-    for seed, expected in ((1, outputs[1]), (0, outputs[0])):
-        np.testing.assert_array_equal(device.set_params(factory_params={"seed": seed}).measure(rows()), expected)
-    device.factory_params["seed"] = 1  # in place
-    np.testing.assert_array_equal(device.measure(rows()), outputs[1])
-    assert sorted(set(built)) == [(0, 16), (1, 8), (1, 16), (3, 16)]
-
-
-def test_only_so_many_are_kept() -> None:
-    device = frozen()
-    for seed in range(20):
-        device.set_params(factory_params={"seed": seed}).measure(rows())
-    assert len(room._models[network]) <= room._MODELS_PER_FACTORY
-    built.clear()
-    device.measure(rows())
-    assert built == []
-
-
-def test_a_factory_that_is_gone_takes_its_modules_along() -> None:
-    device = frozen(factory=lambda: network(seed=8))
-    device.measure(rows())
-    assert len(room._models) == 1
-    del device
-    gc.collect()
-    assert len(room._models) == 0
-
-
-def test_two_threads_build_one_module() -> None:
-    started = threading.Barrier(4)
-    calls = []
-
-    def slow() -> nn.Module:
-        calls.append(threading.get_ident())
-        time.sleep(0.05)
-        return network()
-
-    def measure(_: int) -> np.ndarray:
-        started.wait()
-        return frozen(factory=slow).measure(rows())
-
-    with ThreadPoolExecutor(4) as pool:
-        outputs = list(pool.map(measure, range(4)))
-    assert len(calls) == 1
-    for other in outputs[1:]:
-        np.testing.assert_array_equal(other, outputs[0])
-
-
 # ---- a specification ----
 
 
@@ -566,78 +334,3 @@ def test_lists_and_tensors_are_numbers() -> None:
 def test_wrong_parameters_are_refused(parameters: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         frozen(**parameters).measure(rows())
-
-
-# ---- the recipe ----
-
-LITTLE = {"n_data": 6, "n_data_tokens": 3, "n_prompt_tokens": 1, "d_model": 8, "n_heads": 2, "n_outputs": 2}
-
-
-def little(**parameters) -> FrozenModel:
-    return FrozenModel(factory_params=LITTLE | {"n_steps": 3} | parameters, n_data=6, n_prompt=8, n_outputs=2)
-
-
-def test_the_default_is_the_small_transformer() -> None:
-    untrained = FrozenModel(factory_params={"n_steps": 0})
-    controls = rows(3, untrained.n_controls)
-    with torch.no_grad():
-        expected = small_transformer(n_steps=0).double()(torch.from_numpy(controls)).numpy()
-    np.testing.assert_array_equal(untrained.measure(controls), expected)
-
-
-def test_the_recipe_is_a_function_of_its_seed() -> None:
-    state = torch.get_rng_state()
-    first, second, other = (all_weights(small_transformer(**LITTLE, n_steps=5, random_state=s)) for s in (1, 1, 2))
-    assert first == second
-    assert first != other
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_pretraining_learns_the_skills_that_codes_name() -> None:
-    channels = torch.from_numpy(rows(2000, 14)).float()
-    skills = SkillFamily(6, 8, 2)(channels)
-
-    def error(n_steps: int) -> float:
-        answers = small_transformer(**LITTLE, n_steps=n_steps)(channels).detach()
-        return float((answers - skills).square().mean() / skills.var())
-
-    assert error(150) < 0.4 < 1 < error(0)
-
-
-def test_another_code_names_another_skill() -> None:
-    channels = torch.from_numpy(rows(500, 14)).float()
-    swapped = torch.cat([channels[:, :6], channels.flip(0)[:, 6:]], dim=1)
-    skills = SkillFamily(6, 8, 2)
-    change = (skills(channels) - skills(swapped)).square().mean() / (2 * skills(channels).var())
-    assert change > 0.4
-
-
-def test_gradients_of_the_transformer() -> None:
-    controls = torch.from_numpy(rows(2, 14)).requires_grad_()
-    assert torch.autograd.gradcheck(little().forward, (controls,))
-
-
-def test_every_channel_of_the_transformer_counts() -> None:
-    controls = torch.from_numpy(rows(2, 14)).requires_grad_()
-    little().forward(controls).square().sum().backward()
-    assert controls.grad.abs().min() > 1e-6
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_row_of_the_transformer_does_not_depend_on_its_company(dtype: type) -> None:
-    controls = rows(40, 14).astype(dtype)
-    together = little().measure(controls)
-    alone = np.concatenate([little().measure(row[None]) for row in controls])
-    np.testing.assert_allclose(alone, together, rtol=0, atol=50 * np.finfo(dtype).eps)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"n_data_tokens": 4}, r"'n_data' of small_transformer must be a multiple of n_data_tokens\. Got 6 and 4"),
-        ({"n_heads": 3}, r"'d_model' of small_transformer must be a multiple of n_heads\. Got 8 and 3"),
-    ],
-)
-def test_sizes_that_do_not_divide_are_refused(parameters: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        small_transformer(**LITTLE | parameters)
