@@ -10,6 +10,8 @@ from skpat.devices import frozen_model as room
 
 from .frozen_network import built
 
+pytest.register_assert_rewrite("tests.devices.device_checks", "tests.devices.wrapped_bench")  # failures show values
+
 
 @pytest.fixture
 def nothing_built() -> Iterator[None]:

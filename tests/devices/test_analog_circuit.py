@@ -14,12 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lsim
-from scipy.stats import kstest
 from sklearn.base import clone
 
 from skpat import ControlBatch
 from skpat.devices import analog_circuit
 from skpat.devices.analog_circuit import AnalogCircuit
+
+from .device_checks import assert_standard_normal, named
 
 THERMAL_VOLTAGE = 0.0258649
 SILENT = {"noise": 0.0, "gain_jitter": 0.0}
@@ -36,11 +37,6 @@ def small_circuit(n_controls: int = 10, n_outputs: int = 5, **parameters) -> Ana
 
 def drive_for(circuit: AnalogCircuit, n_rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (n_rows, circuit.n_controls))
-
-
-def named(controls: np.ndarray, shot: int = 0, first_key: int = 0) -> ControlBatch:
-    keys = np.arange(first_key, first_key + len(controls), dtype=np.uint64)
-    return ControlBatch.from_dense(controls).named(keys, shot)
 
 
 def forward(circuit: AnalogCircuit, controls: np.ndarray, **constants: float) -> np.ndarray:
@@ -345,12 +341,6 @@ def test_without_noise_a_measurement_is_the_forward_pass_exactly() -> None:
     controls = drive_for(circuit, 7)
     assert circuit.n_noise_values == 0
     np.testing.assert_array_equal(circuit.measure(named(controls)), forward(circuit, controls))
-
-
-def assert_standard_normal(values: np.ndarray) -> None:
-    assert abs(values.mean()) < 4 / np.sqrt(values.size)
-    assert abs(values.std() - 1) < 4 / np.sqrt(2 * values.size)
-    assert kstest(values.ravel(), "norm").pvalue > 1e-3
 
 
 def test_noise_of_the_digitiser() -> None:

@@ -22,6 +22,8 @@ from skpat import ControlBatch
 from skpat.devices import CoupledOscillators, coupled_oscillators
 from skpat.twins import PhysicsTwin
 
+from .device_checks import assert_standard_normal, in_torch, named, split_into
+
 SILENT = {"input_noise": 0.0, "noise": 0.0}
 
 
@@ -32,25 +34,6 @@ def make(n: int = 4, **parameters) -> CoupledOscillators:
 def settings_for(device: CoupledOscillators, n_rows: int, seed: int = 0) -> np.ndarray:
     low, high = device.bounds.T
     return low + (high - low) * np.random.default_rng(seed).random((n_rows, device.n_controls))
-
-
-def split_into(controls: np.ndarray, varies: np.ndarray, shuffle: int | None = None) -> ControlBatch:
-    """The channels ``varies`` as they are, the others shared with the values of the first row."""
-    shared = np.setdiff1d(np.arange(controls.shape[1]), varies)
-    if shuffle is not None:
-        rng = np.random.default_rng(shuffle)
-        varies, shared = rng.permutation(varies), rng.permutation(shared)
-    return ControlBatch(controls[:, varies], varies, controls[0, shared], shared)
-
-
-def in_torch(batch: ControlBatch, requires_grad: bool = False) -> ControlBatch:
-    varying, shared = (torch.tensor(part, requires_grad=requires_grad) for part in (batch.varying, batch.shared))
-    return ControlBatch(varying, batch.varying_index, shared, batch.shared_index)
-
-
-def named(controls: np.ndarray, shot: int = 0, first_key: int = 0) -> ControlBatch:
-    keys = np.arange(first_key, first_key + len(controls), dtype=np.uint64)
-    return ControlBatch.from_dense(controls).named(keys, shot)
 
 
 def couplings_of(device: CoupledOscillators, row: np.ndarray) -> np.ndarray:
@@ -442,9 +425,7 @@ def deviations(**noise: float) -> tuple[np.ndarray, np.ndarray]:
 def test_the_noise_is_normal_and_independent(name: str) -> None:
     first, second = (values / 0.03 for values in deviations(**{name: 0.03}))
     for values in (first, second):
-        assert abs(values.mean()) < 4 / np.sqrt(values.size)
-        assert abs(values.std() - 1) < 4 / np.sqrt(2 * values.size)
-        assert kstest(values.ravel(), "norm").pvalue > 1e-3
+        assert_standard_normal(values)
     columns = np.column_stack([first[1:], second[1:], first[:-1]])
     assert np.abs(np.corrcoef(columns.T) - np.eye(9)).max() < 4.5 / np.sqrt(N_ROWS)
 

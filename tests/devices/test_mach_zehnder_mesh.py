@@ -17,6 +17,8 @@ from skpat.devices import MachZehnderMesh
 from skpat.devices.clements import decompose, mesh_columns, unitary
 from skpat.twins import PhysicsTwin
 
+from .device_checks import assert_standard_normal, in_torch, named, split_into
+
 SILENT = {"noise": 0.0, "shot_noise": 0.0, "noise_floor": 0.0}
 PERFECT = SILENT | {"nonlinearity": 0.0, "loss": 0.0}
 FLAWED = {"phase_error": 0.1, "splitter_error": 0.1, "loss": 0.3, "crosstalk": 0.05, "phase_modulators": True}
@@ -33,25 +35,6 @@ def settings_for(device: MachZehnderMesh, n_rows: int, seed: int = 0) -> np.ndar
 
 def phases_for(device: MachZehnderMesh, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.random.default_rng(seed).uniform(0, 2 * np.pi, (2, device.n_interferometers)))
-
-
-def split_into(controls: np.ndarray, varies: np.ndarray, shuffle: int | None = None) -> ControlBatch:
-    """The channels ``varies`` as they are, the others shared with the values of the first row."""
-    shared = np.setdiff1d(np.arange(controls.shape[1]), varies)
-    if shuffle is not None:
-        rng = np.random.default_rng(shuffle)
-        varies, shared = rng.permutation(varies), rng.permutation(shared)
-    return ControlBatch(controls[:, varies], varies, controls[0, shared], shared)
-
-
-def in_torch(batch: ControlBatch, requires_grad: bool = False) -> ControlBatch:
-    varying, shared = (torch.tensor(part, requires_grad=requires_grad) for part in (batch.varying, batch.shared))
-    return ControlBatch(varying, batch.varying_index, shared, batch.shared_index)
-
-
-def named(controls: np.ndarray, shot: int = 0, first_key: int = 0) -> ControlBatch:
-    keys = np.arange(first_key, first_key + len(controls), dtype=np.uint64)
-    return ControlBatch.from_dense(controls).named(keys, shot)
 
 
 def assert_unitary(matrix: np.ndarray) -> None:
@@ -446,9 +429,7 @@ def test_the_noise_is_normal_and_independent(name: str, power: float) -> None:
     true = device.forward(torch.from_numpy(controls)).numpy()
     first, second = ((device.measure(named(controls, shot)) - true) / (0.03 * true**power) for shot in (0, 1))
     for values in (first, second):
-        assert abs(values.mean()) < 4 / np.sqrt(values.size)
-        assert abs(values.std() - 1) < 4 / np.sqrt(2 * values.size)
-        assert kstest(values.ravel(), "norm").pvalue > 1e-3
+        assert_standard_normal(values)
     columns = np.column_stack([first[1:], second[1:], first[:-1]])
     assert np.abs(np.corrcoef(columns.T) - np.eye(9)).max() < 4.5 / np.sqrt(N_ROWS)
 

@@ -19,6 +19,8 @@ from skpat.devices.culture import grow
 from skpat.exceptions import ControlBoundsError
 from skpat.lab import Session
 
+from .device_checks import named
+
 
 def small_tissue(**parameters) -> NeuralTissue:
     """Few neurons, two pulses; the background needs no more than these."""
@@ -29,11 +31,6 @@ def small_tissue(**parameters) -> NeuralTissue:
 
 def settings_for(tissue: NeuralTissue, n_rows: int, seed: int = 0) -> np.ndarray:
     return tissue.max_amplitude * np.random.RandomState(seed).uniform(size=(n_rows, tissue.n_controls))
-
-
-def named(controls: np.ndarray, shot: int = 0, first_key: int = 0) -> ControlBatch:
-    keys = np.arange(first_key, first_key + len(controls), dtype=np.uint64)
-    return ControlBatch.from_dense(controls).named(keys, shot)
 
 
 # ---- what it is ----

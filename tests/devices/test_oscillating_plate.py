@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.special import ellipk
-from scipy.stats import kstest
 from sklearn.base import clone
 
 from skpat import ControlBatch
 from skpat.devices.oscillating_plate import OscillatingPlate, _beam_functions, _clamped_modes
 from skpat.twins import PhysicsTwin
+
+from .device_checks import assert_standard_normal, named
 
 CONSTANTS = {"thickness": 0.2, "quality_factor": 8.0, "nonlinearity": 1.0, "force_per_volt": 4.0}
 SILENT = {"noise": 0.0, "gain_jitter": 0.0}
@@ -30,11 +31,6 @@ def small_plate(n_controls: int = 12, n_outputs: int = 5, **parameters) -> Oscil
 
 def drive_for(plate: OscillatingPlate, n_rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (n_rows, plate.n_controls))
-
-
-def named(controls: np.ndarray, shot: int = 0, first_key: int = 0) -> ControlBatch:
-    keys = np.arange(first_key, first_key + len(controls), dtype=np.uint64)
-    return ControlBatch.from_dense(controls).named(keys, shot)
 
 
 def forward(plate: OscillatingPlate, controls: np.ndarray, **constants: float) -> np.ndarray:
@@ -448,12 +444,6 @@ def test_without_noise_a_measurement_is_the_forward_pass_exactly() -> None:
     controls = drive_for(plate, 7)
     assert plate.n_noise_values == 0
     np.testing.assert_array_equal(plate.measure(named(controls)), forward(plate, controls))
-
-
-def assert_standard_normal(values: np.ndarray) -> None:
-    assert abs(values.mean()) < 4 / np.sqrt(values.size)
-    assert abs(values.std() - 1) < 4 / np.sqrt(2 * values.size)
-    assert kstest(values.ravel(), "norm").pvalue > 1e-3
 
 
 def test_noise_of_the_microphone() -> None:

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
-from scipy.stats import kstest
 from sklearn.base import clone
 
 from skpat import ControlBatch
 from skpat.devices import SecondHarmonicLaser
+
+from .device_checks import assert_standard_normal, named
 
 CONSTANTS = {"length": 0.2, "walk_off": 200.0, "phase_mismatch": 5.0, "chirp": 5000.0, "coupling": 25.0}
 SILENT = {"noise": 0.0, "noise_floor": 0.0, "energy_jitter": 0.0}
@@ -27,11 +28,6 @@ def small_laser(n_controls: int = 6, n_outputs: int = 4, **parameters) -> Second
 
 def settings_for(laser: SecondHarmonicLaser, n_rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((n_rows, laser.n_controls))
-
-
-def named(controls: np.ndarray, shot: int = 0, first_key: int = 0) -> ControlBatch:
-    keys = np.arange(first_key, first_key + len(controls), dtype=np.uint64)
-    return ControlBatch.from_dense(controls).named(keys, shot)
 
 
 def forward(laser: SecondHarmonicLaser, controls: np.ndarray, **constants: float) -> np.ndarray:
@@ -338,13 +334,6 @@ def deviations(names: bool = True, **noise: float) -> tuple[np.ndarray, np.ndarr
     else:
         shots = [laser.measure(controls) for _ in range(2)]
     return shots[0], shots[1], forward(laser, controls)
-
-
-def assert_standard_normal(values: np.ndarray) -> None:
-    """Four standard errors around mean 0 and spread 1, and the shape between."""
-    assert abs(values.mean()) < 4 / np.sqrt(values.size)
-    assert abs(values.std() - 1) < 4 / np.sqrt(2 * values.size)
-    assert kstest(values.ravel(), "norm").pvalue > 1e-3
 
 
 def assert_unrelated(*columns: np.ndarray) -> None:
