@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+import skpat
 from skpat import ControlBatch, Device
 from skpat.lab import connection
+from skpat.lab.adopted import adopt
 
 
 class BenchDevice(Device):
@@ -103,3 +108,33 @@ def forget_everybody() -> None:
     gc.collect()
     connection._shut_down_all()
     connection._by_place.clear()
+
+
+def adopted(read: Any, **about: Any) -> Device:
+    """A device that is made of a handle which somebody else has opened."""
+    return adopt(SimpleNamespace(), lambda _, controls: read(controls), open=lambda _: None, **about)
+
+
+def python(code: str, *arguments: str, **more: Any) -> subprocess.Popen:
+    """Run code in an interpreter of its own, which knows skpat and these tests."""
+    path = os.pathsep.join([str(Path(skpat.__file__).parents[1]), str(Path(__file__).parents[2])])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+HOLDER = """
+import sys, time
+from tests.lab.bench_device import BenchDevice
+from skpat.lab import Session
+import numpy as np
+session = Session(BenchDevice("bench", sys.argv[1]))
+session.measure(np.full((2, 4), 0.5))
+print("held", flush=True)
+time.sleep(60)
+"""
