@@ -177,7 +177,8 @@ class Costed:
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Rows as they will be predicted.
+            Rows as they will be predicted. The digital models learn from them alone, each fold from the others: to be fair to
+            them, give as many as the device was trained with, and its ``score`` on others.
         y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_targets), default=None
             Their labels or targets, for the search of a digital equivalent. None: there is none in the report.
         score : float, default=None
@@ -394,7 +395,7 @@ def _equivalent(
         return None, None, (why,)
     found = find_equivalent(network, X, targets, folds, score, _WIDTHS)
     if found is None:
-        reaches = f"reaches {score:.3f} in {folds.n_splits} folds"
+        reaches = f"reaches {score:.3f} in {folds.n_splits} folds of the {len(X):,} rows given"
         return None, None, (f"No digital equivalent: no perceptron of up to {_WIDTHS[-1]} hidden units {reaches}.",)
     name = f"digital equivalent ({f'{found.width} hidden units' if found.width else 'linear'})"
     joules = found.n_operations * joules_per_operation

@@ -14,6 +14,7 @@ from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContra
 from skpat.lab.limits import Limits
 from skpat.seeding import seeded_copy
 from skpat.twins.base import Twin
+from skpat.user_warning import warn_user
 
 __all__ = [
     "GRADIENTS",
@@ -151,6 +152,7 @@ def specify(
     refuse_lost(device, own)
     channels = split.resolve(own.n_controls)
     _check_fixed(own, channels, bounds)
+    _warn_of_slow_data(own, channels)
     return Specification(own, bounds, channels, twin, gradient)
 
 
@@ -258,6 +260,18 @@ def _check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
                 f"'{name}' must be a place where torch can put tensors of {dtype}. Got {place!r}: {reason}. "
                 f"Use {name}='cpu', a torch that is built for the GPU, or X of another precision."
             ) from error
+
+
+def _warn_of_slow_data(device: Any, split: ChannelSplit) -> None:
+    """A channel that needs time to settle gets it only if all rows of a call share it."""
+    slow = getattr(device, "slow_controls", None)
+    data = np.intersect1d(np.zeros(0) if slow is None else np.asarray(slow), split.input_index).astype(int)
+    if len(data):
+        warn_user(
+            f"The 'slow_controls' of {device_name(device)} must carry weights, which all rows of a call share. Got data on "
+            f"{len(data)} of them (channel {data[0]}{', ...' if len(data) > 1 else ''}): they move with every row, and nothing "
+            "waits until they have settled. Use control_split=ControlSplit(layout=[...]) with the channels for the data."
+        )
 
 
 def _check_fixed(device: Any, split: ChannelSplit, bounds: np.ndarray) -> None:

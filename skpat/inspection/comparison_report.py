@@ -156,6 +156,7 @@ class BaselineComparison:
             mean, error = self.difference(row.name)
             size = f"{self.number(abs(mean))} ± {self.number(error)}"
             if self.adds_over(row.name):
+                what = "The network" if row.name == "linear" else what  # its readout or encoder may do it alone
                 said.append(f"{what} adds {size} of {self.metric} over {over}.")
             elif mean < -_CERTAIN * error:
                 said.append(f"{what} adds nothing over {over}: it is worse by {size}.")

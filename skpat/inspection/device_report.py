@@ -168,7 +168,13 @@ class DeviceReport:
                 f"{self.memory:.0%} of the answer to the row before is in every answer: it has not settled.",
             )
         if self.nonlinear_share < LEAST_NONLINEAR:
-            return "linear", f"A linear model of the controls explains {1 - self.nonlinear_share:.1%} of the response."
+            explains = f"A linear model of the controls explains {1 - self.nonlinear_share:.1%} of the response"
+            seen = (
+                f" where it was seen ({'; '.join(self.restrictions)}). Further out nobody looked"
+                if self.restrictions
+                else ""
+            )
+            return "linear", f"{explains}{seen}."
         if self.nonlinear_share < SURELY_NONLINEAR * self.nonlinear_error:
             found = f"{self.nonlinear_share:.0%} ± {self.nonlinear_error:.0%}"
             return (

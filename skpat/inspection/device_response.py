@@ -18,6 +18,7 @@ from skpat.value_checks import is_int
 __all__ = ["DeviceResponseDisplay"]
 
 _MOST_OUTPUTS = 4
+_MOST_COLUMNS = 4  # of panels in a figure of its own
 _LINES = ("-", "--", "-.", ":")
 
 
@@ -193,7 +194,15 @@ class DeviceResponseDisplay:
             If the axes are not one for each channel.
         """
         n = len(self.channels)
-        axes = axes_for(ax, 1, n, size=(max(6.4, 2 + 3.4 * n), 4.0), sharey=True)
+        n_columns = n if ax is not None else min(n, _MOST_COLUMNS)
+        n_rows = -(-n // n_columns)
+        size = max(6.4, 2 + 3.4 * n_columns), 4.0 if n_rows == 1 else 3.0 * n_rows
+        if ax is None:
+            ax = axes_for(None, n_rows, n_columns, size=size, sharey=True)
+            for unused in ax[n:]:
+                unused.remove()
+            ax = ax[:n]
+        axes = axes_for(ax, 1, n)
         outputs = self._chosen()
         for axis, channel, settings, means, deviations in zip(
             axes, self.channels, self.settings, self.means, self.deviations, strict=True
@@ -204,14 +213,20 @@ class DeviceResponseDisplay:
                 axis.fill_between(settings, middle - half, middle + half, color=color, alpha=0.25, linewidth=0)
                 axis.plot(settings, middle, color=color, linestyle=line, linewidth=2, label=f"output {output}")
             axis.set_xlabel(with_units(f"channel {channel}", self.control_units))
-        axes[0].set_ylabel(with_units("output", self.output_units))
+        for first in axes[::n_columns]:
+            first.set_ylabel(with_units("output", self.output_units))
         axes[0].ticklabel_format(axis="y", scilimits=(-3, 4))
-        axes[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        title = f"{self.name}, band: noise of one reading"
+        axes[n_columns - 1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        few = f", the {len(outputs)} outputs that move most" if self._leaves_out else ""
+        title = f"{self.name}, band: noise of one reading{few}"
         axes[0].set_title(heading(title, 0.7 * axes[0].figure.get_figwidth(), 12), loc="left")
         self.ax_ = axes if n > 1 else axes[0]
         self.figure_ = axes[0].figure
         return self
+
+    @property
+    def _leaves_out(self) -> bool:
+        return self.outputs is None and np.shape(self.means[0])[1] > _MOST_OUTPUTS
 
     def _chosen(self) -> list[int]:
         if self.outputs is not None:

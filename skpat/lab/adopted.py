@@ -41,6 +41,7 @@ class LiveInstrument:
         self._token = secrets.token_hex(8)
         self._pid = os.getpid()
         self._line_lost = False
+        self._fault = "an interruption"
         _alive[self._token] = self
 
     @property
@@ -58,22 +59,23 @@ class LiveInstrument:
         if self._line_lost and what in ("measure", "identify"):
             # A line that missed one answer may give it to the next question: every reading would be a batch late.
             raise DeviceConnectionError(
-                f"The adopted instrument ({self.kind}) must be in a known state before it is measured again. Got a fault or "
-                "an interruption the last time, so that an old answer may still be under way. Give adopt(..., open=...), a "
+                f"The adopted instrument ({self.kind}) must be in a known state before it is measured again. Got "
+                f"{self._fault} the last time, so that an old answer may still be under way. Give adopt(..., open=...), a "
                 "function of the handle that clears the line (open=lambda handle: None if there is nothing to clear), or "
                 "adopt the handle again."
             )
         try:
             return self._functions[what](self._handle, *arguments)  # type: ignore[misc]  # "what" is only asked where a function was given
         except Exception as error:
-            self._line_lost = self._line_lost or isinstance(error, DeviceConnectionError) or is_missing_answer(error)
+            if isinstance(error, DeviceConnectionError) or is_missing_answer(error):
+                self._line_lost, self._fault = True, f"{type(error).__name__}: {error}"
             if is_missing_answer(error):
                 raise DeviceConnectionError(
                     f"The adopted instrument ({self.kind}) must answer. Got {type(error).__name__}: {error}"
                 ) from error
             raise
         except BaseException:  # Ctrl-C while an answer was under way
-            self._line_lost = True
+            self._line_lost, self._fault = True, "an interruption"
             raise
 
     def open(self) -> None:
@@ -116,7 +118,7 @@ def _find(token: str, pid: int, kind: str) -> LiveInstrument:
         return known
     only_a_name = LiveInstrument.__new__(LiveInstrument)
     only_a_name.kind, only_a_name._token, only_a_name._pid = kind, token, pid
-    only_a_name._handle, only_a_name._functions, only_a_name._line_lost = None, {}, False
+    only_a_name._handle, only_a_name._functions, only_a_name._line_lost, only_a_name._fault = None, {}, False, ""
     return only_a_name
 
 

@@ -10,7 +10,7 @@ from skpat.controls import readings_of
 from skpat.devices.specification import device_name
 from skpat.exceptions import DeviceOutputError
 
-__all__ = ["IncompleteAnswer", "inspect", "mask"]
+__all__ = ["IncompleteAnswer", "advise", "inspect", "mask"]
 
 
 class IncompleteAnswer(DeviceOutputError):
@@ -76,7 +76,7 @@ def inspect(device: Any, answer: Any, n_rows: int, first_row: int) -> tuple[np.n
                 (
                     f"{name}.measure must return readings within its output_range, {low:g} to {high:g}. Got "
                     f"{outputs[row, output]:g} in output {output}, row {first_row + row}: saturated. Lower the gain or the "
-                    "bounds, or allow it with on_bad_output='mask'."
+                    "bounds."
                 ),
             )
     return outputs, None, ""
@@ -105,6 +105,19 @@ def mask(device: Any, outputs: np.ndarray) -> np.ndarray | None:
         return None
     mean = np.where(bad, 0, outputs).sum(axis=0, dtype=np.float64) / n_good
     return np.where(bad, mean.astype(outputs.dtype), outputs)
+
+
+def advise(device: Any, n_rows: int) -> str:
+    """What to do where bad readings have ended a measurement of so many rows: a sentence for the end of the message."""
+    policy = getattr(device, "on_bad_output", "retry")
+    if policy == "mask":
+        return f"None of the call's {n_rows} rows had a good reading of that output to put in its place: measure more at once."
+    allow = "Allow it with on_bad_output='mask'"
+    return (
+        f"{allow}, or lower max_batch: a repeat takes all {n_rows} rows."
+        if policy == "retry" and n_rows > 1
+        else f"{allow}."
+    )
 
 
 def _remedy(outputs: np.ndarray) -> str:

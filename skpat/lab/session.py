@@ -24,7 +24,7 @@ from skpat.exceptions import (
     SkpatError,
 )
 from skpat.lab.address_lock import is_of_one_process
-from skpat.lab.answers import IncompleteAnswer, inspect, mask
+from skpat.lab.answers import IncompleteAnswer, advise, inspect, mask
 from skpat.lab.connection import Connection, attach, detach
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import AddressTotals, Ledger, check_purpose
@@ -423,7 +423,8 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             if masked is not None:
                 return masked
             if attempt == retries or policy == "raise":
-                raise self._given_up(DeviceOutputError, message)
+                advice = "" if fault == "shape" else f" {advise(self.device, piece.n_rows)}"
+                raise self._given_up(DeviceOutputError, message + advice)
             self._check_way_back(connection, piece, DeviceOutputError, message)
         raise AssertionError("every way out of the loop returns or raises")
 

@@ -128,9 +128,13 @@ def train(
     finally:
         trainer.session.kept_back = 0
     if history.interrupted:
+        journal = trainer.session.journal
+        go_on = (
+            "" if journal is None else f" The same fit again, with the journal {journal.path}, goes on where it was."
+        )
         warn_user(
             f"The training was interrupted in epoch {n_done + 1} of {settings.max_iter}. The estimator keeps the best weights "
-            "so far.",
+            f"so far.{go_on}",
         )
     return best.restored(), history
 

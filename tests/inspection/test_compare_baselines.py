@@ -327,7 +327,7 @@ def test_a_device_that_multiplies_adds_over_a_linear_model() -> None:
     est = network(learning_rate_init=0.05, max_iter=12, n_calibration_shots=200)
     found = compare_baselines(est, X, y, cv=3, baselines=["linear"])
     assert found.adds_over("linear")
-    assert found.sentences[0].startswith("The device adds 0.")
+    assert found.sentences[0].startswith("The network adds 0.")
     assert "over a linear model (logistic regression)" in found.sentences[0]
 
 

@@ -66,3 +66,15 @@ def test_the_first_of_several_faults_is_the_verdict(n_mended: int) -> None:
     left = list(FAULTS)[n_mended:]
     found = report(**{name: value for verdict in left for name, value in FAULTS[verdict].items()})
     assert found.verdict == [*left, "suitable"][0]
+
+
+def test_a_device_that_was_seen_in_part_is_linear_there_only() -> None:
+    assert report(nonlinear_share=0.001).reason.endswith("explains 99.9% of the response.")
+    partly = report(
+        nonlinear_share=0.001, restrictions=("max_change: settings stay within 12% of the range of a channel",)
+    )
+    assert partly.verdict == "linear"
+    assert (
+        "where it was seen (max_change: settings stay within 12% of the range of a channel). Further out"
+        in partly.reason
+    )

@@ -289,7 +289,21 @@ def test_narrower_bounds_a_base_and_outputs_are_obeyed() -> None:
     narrow = DeviceResponseDisplay.from_device(BANK, channels=[3], n_points=3, ax=axes())
     assert narrow.ax_.get_xlabel() == "channel 3 (V)"
     assert narrow.ax_.get_ylabel() == "output (mA)"
-    assert len(narrow.ax_.get_lines()) == 4  # the outputs that change most
+    assert len(narrow.ax_.get_lines()) == 4
+    assert "the 4 outputs that move most" in narrow.ax_.get_title(loc="left").replace("\n", " ")
+    assert "move most" not in display.ax_.get_title(loc="left")
+
+
+def test_many_channels_stand_in_rows() -> None:
+    many = as_device(lambda c: c, n_controls=6, n_outputs=6, bounds=(0, 1))
+    import matplotlib.pyplot as plt
+
+    display = DeviceResponseDisplay.from_device(many, channels=list(range(6)), n_points=3, n_repeats=1)
+    assert [axis.get_xlabel() for axis in display.ax_] == [f"channel {channel}" for channel in range(6)]
+    assert len(display.figure_.axes) == 6
+    assert len({axis.get_position().y0 for axis in display.ax_}) == 2
+    assert [bool(axis.get_ylabel()) for axis in display.ax_] == [True, False, False, False, True, False]
+    plt.close(display.figure_)
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,10 @@ def test_without_a_way_to_clear_the_line_an_old_answer_is_never_taken() -> None:
     device = adopted(handle, max_retries=1, safe_state=Handle.rest)
     with (
         Session(device) as session,
-        pytest.raises(DeviceConnectionError, match=r"known state.*Give adopt\(\.\.\., open="),
+        pytest.raises(
+            DeviceConnectionError,
+            match=r"known state.*TimeoutError: no answer the last time.*Give adopt\(\.\.\., open=",
+        ),
     ):
         session.measure(ROWS)
     assert handle.done.count("read") == 1

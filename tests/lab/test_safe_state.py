@@ -132,8 +132,27 @@ def test_bad_readings_can_be_masked_or_raised() -> None:
     np.testing.assert_array_equal(masked, good)
     assert session.ledger.faults["not_finite"] == 1
     BenchDevice._calls = 0
-    with pytest.raises(DeviceOutputError, match=r"Got nan in output 1, row 5"):
+    with pytest.raises(DeviceOutputError, match=r"Got nan in output 1, row 5.* Allow it with on_bad_output='mask'\.$"):
         Session(BenchDevice(faults={1: "nan"}, on_bad_output="raise")).measure(CONTROLS)
+    BenchDevice._calls = 0
+    with pytest.raises(DeviceOutputError, match=r"'mask', or lower max_batch: a repeat takes all 6 rows\.$"):
+        Session(BenchDevice(faults={1: "nan"}, max_retries=0)).measure(CONTROLS)
+    BenchDevice._calls = 0
+    with pytest.raises(
+        DeviceOutputError, match=r"None of the call's 1 rows had a good reading of that output"
+    ) as caught:
+        Session(BenchDevice(faults={1: "nan"}, max_retries=0, on_bad_output="mask")).measure(CONTROLS[:1])
+    assert "on_bad_output" not in str(caught.value)
+
+
+def test_ctrl_c_tells_which_journal_goes_on(tmp_path: Path) -> None:
+    X, y = data(100)
+    device = BenchDevice("bench", faults={30: KeyboardInterrupt()})
+    network = PhysicalNetworkClassifier(
+        device, SMALL_TWIN, max_iter=20, n_calibration_shots=20, random_state=0, journal=tmp_path / "run.db"
+    )
+    with pytest.warns(UserWarning, match=r"The same fit again, with the journal .*run\.db, goes on where it was\."):
+        network.fit(X, y)
 
 
 def test_a_reading_at_the_end_of_the_range_is_saturated() -> None:
@@ -221,7 +240,9 @@ def test_ctrl_c_ends_a_fit_with_the_best_weights_so_far(tmp_path: Path) -> None:
     X, y = data(100)
     device = BenchDevice("bench", log, faults={30: KeyboardInterrupt()})
     network = PhysicalNetworkClassifier(device, SMALL_TWIN, max_iter=20, n_calibration_shots=20, random_state=0)
-    with pytest.warns(UserWarning, match=r"The training was interrupted in epoch \d+ of 20\. The estimator keeps"):
+    with pytest.warns(
+        UserWarning, match=r"The training was interrupted in epoch \d+ of 20\. The estimator keeps .* far\.$"
+    ):
         network.fit(X, y, X_val=X, y_val=y)
     assert 1 < network.n_iter_ < 20
     assert network.best_validation_score_ == max(network.validation_scores_)

@@ -118,6 +118,7 @@ class Products(SimulatedDevice):
         return controls[:, :3] * controls[:, 3:]
 
 
+@pytest.mark.filterwarnings("ignore:The 'slow_controls' of")  # the first carries data
 @pytest.mark.parametrize("wrap", [lambda device: device, Noisy], ids=["plain", "wrapped"])
 @pytest.mark.parametrize(
     "gradient", ["physics_aware", "forward_forward", "in_silico", "asymmetric", PhysicsAware(refine=False)], ids=str
@@ -149,6 +150,16 @@ def test_slow_weights_are_shared_in_calibration_and_training(
     network.fit(X, X[:, 0] > 0.5)
     assert len(set(moved)) > 2 * (gradient != "asymmetric")  # by the same in all rows
     assert sum(network.shots_.values()) > 60 * (gradient != "in_silico")
+
+
+def test_slow_channels_that_carry_data_are_told_before_anything_is_sent() -> None:
+    device = as_device(lambda v: v[:, :3], n_controls=6, n_outputs=3, bounds=(0, 1), slow_controls=[1, 2, 5])
+    X = np.random.default_rng(0).uniform(size=(20, 3))
+    with pytest.warns(
+        UserWarning, match=r"Got data on 2 of them \(channel 1, \.\.\.\): .*Use control_split=ControlSplit\("
+    ):
+        PhysicalNetworkClassifier(device, control_split=ControlSplit([0, 1, 2])).plan(X)
+    PhysicalNetworkClassifier(device, control_split=ControlSplit([0, 3, 4])).plan(X)  # no warning
 
 
 SIZES = {"n_controls": N, "n_outputs": 3, "bounds": (0.0, 1.0), "slow_controls": [3, 4]}
