@@ -311,10 +311,10 @@ class _Bench:
         silent: list[np.ndarray] = []
         suspects = silent_units(readings)
         queue = [suspects] if len(suspects) else []
-        n_pairs = max(_FEWEST_PAIRS, readings.pairs_to_see(_SMALLEST_SHARE))
+        n_pairs = np.ceil(max(_FEWEST_PAIRS, readings.pairs_to_see(_SMALLEST_SHARE)))  # may be infinite
         while queue and self.n_shots - self.ledger.answered >= 2 * n_pairs:
             group = queue.pop(0)
-            n = int(np.ceil(n_pairs))
+            n = int(n_pairs)
             bases = self.draw(n)
             partners = self.with_moved(bases, [group] * n)
             self.unfiltered.rows_to_come = 2 * n

@@ -15,6 +15,7 @@ from skpat.devices import IdentityDevice, SecondHarmonicLaser
 from skpat.exceptions import DeviceContractError, DeviceOutputError, ShotBudgetError
 from skpat.inspection import DeviceReport
 from skpat.inspection.device_report import VERDICTS
+from skpat.inspection.response_statistics import Readings
 from tests.inspection import drivers
 from tests.inspection.random_devices import KINDS, RandomDevice
 
@@ -357,6 +358,12 @@ def test_no_more_shots_are_spent_than_allowed(n_shots: int, n_controls: int) -> 
     report = characterize(device, n_shots=n_shots)
     assert 0.75 * n_shots < report.n_shots <= n_shots
     assert report.n_shots == sum(map(len, sent))
+
+
+def test_a_group_is_tested_with_whole_pairs_and_only_where_these_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    for n_pairs, n_spent in ((15.75, 400), (16.25, 368)):  # of 401 shots 33 are left for groups: 16 pairs, not 17
+        monkeypatch.setattr(Readings, "pairs_to_see", lambda self, share, n=n_pairs: n)
+        assert characterize(Bank(n_dead=1), 401).n_shots == n_spent
 
 
 def test_repeats_after_faults_count() -> None:
