@@ -25,7 +25,7 @@ from skpat import ControlSplit, PhysicalNetworkClassifier, PhysicalNetworkRegres
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import DeploymentFileError, DeviceContractError, DeviceIdentityError
 from skpat.lab import Session
-from skpat.lab.array_file import write_arrays
+from skpat.lab.array_file import read_arrays, write_arrays
 from skpat.network import description
 from skpat.network.description import network_from_dict, network_to_dict
 
@@ -95,6 +95,14 @@ def test_one_long_name_among_many_does_not_make_a_large_file(path: Path) -> None
     X, y = pd.DataFrame(rng.normal(size=(20, n)), columns=names), np.arange(20) % 2
     PhysicalNetworkClassifier(Bank(), **SMALL).fit(X, y).deploy().save(path)
     assert path.stat().st_size < 1 << 20
+    assert deployment.load(path, Bank()).feature_names_in_.tolist() == names
+
+
+@pytest.mark.parametrize("names", [["x" * 1_048_000, "b", "c"], ["x" * 600_000, "b\0", "c"]])
+def test_names_that_fill_the_text_and_names_that_no_array_keeps_survive_the_file(names: list[str], path: Path) -> None:
+    deployed = trained().deploy()
+    deployed.feature_names_in_ = np.array(names, dtype=object)
+    deployed.save(path)
     assert deployment.load(path, Bank()).feature_names_in_.tolist() == names
 
 
@@ -307,6 +315,12 @@ def zip64(path: Path) -> None:
     path.write_bytes(content[:-22] + b"PK\6\7" + b"\0" * 16 + content[-22:])
 
 
+def claims_more(path: Path) -> None:
+    content = path.read_bytes()
+    entry = content.rindex(b"PK\1\2") + 20  # where the table of contents states the sizes of the last member
+    path.write_bytes(content[:entry] + b"\xff\xff\xff\x7f" * 2 + content[entry + 8 :])
+
+
 def named_twice(path: Path) -> None:
     change("feature_names", to=["a", "b", "c"])(path)
     put("feature_names", np.array(["a", "b", "c"]))(path)
@@ -321,6 +335,7 @@ FORGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "its end is missing"),
     "many": (lambda path: path.write_bytes(with_end(path.read_bytes(), 10, b"\xff\xff")), "contents is too long"),
     "long": (lambda path: path.write_bytes(with_end(path.read_bytes(), 12, b"\xff" * 4)), "contents is too long"),
+    "claims": (claims_more, "its members claim more bytes than there are"),
     "zip64": (zip64, "it is a zip64 file"),
     "twice": (lambda path: append(path, "classes.npy"), "two members have one name"),
     "script": (lambda path: append(path, "run.py"), "the member 'run.py' is no array"),
@@ -338,6 +353,7 @@ FORGED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "version": (change("format", to="skpat deployment 2"), "must be of format 'skpat deployment 1'. Got 'skpat deployment 2'"),
     "unknown": (change("more", to=1), "it must state"),
     "n_shots": (change("n_shots", to=10**9), "'n_shots' must be an int from 1 to 65,536"),
+    "one shot": (change("n_shots", to=True), "'n_shots' must be an int from 1 to 65,536"),
     "n_before": (change("n_before", to=-1), "'n_before' must be an int of at least 0"),
     "identity": (change("identity", to=5), "'identity' must be a string or null"),
     "names": (change("feature_names", to=["a"]), "'feature_names' must be a name for each feature"),
@@ -429,6 +445,8 @@ def test_a_forged_file_is_refused_by_one_named_error(name: str, path: Path) -> N
     ("forge", "message"),
     [
         (change("target_ndim", to=3), "'target_ndim' must be 1 or 2"),
+        (change("target_ndim", to=True), "'target_ndim' must be 1 or 2"),
+        (change("multilabel", to=True), "'multilabel' of a regressor must be false"),
         (change("target_ndim", to=1), "'target_ndim' must be 2 for several targets"),
         (put("targets/mean", np.zeros(3)), "'targets/mean' must be 2 numbers"),
         (put("targets/scale", np.zeros(2)), "'targets/scale' must be above 0"),
@@ -527,3 +545,24 @@ def test_what_cannot_be_read_again_is_not_written(path: Path, monkeypatch: pytes
     deployed.classes_ = np.array(["x", "y", "z"], dtype=object)
     deployed.save(path)
     assert deployment.load(path, Bank()).classes_.tolist() == ["x", "y", "z"]
+
+
+def test_as_many_arrays_are_written_as_are_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skpat.lab.array_file._MOST_MEMBERS", 3)
+    arrays = {name: np.arange(3) for name in "abc"}
+    with pytest.raises(ValueError, match="in 3 arrays"):
+        write_arrays(path, {}, arrays)
+    del arrays["c"]
+    write_arrays(path, {"x": 1}, arrays)
+    assert read_arrays(path)[1].keys() == arrays.keys()
+
+
+@pytest.mark.parametrize(("about", "n_arrays"), [({"a": "x" * 9_000}, 2), ({}, 40)])
+def test_what_stands_beside_the_numbers_counts_for_the_size_of_a_file(
+    about: dict[str, str], n_arrays: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {f"{i}": np.zeros(1) for i in range(n_arrays)}
+    write_arrays(path, about, arrays)
+    monkeypatch.setattr("skpat.lab.array_file.LARGEST_FILE", path.stat().st_size - 1)
+    with pytest.raises(ValueError, match="A file must hold at most"):
+        write_arrays(path, about, arrays)

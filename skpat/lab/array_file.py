@@ -53,7 +53,8 @@ def write_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays:
     what it does hold. Equal contents give equal bytes.
     """
     path = Path(path)
-    size = sum(array.nbytes + 1024 for array in arrays.values())
+    text = json.dumps(dict(about), allow_nan=False, indent=1)
+    size = len(text) + sum(array.nbytes + 1024 for array in arrays.values())
     if size > LARGEST_FILE or len(arrays) >= _MOST_MEMBERS:
         raise ValueError(f"A file must hold at most {LARGEST_FILE:,} bytes in {_MOST_MEMBERS:,} arrays. Got {size:,}.")
     for name, array in arrays.items():
@@ -63,7 +64,6 @@ def write_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays:
             raise ValueError(
                 f"{name!r} must hold characters. Got half of a pair, as os.fsdecode makes of undecodable bytes."
             )
-    text = json.dumps(dict(about), allow_nan=False, indent=1)
     if not _is_text(dict(about)):
         raise ValueError("Strings must hold characters. Got half of a pair, as os.fsdecode makes of undecodable bytes.")
     if len(text) > LARGEST_ABOUT:
