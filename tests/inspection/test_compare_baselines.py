@@ -105,6 +105,23 @@ def test_one_random_state_repeats_everything_and_another_one_changes_the_folds()
     assert any((first[name].scores != other[name].scores).any() for name in ("estimator", "mlp", "untrained"))
 
 
+def test_each_fold_has_a_seed_of_its_own_that_all_estimators_share() -> None:
+    class Tossed(DummyClassifier):
+        seeds: list[int] = []
+
+        def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+            self.seeds.append(self.random_state)
+            return super().fit(X, y, sample_weight)
+
+    two = {name: Tossed(strategy="uniform") for name in ("one", "other")}
+    found = compare_baselines(network(max_iter=1), *products(60), cv=3, baselines=two | {"set": Tossed(random_state=7)})
+    one, other, given = np.reshape(Tossed.seeds, (3, 3)).T.tolist()
+    assert one == other
+    assert len(set(one)) == 3
+    assert given == [7, 7, 7]
+    np.testing.assert_array_equal(found["one"].scores, found["other"].scores)
+
+
 def test_a_class_without_weight_is_left_out_of_the_untrained_readout() -> None:
     X, y = products(90)
     y = y + 2 * (X[:, 0] > 0.3)  # four classes

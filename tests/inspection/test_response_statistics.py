@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skpat.inspection import DeviceReport
-from skpat.inspection.response_statistics import Readings, summarize
+from skpat.inspection.response_statistics import Readings, saturated_shares, summarize
 
 N_PROBES, N_PAIRS, N_ROUNDS, N_REFERENCES = 4000, 3000, 12, 8
 NOISE, SIZES = np.array([0.5, 2.0]), np.array([1.0, 10.0])  # of the two outputs
@@ -19,7 +19,8 @@ def response(places: np.ndarray) -> np.ndarray:
     return SIZES * (3 * places[..., :1] + places[..., 1:2])
 
 
-def report(low: float = -np.inf, high: float = np.inf, output_range: Any = None) -> DeviceReport:
+def readings_of(low: float = -np.inf, high: float = np.inf, **others: np.ndarray) -> Readings:
+    """With noise, then cut off at low and high; ``others`` as they are."""
     rng = np.random.default_rng(0)
 
     def read(places: np.ndarray) -> np.ndarray:
@@ -31,19 +32,23 @@ def report(low: float = -np.inf, high: float = np.inf, output_range: Any = None)
     pairs = np.repeat(rng.uniform(-1, 1, (N_PAIRS, 1, 3)), 2, axis=1)
     pairs[np.arange(N_PAIRS), 1, moved] = rng.uniform(-1, 1, N_PAIRS)
     rounds = np.broadcast_to(np.arange(N_PROBES) % N_ROUNDS, (2, N_PROBES))
-    readings = Readings(
-        references=read(np.tile(references[None, :, None], (N_ROUNDS, 1, 2, 1))),
-        places=places,
-        first=read(places),
-        second=read(places),
-        rounds=rounds,
-        before=np.full((2, N_PROBES), -1),
-        moved=moved,
-        pairs=read(pairs),
-    )
+    readings = {
+        "references": read(np.tile(references[None, :, None], (N_ROUNDS, 1, 2, 1))),
+        "places": places,
+        "first": read(places),
+        "second": read(places),
+        "rounds": rounds,
+        "before": np.full((2, N_PROBES), -1),
+        "moved": moved,
+        "pairs": read(pairs),
+    }
+    return Readings(**(readings | others))
+
+
+def report(low: float = -np.inf, high: float = np.inf, output_range: Any = None) -> DeviceReport:
     about: dict[str, Any] = {"device": "rig", "n_controls": 3, "n_outputs": 2, "n_shots": 1, "shots_per_second": None}
     about |= {"output_units": "", "unit_of": np.arange(3), "restrictions": [], "output_range": output_range}
-    return summarize(readings, about)
+    return summarize(readings_of(low, high), about)
 
 
 def test_noise_and_response_are_those_of_each_output_in_its_own_units() -> None:
@@ -76,3 +81,24 @@ def test_readings_beyond_either_end_of_a_stated_range_are_stuck() -> None:
     expected = ((found.readings <= -1) | (found.readings >= 2)).mean(axis=0)
     assert (expected > 0.3).all()
     np.testing.assert_allclose(found.saturated_shares, expected, atol=0.02)
+
+
+def test_readings_stuck_in_the_device_are_counted_through_the_noise_of_the_reading() -> None:
+    rng = np.random.default_rng(2)
+    stuck = np.maximum(rng.uniform(-1, 1, (1, N_PROBES, 2)), -0.4)  # before they are read
+    first, second = SIZES * (stuck + 0.01 * rng.standard_normal((2, N_PROBES, 2)))
+    np.testing.assert_allclose(saturated_shares(readings_of(first=first, second=second), None), 0.3, atol=0.03)
+
+
+def test_the_drift_is_that_of_all_references_or_of_each_whichever_is_larger() -> None:
+    """Here the mean of the references is beyond chance, and none of them is by itself."""
+    rng = np.random.default_rng(3)
+    course = np.linspace(-1, 1, N_ROUNDS)[:, None, None, None] * np.linspace(0, 2, N_REFERENCES)[:, None, None]
+    noise = rng.standard_normal((N_ROUNDS, N_REFERENCES, 2, 2))
+    readings = readings_of(references=SIZES * (0.6 * course + noise))
+    means = readings.references.mean(axis=2) / readings.scale
+    of_noise = readings.noise.mean() / 2
+    each = means.var(axis=0, ddof=1).mean() - of_noise
+    together = means.mean(axis=1).var(axis=0, ddof=1).mean() - of_noise / N_REFERENCES
+    assert each > 1.2 * together
+    assert readings.drift_variance == pytest.approx(each)

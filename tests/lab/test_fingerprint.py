@@ -110,6 +110,14 @@ def test_a_fingerprint_is_the_same_for_the_same(one: Any, other: Any) -> None:
     assert fingerprint(one) == fingerprint(other)
 
 
+@pytest.mark.parametrize("make", [lambda: lambda volts: volts**2, lambda: type("Bench", (), {})])
+def test_a_script_names_its_things_alike_in_a_process_that_it_has_spawned(make: Any) -> None:
+    here, there, elsewhere = make(), make(), make()
+    here.__module__, there.__module__, elsewhere.__module__ = "__main__", "__mp_main__", "bench"
+    for wrap in (lambda thing: thing, lambda thing: thing() if isinstance(thing, type) else thing):
+        assert fingerprint(wrap(here)) == fingerprint(wrap(there)) != fingerprint(wrap(elsewhere))
+
+
 def test_a_device_whose_parameter_is_another_value_is_another_device(tmp_path: Path) -> None:
     sent = []
 
