@@ -119,11 +119,12 @@ def test_what_becomes_of_the_estimator_does_not_touch_the_deployed_network() -> 
     network = trained()
     deployed = network.deploy()
     before = deployed.decision_function(X)
-    handed_over = list(network.weights_.values())
+    handed_over = [network.classes_, *network.weights_.values()]
     network.partial_fit(X, y)
     for value in (*handed_over, *network.weights_.values()):
         value[...] = 0
     np.testing.assert_array_equal(deployed.decision_function(X), before)
+    assert deployed.classes_.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="read-only"):
         deployed.weights_["readout.coef"][0] = 1
 

@@ -266,6 +266,14 @@ def test_the_smallest_equivalent_and_the_break_even(monkeypatch: pytest.MonkeyPa
     assert "no perceptron of up to 1 hidden units reaches 1.000 in 5 folds of the 30 rows given" in str(impossible)
 
 
+def test_two_classes_need_one_score_and_every_row_right_is_reached_by_every_row_right() -> None:
+    two = X[:100], Y[:100]  # which a plane divides
+    report = quick(two).cost_report(*two, score=1)
+    assert report.digital is not None
+    assert report.digital_width == 0
+    assert report.digital.count == 4 + 4 * 1
+
+
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
 def test_a_target_that_is_not_linear_has_an_equivalent_whatever_its_unit(
     unit: float, monkeypatch: pytest.MonkeyPatch

@@ -49,6 +49,13 @@ def test_after_an_answer_of_any_kind_pauses_begin_anew(monkeypatch: pytest.Monke
     assert pauses_of(BenchDevice(faults=faults, max_retries=6), monkeypatch) == pytest.approx([0.02, 0.08, 0.02])
 
 
+@pytest.mark.parametrize("policy", ["retry", "mask", "raise"])
+def test_a_broken_line_is_tried_again_whatever_becomes_of_bad_readings(policy: str) -> None:
+    with Session(BenchDevice(faults={1: "line"}, on_bad_output=policy)) as session:
+        np.testing.assert_array_equal(session.measure(CONTROLS), Session(BenchDevice()).measure(CONTROLS))
+    assert session.ledger.faults["connection"] == 1
+
+
 def test_an_answer_of_another_shape_is_never_masked() -> None:
     with Session(BenchDevice(faults={1: "short"}, on_bad_output="mask")) as session:
         outputs = session.measure(CONTROLS)

@@ -233,7 +233,7 @@ def test_the_checks_of_the_twin_are_as_planned_and_leave_the_training_its_end(
     counted = network._count_checks(network._gradient, len(X), 1, network.max_shots)
     assert sum(check.n_shots for check in checks) == counted
     assert network.shots_["calibration"] <= plan.calibration
-    assert progress[-1] > 0.97
+    assert 0.97 < progress[-1] < 1  # falls to the end, and not before it
     assert sum(network.shots_.values()) > 4900
 
 
