@@ -199,6 +199,64 @@ def test_what_is_not_better_is_not_kept(max_shots: int) -> None:
     assert not _is_better(same + np.array([0.5, -0.4, 0.0]), same, np.ones(3))
 
 
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_a_training_that_is_not_better_leaves_no_trace(n_layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = jolted(trained(n_layers=n_layers, max_iter=2))
+    before = pickle.loads(pickle.dumps(network))
+    compared: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(recalibration, "_is_better", lambda *losses: bool(compared.append(losses)))  # never
+    network.loss_ = -np.inf  # never enough
+    found = network.recalibrate(X_TRAIN, Y_TRAIN, 1000).recalibration_
+    assert found.n_epochs
+    assert found.kept == "nothing new"
+    for name, value in before.weights_.items():
+        np.testing.assert_array_equal(network.weights_[name], value)
+    for now, then in zip(network._statistics, before._statistics, strict=True):
+        np.testing.assert_array_equal([now.mean, now.variance], [then.mean, then.variance])
+    (_, judged, _, level), (trained_further, of_check, *_) = compared
+    assert level == 1 + 10 / len(judged)
+    np.testing.assert_array_equal(of_check, judged[::4] if n_layers == 1 else judged)  # of rows that decide
+    assert len(trained_further) == len(of_check) == -(-found.n_rows // 4)
+
+
+def test_the_best_epoch_is_kept_and_the_fifth_without_progress_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = jolted(trained(max_iter=8))
+    scored: list[dict[str, np.ndarray]] = []
+
+    def worse_after_the_first(trainer: Trainer, weights: dict[str, np.ndarray], rows: Data) -> np.ndarray:
+        scored.append(weights)
+        return np.eye(3)[rows.targets] * (len(scored) == 1)
+
+    monkeypatch.setattr(recalibration, "_scores", worse_after_the_first)
+    monkeypatch.setattr(recalibration, "_is_better", lambda *losses: True)
+    network.loss_ = -np.inf  # never enough
+    found = network.recalibrate(X_TRAIN, Y_TRAIN, 2000).recalibration_
+    assert (found.kept, found.n_epochs) == ("readout and weights", 6)
+    for name, value in network.weights_.items():
+        np.testing.assert_array_equal(value, scored[0][name])
+    np.testing.assert_array_equal(network._statistics[0].mean, network.weights_["layers.0.mean"])
+    assert network._optimizer_state is None  # those of the fit are of other weights
+    assert (network._statistics[0].mean != scored[-1]["layers.0.mean"]).any()
+
+
+@pytest.mark.parametrize(("max_shots", "n_rows"), [(200, 200), (400, 256), (600, 300)])
+def test_half_of_a_large_budget_is_left_for_the_weights(max_shots: int, n_rows: int) -> None:
+    network = trained(max_iter=2)
+    network.loss_ = np.inf  # enough: they are not trained
+    momenta = network._optimizer_state
+    network.recalibrate(np.tile(X_TRAIN, (6, 1)), np.tile(Y_TRAIN, 6), max_shots)
+    assert network.recalibration_.n_rows == network.recalibration_.shots == n_rows
+    assert network._optimizer_state is momenta  # a training goes on with them
+
+
+def test_what_is_left_for_one_epoch_is_left_for_its_score_too() -> None:
+    network = trained(max_iter=2)
+    network.loss_ = -np.inf  # never enough
+    found = network.recalibrate(X_TRAIN[:64], Y_TRAIN[:64], 64 + 24 + 16).recalibration_  # 24 rows, judged by 16
+    assert (found.n_epochs, found.shots) == (1, 104)
+    assert found.loss_weights is not None
+
+
 def test_the_same_again_is_the_same() -> None:
     one = jolted(untrained().fit(X_TRAIN, Y_TRAIN))
     other = pickle.loads(pickle.dumps(one))  # its twin has no memory

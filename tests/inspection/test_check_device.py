@@ -192,6 +192,19 @@ class _Leaping(drivers.Driver):
         return super().measure(batch) * np.where(after, 0.7, 1.0)
 
 
+@pytest.mark.parametrize(("max_batch", "n_rows"), [(None, 24), (5, 5), (26, 26), (100, 28)])
+def test_the_large_batch_is_as_large_as_the_device_takes(max_batch: int | None, n_rows: int) -> None:
+    sizes = []
+
+    def sums(volts: np.ndarray) -> np.ndarray:
+        sizes.append(len(volts))
+        return np.tanh(volts).sum(axis=1, keepdims=True)
+
+    check = check_device(as_device(sums, n_controls=3, n_outputs=1, bounds=(-1, 1), max_batch=max_batch))
+    assert f"{n_rows} rows in one batch." in str(check["large batch"])
+    assert max(sizes) == n_rows
+
+
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_device_passes(name: str) -> None:
     check = check_device(SOUND[name](3))

@@ -101,6 +101,12 @@ def test_an_interrupted_training_may_lack_the_last_validation() -> None:
     np.testing.assert_array_equal(display.score_line_.get_xdata(), [10, 20])
 
 
+def test_the_first_of_the_best_scores_is_marked_as_kept() -> None:
+    display = TrainingCurveDisplay([4.0, 3.0, 2.0, 1.0], [0.4, 0.8, 0.8, 0.6], [10, 20, 30, 40]).plot(ax=axes())
+    (star,) = (line for line in display.score_ax_.lines if line.get_label() == "best, kept")
+    assert (star.get_xdata().tolist(), star.get_ydata().tolist()) == ([20], [0.8])
+
+
 def test_partial_fit_keeps_the_losses_and_so_does_its_curve() -> None:
     est = network().partial_fit(X, Y).partial_fit(X, Y)
     display = TrainingCurveDisplay.from_estimator(est, ax=axes())
@@ -121,6 +127,11 @@ def test_fidelity_is_that_of_the_settings_the_network_sends(deep: PhysicalNetwor
     expected = [r2_score(display.measured[:, i], display.predicted[:, i]) for i in range(6)]
     np.testing.assert_allclose(display.r2, expected)
     assert display.ax_[0].get_xlabel() == "measured (mA)"
+    points, equal = display.ax_[0].lines
+    np.testing.assert_array_equal(points.get_xdata(), display.measured.ravel())
+    np.testing.assert_array_equal(points.get_ydata(), display.predicted.ravel())
+    ends = [display.measured.min(), display.measured.max()]
+    np.testing.assert_array_equal(equal.get_data(), [ends, ends])
     bars = [bar.get_height() for bar in display.ax_[1].patches]
     np.testing.assert_allclose(bars, np.clip(expected, 0, 1))
 
@@ -504,5 +515,9 @@ def test_channels_of_unequal_bounds_are_drawn_between_them() -> None:
     assert display.ax_.get_ylabel() == "place between the bounds"
     (weights,) = (line for line in display.ax_.lines if line.get_label() == "weight")
     np.testing.assert_allclose(weights.get_ydata(), [0.75, 0.25])
+    held = ControlSplit("contiguous", fixed={1: 4000.0}).resolve(4)
+    display = ControlMapDisplay(held, bounds, [[[2.5e-10]]], "V").plot(ax=axes())
+    (fixed,) = (line for line in display.ax_.lines if line.get_label() == "fixed")
+    np.testing.assert_allclose(fixed.get_data(), [[1], [0.8]])
     without = ControlMapDisplay(ControlSplit(n_inputs=4).resolve(4), bounds, [np.zeros((1, 0))]).plot(ax=axes())
     assert "weight" not in [text.get_text() for text in without.ax_.get_legend().get_texts()]
