@@ -136,6 +136,19 @@ def test_the_penalty_of_the_weights_does_not_pass_for_a_loss() -> None:
         assert (network.recalibration_.loss_weights is not None) == tried
 
 
+def test_the_penalty_is_that_of_the_loss_whatever_the_rows_weigh() -> None:
+    network = untrained(alpha=3.0, max_iter=1).fit(X_TRAIN, Y_TRAIN, sample_weight=np.full(len(X_TRAIN), 2.0))
+    squares = sum(np.square(value).sum() for name, value in network.weights_.items() if name.endswith(".coef"))
+    assert network._penalty == pytest.approx(0.5 * 3.0 * squares / (2 * len(X_TRAIN)))
+    losses = [
+        untrained(gradient="spsa", twin=None, alpha=alpha, max_iter=1, batch_size=len(X_TRAIN))
+        .fit(X_TRAIN, Y_TRAIN, sample_weight=np.full(len(X_TRAIN), weight))
+        .loss_
+        for alpha, weight in ((300.0, 1.0), (600.0, 2.0))
+    ]
+    assert losses[0] == pytest.approx(losses[1])
+
+
 @pytest.mark.parametrize(
     ("gradient", "how"),
     mostly_slow(
