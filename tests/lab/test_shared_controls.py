@@ -86,6 +86,20 @@ def test_shared_values_that_were_not_all_taken_are_sent_again() -> None:
         np.testing.assert_array_equal(session.measure(batch_of(0.25, 0.75)), np.asarray(batch_of(0.25, 0.75)))
 
 
+@pytest.mark.parametrize("part", ["shared", "varying"])
+def test_a_driver_cannot_change_what_is_set_again_for_the_next_shot(part: str) -> None:
+    class Scaling(Heaters):
+        def measure(self, batch: ControlBatch) -> np.ndarray:
+            values = getattr(batch, part)
+            values *= 0.5
+            return np.asarray(batch)
+
+    batch = batch_of(0.25, 0.75)
+    with Session(Scaling()) as session, pytest.raises(ValueError, match="read-only"):
+        session.measure(batch)
+    np.testing.assert_array_equal(np.asarray(batch), np.asarray(batch_of(0.25, 0.75)))
+
+
 def test_settings_settle_also_where_measure_itself_sends_them(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr("skpat.lab.connection.time", SimpleNamespace(sleep=waited.append))
