@@ -24,7 +24,7 @@ class Session:
     """A budget, and what is left of it."""
 
     def __init__(self, max_shots: float):
-        self.max_shots, self.kept_back, self.ledger = max_shots, 0, Ledger()
+        self.max_shots, self.kept_back, self.ledger, self.journal = max_shots, 0, Ledger(), None
 
     @property
     def shots_left(self) -> float:
