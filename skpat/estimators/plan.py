@@ -53,7 +53,7 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"A fit on {self.device} takes at most {self.shots:,} shots, and repeats after faults:",
+            f"A fit on {self.device} takes at most {self.shots:,} shots, repeats after faults aside:",
             f"  calibration {self.calibration:>12,}",
             f"  training    {self.training:>12,}",
             f"  validation  {self.validation:>12,}",

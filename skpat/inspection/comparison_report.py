@@ -13,7 +13,7 @@ __all__ = ["BaselineComparison", "ComparisonRow"]
 
 _CERTAIN = 2.0  # standard errors
 _OVER = {
-    "linear": ("The device", "a linear model ({label})"),
+    "linear": ("The network", "a linear model ({label})"),  # what is digital in it may do that alone
     "identity": ("The device", "the same network with the identity in its place"),
     "untrained": ("Training the device", "the same device untrained, with a fitted linear readout"),
     "in_silico": ("The training as it is", "training in silico, with the readout refitted on the device"),
@@ -110,7 +110,7 @@ class BaselineComparison:
     >>> comparison.difference("linear")
     (0.0, 0.0)
     >>> comparison.sentences
-    ('The device adds nothing over a linear model (ridge): the difference is 0.000 ± 0.000.',)
+    ('The network adds nothing over a linear model (ridge): the difference is 0.000 ± 0.000.',)
     """
 
     device: str
@@ -145,8 +145,8 @@ class BaselineComparison:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What the device and its training add over the linear model, the identity, the untrained device and training in
-        silico; and which model without a device does better, if one does, by more than two standard errors."""
+        """What the network, the device and its training add over the linear model, the identity, the untrained device and
+        training in silico; and which model without a device does better, if one does, by more than two standard errors."""
         said = []
         for row in self.rows[1:]:
             if row.name not in _OVER or row.label == row.name:  # the second: somebody's own, of a dict
@@ -156,7 +156,6 @@ class BaselineComparison:
             mean, error = self.difference(row.name)
             size = f"{self.number(abs(mean))} ± {self.number(error)}"
             if self.adds_over(row.name):
-                what = "The network" if row.name == "linear" else what  # its readout or encoder may do it alone
                 said.append(f"{what} adds {size} of {self.metric} over {over}.")
             elif mean < -_CERTAIN * error:
                 said.append(f"{what} adds nothing over {over}: it is worse by {size}.")

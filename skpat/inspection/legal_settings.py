@@ -63,15 +63,19 @@ class LegalSettings:
 
     def _narrow_to(self, change: np.ndarray) -> None:
         middle, half = (self.low + self.high) / 2, np.minimum(change, self.high - self.low) / 2 * (1 - 1e-6)
-        if (2 * half < (self.high - self.low) * 0.999).any():
-            share = float(np.median(2 * half / (self.high - self.low)))
-            self.restrictions.append(f"max_change: settings stay within {share:.0%} of the range of a channel")
         step, start = np.where(self.steps > 0, self.steps, 1.0), self._grid_start  # below: numbers of steps from there
         lowest, highest = np.ceil((self.low - start) / step - 1e-6), np.floor((self.high - start) / step + 1e-6)
         n = np.clip(np.floor(change / step * (1 + 1e-9)), 0, np.maximum(highest - lowest, 0))
         first = np.clip(np.round((middle - start) / step - n / 2), lowest, np.maximum(lowest, highest - n))
         ends = np.clip([start + step * first, start + step * (first + n)], self.low, self.high)
-        self.low, self.high = np.where(self.steps > 0, ends, [middle - half, middle + half])
+        too_far = ends[1] - ends[0] > change * (1 + 1e-9)  # by the rounding of large bounds
+        ends[1] = np.where(too_far, start + step * (first + np.maximum(n - 1, 0)), ends[1])
+        narrow = np.where(self.steps > 0, ends, [middle - half, middle + half])
+        shares = (narrow[1] - narrow[0]) / (self.high - self.low)
+        if (shares < 0.999).any():
+            share = float(np.median(shares))
+            self.restrictions.append(f"max_change: settings stay within {share:.0%} of the range of a channel")
+        self.low, self.high = narrow
 
     def _avoid_vetoes(self) -> None:
         low, high = self.low, self.high

@@ -136,6 +136,7 @@ class TrainingCurveDisplay:
                 ha="left" if side > 0 else "right",
                 va="top",
                 color=VERMILLION,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
             )
             self.score_ax_.set_ylabel(self.score_name, color=VERMILLION)
         return self

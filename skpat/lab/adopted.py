@@ -60,7 +60,7 @@ class LiveInstrument:
             # A line that missed one answer may give it to the next question: every reading would be a batch late.
             raise DeviceConnectionError(
                 f"The adopted instrument ({self.kind}) must be in a known state before it is measured again. Got "
-                f"{self._fault} the last time, so that an old answer may still be under way. Give adopt(..., open=...), a "
+                f"{self._fault} the last time: an old answer may still be under way. Give adopt(..., open=...), a "
                 "function of the handle that clears the line (open=lambda handle: None if there is nothing to clear), or "
                 "adopt the handle again."
             )
@@ -68,7 +68,8 @@ class LiveInstrument:
             return self._functions[what](self._handle, *arguments)  # type: ignore[misc]  # "what" is only asked where a function was given
         except Exception as error:
             if isinstance(error, DeviceConnectionError) or is_missing_answer(error):
-                self._line_lost, self._fault = True, f"{type(error).__name__}: {error}"
+                told = f"{type(error).__name__}: {error}".rstrip(": .")
+                self._line_lost, self._fault = True, f"a fault ({told})"
             if is_missing_answer(error):
                 raise DeviceConnectionError(
                     f"The adopted instrument ({self.kind}) must answer. Got {type(error).__name__}: {error}"

@@ -95,11 +95,7 @@ def mask(device: Any, outputs: np.ndarray) -> np.ndarray | None:
     ndarray or None
         None if an output has no good reading.
     """
-    bad = ~np.isfinite(outputs)
-    limits = getattr(device, "output_range", None)
-    if limits is not None:
-        with np.errstate(invalid="ignore"):
-            bad |= (outputs <= limits[0]) | (outputs >= limits[1])
+    bad = _is_bad(device, outputs)
     n_good = (~bad).sum(axis=0)
     if not n_good.all():
         return None
@@ -107,17 +103,22 @@ def mask(device: Any, outputs: np.ndarray) -> np.ndarray | None:
     return np.where(bad, mean.astype(outputs.dtype), outputs)
 
 
-def advise(device: Any, n_rows: int) -> str:
-    """What to do where bad readings have ended a measurement of so many rows: a sentence for the end of the message."""
-    policy = getattr(device, "on_bad_output", "retry")
+def _is_bad(device: Any, outputs: np.ndarray) -> np.ndarray:
+    bad = ~np.isfinite(outputs)
+    limits = getattr(device, "output_range", None)
+    if limits is not None:
+        with np.errstate(invalid="ignore"):
+            bad |= (outputs <= limits[0]) | (outputs >= limits[1])
+    return bad
+
+
+def advise(device: Any, outputs: np.ndarray, policy: str, repeats: bool) -> str:
+    """What to do where bad readings have ended a measurement: a sentence for the end of the message."""
     if policy == "mask":
-        return f"None of the call's {n_rows} rows had a good reading of that output to put in its place: measure more at once."
+        where = f"output {int(np.argmin((~_is_bad(device, outputs)).sum(axis=0)))}"
+        return f"No row of the call had a good reading of {where} to put in the place of a bad one: measure more rows at once."
     allow = "Allow it with on_bad_output='mask'"
-    return (
-        f"{allow}, or lower max_batch: a repeat takes all {n_rows} rows."
-        if policy == "retry" and n_rows > 1
-        else f"{allow}."
-    )
+    return f"{allow}, or lower max_batch: a repeat takes all {len(outputs)} rows." if repeats else f"{allow}."
 
 
 def _remedy(outputs: np.ndarray) -> str:

@@ -256,6 +256,7 @@ class JournalRun:
     def go_back(self, position: np.ndarray) -> None:
         """Read on from where :meth:`position` was."""
         self._replay.used = position
+        self._is_past_the_record = False
 
     def begin_writing(self, position: np.ndarray, wait: float | None) -> bool:
         """Become the one who writes this run, and read what others have written of it since.

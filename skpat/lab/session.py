@@ -422,9 +422,13 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             masked = mask(self.device, outputs) if policy == "mask" and fault != "shape" else None
             if masked is not None:
                 return masked
-            if attempt == retries or policy == "raise":
-                advice = "" if fault == "shape" else f" {advise(self.device, piece.n_rows)}"
-                raise self._given_up(DeviceOutputError, message + advice)
+            is_last = attempt == retries or policy == "raise"
+            if fault != "shape":  # whoever is told at all has come to the end
+                message += (
+                    f" {advise(self.device, outputs, policy, repeats=is_last and attempt > 0 and piece.n_rows > 1)}"
+                )
+            if is_last:
+                raise self._given_up(DeviceOutputError, message)
             self._check_way_back(connection, piece, DeviceOutputError, message)
         raise AssertionError("every way out of the loop returns or raises")
 

@@ -129,12 +129,10 @@ def train(
         trainer.session.kept_back = 0
     if history.interrupted:
         journal = trainer.session.journal
-        go_on = (
-            "" if journal is None else f" The same fit again, with the journal {journal.path}, goes on where it was."
-        )
+        on_record = "" if journal is None else f" The same script, run again, goes on from what is in {journal.path}."
         warn_user(
             f"The training was interrupted in epoch {n_done + 1} of {settings.max_iter}. The estimator keeps the best weights "
-            f"so far.{go_on}",
+            f"so far.{on_record}",
         )
     return best.restored(), history
 
@@ -200,9 +198,8 @@ class _Horizon:
         self._most, self._shots_per_epoch, self._n_watched = trainer.settings.max_iter, shots_per_epoch, 0
         self.n_epochs = float(self._most)
         if shots_per_epoch:
-            self.n_epochs = (
-                min(self.n_epochs, checks.shots_left / shots_per_epoch) or 1.0
-            )  # repeats may have left nothing
+            # repeats may have left nothing
+            self.n_epochs = min(self.n_epochs, checks.shots_left / shots_per_epoch) or 1.0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -234,10 +231,8 @@ class _Patience:
 def _record_broken_epoch(history: History, trainer: Trainer) -> int:
     """Put an epoch that was cut short on record; how many were finished."""
     n_done = len(history.shots_curve)
-    is_on_record = len(history.loss_curve) > n_done
-    if not is_on_record and (
-        not np.isnan(trainer.loss_so_far) or not n_done
-    ):  # else the last epoch had just been noted
+    was_just_noted = bool(n_done) and np.isnan(trainer.loss_so_far)
+    if len(history.loss_curve) == n_done and not was_just_noted:
         history.loss_curve.append(trainer.loss_so_far)
     if len(history.loss_curve) > n_done:
         history.shots_curve.append(trainer.session.ledger.answered_in_fit)

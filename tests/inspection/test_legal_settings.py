@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -67,3 +68,16 @@ def test_a_channel_that_may_change_by_one_step_is_not_called_dead() -> None:
     found = characterize(Mixer([[0.0, 1.0]] * 2, control_steps=1 / 7, max_change=0.25), n_shots=400)
     assert found.dead_channels.tolist() == found.dead_outputs.tolist() == []
     assert any("max_change" in restriction for restriction in found.restrictions)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e6])
+def test_rounding_of_large_bounds_moves_no_channel_too_far(offset: float) -> None:
+    bounds = np.array([[offset, offset + 0.03]] * 2)
+    box = LegalSettings(Stage(bounds, 0.003, 0.006), np.random.RandomState(0))
+    assert (box.high - box.low <= 0.006 * (1 + 1e-9)).all()
+    assert (box.high - box.low > 0.0029).all()
+
+
+def test_the_share_of_the_range_is_that_of_the_steps_within() -> None:
+    box = LegalSettings(Stage(np.array([[0.0, 1.0]] * 2), 0.1, 0.19), np.random.RandomState(0))
+    assert box.restrictions == ["max_change: settings stay within 10% of the range of a channel"]

@@ -209,7 +209,7 @@ def test_without_a_way_to_clear_the_line_an_old_answer_is_never_taken() -> None:
         Session(device) as session,
         pytest.raises(
             DeviceConnectionError,
-            match=r"known state.*TimeoutError: no answer the last time.*Give adopt\(\.\.\., open=",
+            match=r"fault \(TimeoutError: no answer\) the last .*Give adopt\(\.\.\., open=",
         ),
     ):
         session.measure(ROWS)

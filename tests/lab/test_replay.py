@@ -110,6 +110,8 @@ def test_whoever_may_not_write_a_run_yet_sends_nothing_however_often_it_tries(
         for _ in range(2):
             with pytest.raises(DeviceBusyError, match="Nothing was sent"):
                 session.measure(np.concatenate([POOL, 1 - POOL]))
+        with pytest.raises(JournalError, match="It asks for other settings, with 4 recorded rows left"):
+            session.measure(0.3 * POOL)  # the record would go on otherwise
 
     with Journal(tmp_path / "run.db") as journal, ThreadPoolExecutor(1) as pool:
         with Session(one, journal=journal.run(one, "a fit")) as writer:

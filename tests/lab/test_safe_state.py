@@ -136,11 +136,12 @@ def test_bad_readings_can_be_masked_or_raised() -> None:
         Session(BenchDevice(faults={1: "nan"}, on_bad_output="raise")).measure(CONTROLS)
     BenchDevice._calls = 0
     with pytest.raises(DeviceOutputError, match=r"'mask', or lower max_batch: a repeat takes all 6 rows\.$"):
+        Session(BenchDevice(faults={1: "nan", 2: "nan"}, max_retries=1)).measure(CONTROLS)
+    BenchDevice._calls = 0
+    with pytest.raises(DeviceOutputError, match=r"Allow it with on_bad_output='mask'\.$"):
         Session(BenchDevice(faults={1: "nan"}, max_retries=0)).measure(CONTROLS)
     BenchDevice._calls = 0
-    with pytest.raises(
-        DeviceOutputError, match=r"None of the call's 1 rows had a good reading of that output"
-    ) as caught:
+    with pytest.raises(DeviceOutputError, match="No row of the call had a good reading of output 1 to put") as caught:
         Session(BenchDevice(faults={1: "nan"}, max_retries=0, on_bad_output="mask")).measure(CONTROLS[:1])
     assert "on_bad_output" not in str(caught.value)
 
@@ -151,7 +152,7 @@ def test_ctrl_c_tells_which_journal_goes_on(tmp_path: Path) -> None:
     network = PhysicalNetworkClassifier(
         device, SMALL_TWIN, max_iter=20, n_calibration_shots=20, random_state=0, journal=tmp_path / "run.db"
     )
-    with pytest.warns(UserWarning, match=r"The same fit again, with the journal .*run\.db, goes on where it was\."):
+    with pytest.warns(UserWarning, match=r"The same script, run again, goes on from what is in .*run\.db\."):
         network.fit(X, y)
 
 
