@@ -264,8 +264,9 @@ def _check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
 
 def _warn_of_slow_data(device: Any, split: ChannelSplit) -> None:
     """A channel that needs time to settle gets it only if all rows of a call share it."""
-    slow = getattr(device, "slow_controls", None)
-    data = np.intersect1d(np.zeros(0) if slow is None else np.asarray(slow), split.input_index).astype(int)
+    from skpat.training.dither import slow_channels
+
+    data = np.intersect1d(slow_channels(device), split.input_index)
     if len(data):
         warn_user(
             f"The 'slow_controls' of {device_name(device)} must carry weights, which all rows of a call share. Got data on "

@@ -194,15 +194,15 @@ class DeviceResponseDisplay:
             If the axes are not one for each channel.
         """
         n = len(self.channels)
-        n_columns = n if ax is not None else min(n, _MOST_COLUMNS)
-        n_rows = -(-n // n_columns)
-        size = max(6.4, 2 + 3.4 * n_columns), 4.0 if n_rows == 1 else 3.0 * n_rows
         if ax is None:
-            ax = axes_for(None, n_rows, n_columns, size=size, sharey=True)
-            for unused in ax[n:]:
-                unused.remove()
-            ax = ax[:n]
-        axes = axes_for(ax, 1, n)
+            n_columns = min(n, _MOST_COLUMNS)
+            n_rows = -(-n // n_columns)
+            size = max(6.4, 2 + 3.4 * n_columns), 4.0 if n_rows == 1 else 3.0 * n_rows
+            axes, unused = np.split(axes_for(None, n_rows, n_columns, size=size, sharey=True), [n])
+            for axis in unused:
+                axis.remove()
+        else:
+            n_columns, axes = n, axes_for(ax, 1, n)
         outputs = self._chosen()
         for axis, channel, settings, means, deviations in zip(
             axes, self.channels, self.settings, self.means, self.deviations, strict=True

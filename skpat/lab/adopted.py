@@ -40,8 +40,7 @@ class LiveInstrument:
         self._functions = functions
         self._token = secrets.token_hex(8)
         self._pid = os.getpid()
-        self._line_lost = False
-        self._fault = "an interruption"
+        self._fault = ""  # after which an old answer may still be under way
         _alive[self._token] = self
 
     @property
@@ -56,7 +55,7 @@ class LiveInstrument:
     def do(self, what: str, *arguments: Any) -> Any:
         """Call one of the functions with the handle."""
         self._require_handle()
-        if self._line_lost and what in ("measure", "identify"):
+        if self._fault and what in ("measure", "identify"):
             # A line that missed one answer may give it to the next question: every reading would be a batch late.
             raise DeviceConnectionError(
                 f"The adopted instrument ({self.kind}) must be in a known state before it is measured again. Got "
@@ -69,14 +68,14 @@ class LiveInstrument:
         except Exception as error:
             if isinstance(error, DeviceConnectionError) or is_missing_answer(error):
                 told = f"{type(error).__name__}: {error}".rstrip(": .")
-                self._line_lost, self._fault = True, f"a fault ({told})"
+                self._fault = f"a fault ({told})"
             if is_missing_answer(error):
                 raise DeviceConnectionError(
                     f"The adopted instrument ({self.kind}) must answer. Got {type(error).__name__}: {error}"
                 ) from error
             raise
         except BaseException:  # Ctrl-C while an answer was under way
-            self._line_lost, self._fault = True, "an interruption"
+            self._fault = "an interruption"
             raise
 
     def open(self) -> None:
@@ -84,7 +83,7 @@ class LiveInstrument:
         self._require_handle()
         if self.can("open"):
             self.do("open")
-            self._line_lost = False
+            self._fault = ""
 
     def _require_handle(self) -> None:
         if self._pid != os.getpid():
@@ -119,7 +118,7 @@ def _find(token: str, pid: int, kind: str) -> LiveInstrument:
         return known
     only_a_name = LiveInstrument.__new__(LiveInstrument)
     only_a_name.kind, only_a_name._token, only_a_name._pid = kind, token, pid
-    only_a_name._handle, only_a_name._functions, only_a_name._line_lost, only_a_name._fault = None, {}, False, ""
+    only_a_name._handle, only_a_name._functions, only_a_name._fault = None, {}, ""
     return only_a_name
 
 

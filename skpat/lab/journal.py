@@ -289,7 +289,6 @@ class JournalRun:
         self.go_back(position)
         fresh.go_on_from(self._replay)
         self._replay = fresh
-        self._is_past_the_record = False
         return True
 
     def end_writing(self) -> None:

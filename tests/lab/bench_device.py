@@ -110,6 +110,12 @@ def forget_everybody() -> None:
     connection._by_place.clear()
 
 
+def data(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """A task that the bench device can learn."""
+    X = np.random.RandomState(0).uniform(-1, 1, (n, 2))
+    return X, (X[:, 0] > X[:, 1]).astype(int)
+
+
 def adopted(read: Any, **about: Any) -> Device:
     """A device that is made of a handle which somebody else has opened."""
     return adopt(SimpleNamespace(), lambda _, controls: read(controls), open=lambda _: None, **about)

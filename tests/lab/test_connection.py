@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,32 +29,12 @@ from skpat.exceptions import (
 from skpat.lab import Ledger, Session
 from skpat.twins import NeuralTwin
 
-from .bench_device import HOLDER, BenchDevice, adopted, events, forget_everybody, largest_overlap, python
+from .bench_device import HOLDER, BenchDevice, adopted, data, events, largest_overlap, python
 
 SMALL_TWIN = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
 CONTROLS = np.linspace(0, 1, 24).reshape(6, 4)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collections() -> Iterator[None]:
-    """The collections around every test look at what this test has made: all older objects are frozen."""
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(autouse=True)
-def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "locks"))
-    monkeypatch.setattr(BenchDevice, "_calls", 0)
-    forget_everybody()
-    gc.freeze()
-    yield
-    forget_everybody()
-
-
-def data(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    X = np.random.RandomState(0).uniform(-1, 1, (n, 2))
-    return X, (X[:, 0] > X[:, 1]).astype(int)
+pytestmark = pytest.mark.usefixtures("quick_collections", "bench_of_its_own")
 
 
 # ---- opening and closing ----

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,32 +25,12 @@ from skpat.lab import Session
 from skpat.lab.qcodes_device import QcodesDevice
 from skpat.twins import NeuralTwin
 
-from .bench_device import HOLDER, BenchDevice, adopted, events, forget_everybody, python
+from .bench_device import HOLDER, BenchDevice, adopted, data, events, python
 
 SMALL_TWIN = NeuralTwin((8,), max_iter=5, n_refine_steps=1)
 CONTROLS = np.linspace(0, 1, 24).reshape(6, 4)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collections() -> Iterator[None]:
-    """The collections around every test look at what this test has made: all older objects are frozen."""
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(autouse=True)
-def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("SKPAT_LOCK_DIR", str(tmp_path / "locks"))
-    monkeypatch.setattr(BenchDevice, "_calls", 0)
-    forget_everybody()
-    gc.freeze()
-    yield
-    forget_everybody()
-
-
-def data(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    X = np.random.RandomState(0).uniform(-1, 1, (n, 2))
-    return X, (X[:, 0] > X[:, 1]).astype(int)
+pytestmark = pytest.mark.usefixtures("quick_collections", "bench_of_its_own")
 
 
 @pytest.mark.parametrize("fault", ["line", "late", "nan", "short"])
