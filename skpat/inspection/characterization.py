@@ -78,7 +78,8 @@ def characterize(
     Notes
     -----
     With 2,000 shots: 8 reference settings are measured twice in a row in each of 12 rounds (192 shots); differences
-    of the two are the noise, differences between rounds the drift. About 620 settings drawn uniformly within the bounds are
+    of the two are the noise, or, where they are the same in every round, what the row before has left; differences between
+    rounds are the drift. About 620 settings drawn uniformly within the bounds are
     measured in two passes of different order. Pairs of settings in which one channel moves show which channels have
     an effect; channels without one are tested again in groups.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skpat.inspection.driver_faults import ReferenceReadings
-from skpat.inspection.findings import Finding
+from skpat.inspection.findings import Finding, listed
 from skpat.inspection.legal_settings import LegalSettings
 
 __all__ = ["Scan", "check_integers", "check_scans", "check_steps", "scan_plan", "step_plan"]
@@ -152,12 +152,12 @@ def check_scans(scan: Scan, readings: ReferenceReadings, outputs: np.ndarray) ->
             Finding(
                 "channels",
                 "failed" if many and exact else "warning",
-                f"{_listed(scan.channels[ignored])} of {len(ignored)} tried had no effect on any output.",
+                f"{listed('Channel', scan.channels[ignored])} of {len(ignored)} tried had no effect on any output.",
                 "Check that every channel is sent, the first and the last too, and that it is wired.",
             )
         )
     else:
-        findings.append(Finding("channels", "passed", f"{_listed(scan.channels)} have an effect."))
+        findings.append(Finding("channels", "passed", f"{listed('Channel', scan.channels)} have an effect."))
     if not scan.reaches.any():
         return [*findings, Finding("range", "skipped", "The ends of the bounds were not tried.")]
     expected = (_NEAR_THE_END / (1 - 2 * _NEAR_THE_END)) ** 2 * middle
@@ -185,7 +185,7 @@ def check_scans(scan: Scan, readings: ReferenceReadings, outputs: np.ndarray) ->
         Finding(
             "range",
             "failed" if sure else "warning",
-            f"Near the ends of the bounds nothing changes any more ({_listed(scan.channels[flat])}): the control is "
+            f"Near the ends of the bounds nothing changes any more ({listed('Channel', scan.channels[flat])}): the control is "
             + ("clipped on the way." if sure else "clipped on the way, or the device saturates."),
             "Narrow 'bounds' to the range that is really sent; never clip silently.",
         )
@@ -223,7 +223,3 @@ def _resolution(readings: ReferenceReadings) -> np.ndarray:
 def _width(legal: LegalSettings) -> np.ndarray:
     width = legal.high - legal.low
     return np.where(width > 0, width, 1.0)
-
-
-def _listed(channels: np.ndarray) -> str:
-    return f"{'channels' if len(channels) > 1 else 'channel'} {', '.join(map(str, channels))}".capitalize()

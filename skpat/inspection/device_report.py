@@ -69,7 +69,8 @@ class DeviceReport:
     drift_course : ndarray of shape (n_rounds,)
         Deviation of the references from their mean in each round, in parts of an output's spread. Noise is included.
     memory : float
-        Share of the answer to the row before that is in an answer; 0 if none was seen.
+        How far the row before moves an answer, in parts of the step between the answers of the two: what it leaves in the
+        answer, in a setting that has not settled, or elsewhere. 0 if nothing was seen; below 0 where answers move away from it.
     dead_outputs, constant_outputs, dead_channels : ndarray of int
         Outputs that answer to nothing (the constant ones among them), and channels that nothing answers to.
     sensitivity : ndarray
@@ -163,10 +164,8 @@ class DeviceReport:
                 f"({brief(self.drift_to_noise)} times the noise) during the run."
             )
         if abs(self.memory) > MOST_MEMORY:
-            return (
-                "drifting",
-                f"{self.memory:.0%} of the answer to the row before is in every answer: it has not settled.",
-            )
+            moves = f"The row before moves an answer by {self.memory:.0%} of the step between"
+            return "drifting", f"{moves}: it has not settled."
         if self.nonlinear_share < LEAST_NONLINEAR:
             explains = f"A linear model of the controls explains {1 - self.nonlinear_share:.1%} of the response"
             seen = (
@@ -212,7 +211,8 @@ class DeviceReport:
         if self.saturation > 0.1 and self.verdict != "saturated":
             remarks.append(f"{self.saturation:.0%} of the readings are stuck at the end of an output's range.")
         if abs(self.memory) > 0 and self.verdict != "drifting":
-            remarks.append(f"{self.memory:.1%} of the answer before is in every answer: allow more time to settle.")
+            moves = f"The row before moves an answer by {self.memory:.1%} of the step between"
+            remarks.append(f"{moves}: allow more time to settle.")
         if self.n_significant == 1 and self.n_outputs > 1:
             remarks.append("All outputs say the same: the response has one direction.")
         return tuple(remarks)

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-__all__ = ["AGAIN", "Record", "ReferenceReadings", "Verdict", "company_fault", "memory_fault", "square_is_transposed"]
+from skpat.inspection.repeats import Settling
+
+__all__ = [
+    "AGAIN",
+    "ANOTHER_ANSWER",
+    "Record",
+    "ReferenceReadings",
+    "Verdict",
+    "company_fault",
+    "memory_fault",
+    "settling_fault",
+    "square_is_transposed",
+]
 
 _FAR = 30.0
 """How many noise variances a difference must have to count. Of several settings nearly all must: a false alarm is then
@@ -132,6 +144,9 @@ class ReferenceReadings:
         return bool(far.sum() >= max(1, np.ceil(0.65 * len(far))))
 
 
+_SETTLE = "Wait until the device has settled, empty buffers and reset filters before every row."
+
+
 def memory_fault(readings: ReferenceReadings) -> Verdict:
     """Whether an answer depends on the row that was measured before it."""
     record = readings.record
@@ -146,10 +161,9 @@ def memory_fault(readings: ReferenceReadings) -> Verdict:
     ratio = (now_only - both) / (m - 1) / max(both / (n - 2 * m + 1), 1e-300)
     if ratio < _FAR or now_only - both < n:  # the second: within rounding
         return Verdict(False)
-    mend = "Wait until the device has settled, empty buffers and reset filters before every row."
     if then_only < 0.1 * now_only:
         return Verdict(
-            True, "Answers lag by one row: each belongs to the setting sent before it, a stale reading.", mend
+            True, "Answers lag by one row: each belongs to the setting sent before it, a stale reading.", _SETTLE
         )
     own = coefficients[:m] - coefficients[:m].mean(axis=0)
     carried = np.vstack([np.zeros_like(own[:1]), coefficients[m:]])
@@ -158,8 +172,14 @@ def memory_fault(readings: ReferenceReadings) -> Verdict:
     return Verdict(
         True,
         f"State is carried between rows: about {abs(share):.0%} of the answer to the row before is in each answer.",
-        mend,
+        _SETTLE,
     )
+
+
+def settling_fault(found: Settling) -> Verdict:
+    """Whether settings that were measured twice in a row were answered otherwise the first time."""
+    seen = f"The row before moves an answer by {found.share:.0%} of the step between: it has not settled."
+    return Verdict(True, seen, _SETTLE) if found.share > 0 else Verdict(False)
 
 
 def company_fault(readings: ReferenceReadings) -> Verdict:
@@ -214,14 +234,15 @@ def _name_of(readings: ReferenceReadings, batch: np.ndarray, single: np.ndarray)
             "anew each time, or an offset that grows along the batch.",
             "Do not seed a generator inside measure; use self.standard_normal(batch, n), or one generator for good.",
         )
-    return Verdict(
-        True,
-        "The same setting is answered differently alone, in a batch and in another order.",
-        "An answer must depend on its own row only. Look for averages or normalisation over the batch, for rows that are "
-        "paired wrongly, and for generators that are seeded in every call.",
-    )
+    return ANOTHER_ANSWER
 
 
+ANOTHER_ANSWER = Verdict(
+    True,
+    "The same setting is answered differently alone, in a batch and in another order.",
+    "An answer must depend on its own row only. Look for averages or normalisation over the batch, for rows that are "
+    "paired wrongly, for generators that are seeded in every call, and for settings that need longer to settle.",
+)
 _TRANSPOSED = Verdict(
     True,
     "The outputs are transposed when there are as many rows as outputs.",

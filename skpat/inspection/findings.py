@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["DeviceCheck", "Finding"]
+import numpy as np
+
+__all__ = ["DeviceCheck", "Finding", "listed"]
 
 _MARKS = {"failed": "FAILED ", "warning": "warning", "passed": "passed ", "skipped": "skipped"}
 _COLOURS = {"failed": "#b3261e", "warning": "#8a5a00", "passed": "#1b6e3c", "skipped": "#5f6368"}
@@ -104,3 +106,9 @@ class DeviceCheck:
             for f in self.findings
         )
         return f"<div><p><b>{escape(self._headline())}</b></p><table>{rows}</table></div>"
+
+
+def listed(what: str, numbers: np.ndarray) -> str:
+    """The first of some numbered things, in words."""
+    shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"{what}{'s' if len(numbers) > 1 else ''} {shown}"

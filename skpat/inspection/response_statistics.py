@@ -10,12 +10,14 @@ import numpy as np
 from scipy.stats import f as f_distribution
 
 from skpat.inspection.device_report import DeviceReport
+from skpat.inspection.repeats import Settling, settling, trace_and_squares
 
 __all__ = ["Readings", "silent_units", "summarize"]
 
 _CERTAIN = 4.0  # standard deviations: a collective effect
 _ALONE = 5.0  # of one channel on one output, among thousands
 _BY_CHANCE = 2e-4  # probability of a drift where there is none
+_SURELY_CARRIED = 6.0  # standard errors
 _MOST_OUTPUTS = 512  # whose covariance is computed
 
 
@@ -76,16 +78,34 @@ class Readings:
         return difference.reshape(-1, difference.shape[2])
 
     @cached_property
+    def settling(self) -> Settling:
+        """What the references say about the row before; that of the first one is another in every round."""
+        readings = self.references.copy()
+        readings[:, 0, 0] = np.nan
+        return settling(readings)
+
+    @cached_property
     def noise(self) -> np.ndarray:
         """Variance of one reading of each output, divided by the square of its spread: from the references alone."""
+        if self.settling.share > 0:
+            return self.settling.noise / np.square(self.scale)
         return np.square(self.reference_differences).mean(axis=0) / 2
+
+    @cached_property
+    def reference_means(self) -> np.ndarray:
+        """Level of the references in every round (n_rounds, n_references, n_outputs), in units of the outputs' spread.
+
+        Second readings alone where the row before is in the first.
+        """
+        first = 1 if self.settling.share > 0 else 0
+        return self.references[:, :, first:].mean(axis=2) / self.scale
 
     @cached_property
     def passes(self) -> np.ndarray:
         """Both passes (2, n_probes, n_outputs), centred, in units of the spread, less the common drift."""
         outputs = np.stack([self.first, self.second]) / self.scale
         if self.drift_variance > 0:
-            level = self.references.mean(axis=(1, 2)) / self.scale
+            level = self.reference_means.mean(axis=1)
             outputs = outputs - (level - level.mean(axis=0))[self.rounds]
         return outputs - outputs.mean(axis=1, keepdims=True)
 
@@ -99,9 +119,9 @@ class Readings:
         live = ~self.constant
         if not live.any():
             return 0.0
-        means = self.references.mean(axis=2) / self.scale
+        means = self.reference_means
         n_rounds, n_references = means.shape[:2]
-        noise = float(self.noise[live].mean())
+        noise = float(self.noise[live].mean()) * (2 if self.settling.share > 0 else 1)  # of fewer readings
         each, together = self._n_independent
         found = 0.0
         for moving, n_averaged, independent in (
@@ -129,7 +149,7 @@ class Readings:
         for groups in (of_references, [differences.reshape(n * n_references, k)]):
             totals, squares = [], []
             for group in groups:
-                trace, square = _trace_and_squares(group, len(group))
+                trace, square = trace_and_squares(group, len(group))
                 totals.append(trace)
                 squares.append(square)
             found.append(sum(totals) ** 2 / sum(squares) if sum(squares) else 1.0)
@@ -164,7 +184,7 @@ class Readings:
 
     @cached_property
     def _noisy(self) -> np.ndarray:
-        return ~self.constant & (np.abs(self.reference_differences).max(axis=0) > 0)
+        return ~self.constant & (self.noise > 0)
 
     @cached_property
     def _repeats(self) -> np.ndarray:
@@ -264,15 +284,6 @@ def silent_units(readings: Readings) -> np.ndarray:
     return np.flatnonzero(~readings.unit_is_found)
 
 
-def _trace_and_squares(noise: np.ndarray, n_free: int) -> tuple[float, float]:
-    """Trace, and sum of squares less what chance adds to it, of ``noise.T @ noise``; noise is (n, k) with so many degrees of
-    freedom."""
-    n, k = noise.shape
-    product = noise.T @ noise if k <= n else noise @ noise.T  # one norm, one trace
-    trace = float(np.trace(product))
-    return trace, max(float(np.square(product).sum()) - trace**2 / n_free, trace**2 / k)
-
-
 def _error_of_missed(readings: Readings, chosen: np.ndarray) -> float:
     """What noise alone makes of the part that a linear model misses, mean of some outputs: its standard deviation.
 
@@ -284,7 +295,7 @@ def _error_of_missed(readings: Readings, chosen: np.ndarray) -> float:
     n_left, n_outputs = max(n - q - 1, 1), int(chosen.sum())
     if not n_outputs:
         return 0.0
-    _, squares = _trace_and_squares(first - second, n_left)  # what the passes share is gone
+    _, squares = trace_and_squares(first - second, n_left)  # what the passes share is gone
     return float(np.sqrt(squares / n_left) / (2 * n_left * n_outputs))
 
 
@@ -299,12 +310,11 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
     total_noise = float(noise[of_live].mean()) if of_live.any() else 0.0
     total_missed = float(readings.linear["missed"][of_live].mean()) if of_live.any() else 0.0
     missed_error = _error_of_missed(readings, of_live)
-    memory, memory_excess = _memory(readings, of_live)
     dead_units = np.concatenate(readings.silent_groups) if readings.silent_groups else np.empty(0, dtype=int)
     rank, significant, spectrum, floor = _rank(readings, of_live)
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = np.where(noise > 0, np.sqrt(signal / noise), np.where(signal > 0, np.inf, 0.0))
-    means = readings.references.mean(axis=2) / readings.scale
+    means = readings.reference_means
     deviation = means - means.mean(axis=0)
     changes = (readings.pairs[:, 1] - readings.pairs[:, 0]) / readings.scale
     squares = np.square(changes[:, of_live]).mean(axis=1) / 2 - total_noise if of_live.any() else np.zeros(len(changes))
@@ -335,7 +345,7 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
         drift_course=np.sqrt(np.square(deviation[:, :, of_live]).mean(axis=(1, 2)))
         if of_live.any()
         else np.zeros(len(deviation)),
-        memory=memory if memory_excess > 6 else 0.0,
+        memory=_memory(readings, of_live),
         dead_outputs=np.flatnonzero(readings.dead_outputs),
         constant_outputs=np.flatnonzero(readings.constant),
         dead_channels=np.flatnonzero(np.isin(about["unit_of"], dead_units)),
@@ -352,23 +362,32 @@ def _ratio(value: float, unit: float) -> float:
     return float(value / unit) if unit > 0 else (float("inf") if value > 1e-9 else 0.0)
 
 
-def _memory(readings: Readings, live: np.ndarray) -> tuple[float, float]:
-    """Share of the answer before that is in an answer, and how sure that is.
+def _memory(readings: Readings, live: np.ndarray) -> float:
+    """How far the row before moves an answer, in parts of the step between the two; 0 if nothing is certain.
+
+    Negative where it moves away. What answers carry over shows most clearly in the two passes, other states in the references.
+    """
+    carried = _carried(readings, live)
+    return carried if abs(carried) >= readings.settling.share else readings.settling.share
+
+
+def _carried(readings: Readings, live: np.ndarray) -> float:
+    """Share of the answer before that is in an answer; 0 if that is not certain.
 
     The two readings of a setting differ by noise, and by what the two settings measured before them left behind.
     """
     known = (readings.before >= 0).all(axis=0)
     if not live.any() or not known.any():
-        return 0.0, 0.0
+        return 0.0
     mean = readings.passes.mean(axis=0)[:, live]
     left = mean[readings.before[0, known]] - mean[readings.before[1, known]]
     change = (readings.passes[0] - readings.passes[1])[:, live][known]
     norm = np.square(left).sum()
     if norm <= 0:
-        return 0.0, 0.0
+        return 0.0
     share = float((change * left).sum() / norm)
     error = float(np.sqrt(np.square(((change - share * left) * left).sum(axis=1)).sum()) / norm)
-    return share, abs(share) / max(error, 1e-9)
+    return share if abs(share) > _SURELY_CARRIED * max(error, 1e-9) else 0.0
 
 
 def _rank(readings: Readings, live: np.ndarray) -> tuple[float, int, np.ndarray, float]:

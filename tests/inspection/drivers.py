@@ -98,6 +98,21 @@ class CarriesState(Driver):
         return self.noisy(outputs)
 
 
+class SettlesSlowly(Driver):
+    """Voltages arrive with a few percent of those of the row before, at a system of many fringes."""
+
+    _before = np.zeros((1, 5))
+
+    def response(self, volts):
+        return 2 + np.sin(2 * volts @ WEIGHTS + PHASES)
+
+    def measure(self, batch):
+        volts = np.asarray(batch)
+        before = np.vstack([self._before, volts[:-1]])
+        self._before = volts[-1:]
+        return self.noisy(self.response(volts + 0.03 * (before - volts)))
+
+
 class LagsOneRow(Driver):
     _last = 2.0 * np.ones(4)
 

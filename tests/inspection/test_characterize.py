@@ -40,7 +40,7 @@ class Bank(Device):
     n_outputs = 3
 
     def __init__(
-        self, noise=0.1, bend=1.0, n_dead=0, drift=0.0, n_controls=10, limit=None, leak=0.0, seed=0, sizes=1.0
+        self, noise=0.1, bend=1.0, n_dead=0, drift=0.0, n_controls=10, limit=None, leak=0.0, lag=0.0, seed=0, sizes=1.0
     ):
         self.noise = noise
         self.bend = bend
@@ -49,6 +49,7 @@ class Bank(Device):
         self.n_controls = n_controls
         self.limit = limit
         self.leak = leak
+        self.lag = lag
         self.seed = seed
         self.sizes = sizes
 
@@ -59,7 +60,10 @@ class Bank(Device):
     def measure(self, batch):
         if not hasattr(self, "_stream"):
             self._stream, self._last = np.random.default_rng(self.seed), np.zeros((1, 3))
+            self._before = np.zeros((1, self.n_controls))
         controls = np.asarray(batch)
+        before, self._before = np.vstack([self._before, controls[:-1]]), controls[-1:]
+        controls = controls + self.lag * (before - controls)
         live = controls[:, : self.n_controls - self.n_dead]
         n = live.shape[1]
         linear = live @ np.sign(np.sin(1 + np.arange(3 * n) ** 2)).reshape(n, 3) * np.sqrt(3 / n)
@@ -291,9 +295,26 @@ def test_outputs_that_cancel_within_a_group_are_spoken_of() -> None:
 def test_memory_is_told() -> None:
     report = characterize(Bank(noise=0.05, leak=0.2))
     assert report.verdict == "drifting"
-    assert "of the answer to the row before is in every answer" in report.reason
+    assert (
+        report.reason
+        == f"The row before moves an answer by {report.memory:.0%} of the step between: it has not settled."
+    )
     assert 0.12 < report.memory < 0.25
-    assert characterize(Bank(noise=0.05)).memory == pytest.approx(0, abs=0.01)
+    assert characterize(Bank(noise=0.05)).memory == 0
+
+
+@pytest.mark.parametrize("n_shots", [400, 2000])
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_settings_that_settle_slowly_are_memory_and_no_noise(noise: float, n_shots: int) -> None:
+    report = characterize(Bank(noise=noise, lag=0.3), n_shots=n_shots)
+    assert report.verdict == "drifting"
+    assert 0.25 < report.memory < 0.5
+    assert report.drift < 0.08
+    np.testing.assert_allclose(report.noise, noise, rtol=0.3, atol=1e-12)
+    slight = characterize(Bank(noise=noise, lag=0.05), n_shots=2000)
+    assert slight.verdict == "suitable"
+    assert 0.03 < slight.memory < 0.08
+    assert f"by {slight.memory:.1%} of the step between: allow more time to settle." in slight.remarks[0]
 
 
 def test_stuck_readings_are_counted() -> None:
