@@ -185,7 +185,7 @@ def check_scans(scan: Scan, readings: ReferenceReadings, outputs: np.ndarray) ->
         Finding(
             "range",
             "failed" if sure else "warning",
-            f"Near the ends of the bounds nothing changes any more ({listed('Channel', scan.channels[flat])}): the control is "
+            f"Near the ends of the bounds nothing changes any more ({listed('channel', scan.channels[flat])}): the control is "
             + ("clipped on the way." if sure else "clipped on the way, or the device saturates."),
             "Narrow 'bounds' to the range that is really sent; never clip silently.",
         )

@@ -65,7 +65,7 @@ EXACT_FAULTS = [  # seen for certain only where there is hardly any noise
     ("ClipsControls", "range", "clipped on the way"),
     ("ClipsTheLowEnd", "range", "clipped on the way"),
     ("ClipsTheHighEnd", "range", "clipped on the way"),
-    ("ClipsOneChannel", "range", "(?s)Channel 3.*clipped on the way"),
+    ("ClipsOneChannel", "range", "(?s)channel 3.*clipped on the way"),
     ("IgnoresMostChannels", "channels", "Channels 0, 1, 2, 3 of 5 tried had no effect"),
 ]
 WARNINGS = [
