@@ -289,6 +289,8 @@ class PhysicalNetwork(
             self._penalty = _penalty(weights, self.alpha, data.sample_weight)
             if watch is not None:
                 watch.end(history)
+        if record is not None and not history.interrupted:
+            record.note_end()
 
     def _accept(
         self,

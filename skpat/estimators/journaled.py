@@ -13,8 +13,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples
 
 from skpat.estimators.specification import default_device
+from skpat.lab.asked import note_asked
 from skpat.lab.fingerprint import fingerprint
 from skpat.lab.journal import Journal, JournalRun
+from skpat.user_warning import warn_user
 
 __all__ = [
     "closed_at_the_end",
@@ -53,7 +55,12 @@ def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
     seeds = {name: value for name, value in parameters.items() if name.endswith("random_state")}
     name = type(estimator).__name__
     signature = fingerprint(name, asked, data, more[-2:], state, seeds)
-    return open_run(estimator, device, signature, f"{name}, {_num_samples(X)} rows")
+    record = open_run(estimator, device, signature, f"{name}, {_num_samples(X)} rows")
+    others = dict(zip(("sample_weight", "X_val", "y_val", "classes"), data[2:], strict=True))
+    of_device = {f"device__{seed}": value for seed, value in seeds.items()}
+    if (message := note_asked(record, fingerprint(name, data[:2]), asked | others | of_device)) is not None:
+        warn_user(message)
+    return record
 
 
 def open_run(estimator: Any, device: Any, signature: str, title: str) -> JournalRun:

@@ -109,6 +109,8 @@ class Recalibrated:
                 good_loss=np.nan_to_num(self.loss_, nan=-np.inf) - self._penalty,
             )
             identity = session.identity
+            if record is not None:
+                record.note_end()
         self.__dict__.update(  # now, and not before: an error on the way leaves everything as it was
             weights_=trainer.weights_now(),
             twin_=twin,

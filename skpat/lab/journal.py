@@ -17,14 +17,14 @@ import numpy as np
 
 from skpat.controls import ControlBatch
 from skpat.devices.specification import device_name
-from skpat.exceptions import JournalError
+from skpat.exceptions import DeviceBusyError, JournalError
 from skpat.lab.address_lock import AddressLock
 from skpat.lab.fingerprint import device_description
 from skpat.lab.journal_file import FORMAT, JournalFile
 from skpat.lab.replay import Answers, Replay, answers_of, control_keys, layout, sealed
 from skpat.row_keys import splitmix64
 
-__all__ = ["Journal", "JournalRun"]
+__all__ = ["Journal", "JournalRun", "only_warn"]
 
 _log = logging.getLogger("skpat.lab")
 _ASIDE = np.uint64(0x61736964652E0001)  # mixed into the keys of rows that are no part of the run itself
@@ -198,7 +198,7 @@ class JournalRun:
         self._own: set[int] = set()  # pieces recorded by this object, which are no answer to what it asks for later
         # what replays knows nothing of this object: without a cycle a run that is over is gone at once, and its file closed
         self._replay = self._read()
-        self._lock = AddressLock(f"journal {journal.place.resolve()} run {number}") if named else None
+        self._lock = _lock_of(journal, number) if named else None
         self._is_writing = False
         self._is_past_the_record = False
         self._identity: str | None = journal.about.get("identity")
@@ -406,19 +406,46 @@ class JournalRun:
         faults: int,
     ) -> None:
         """Write how the training stands, for those who watch."""
-        with _only_warn(), self.journal.transaction() as file:
+        with only_warn(), self.journal.transaction() as file:
             file.execute(
                 "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (self.number, epoch, max_iter, loss, score, shots, replayed, faults, time.time()),
             )
 
+    def note_end(self) -> None:
+        """Write that the run has ended as it should, for those who watch, and for the next run."""
+        with only_warn(), self.journal.transaction() as file:
+            file.execute("INSERT OR IGNORE INTO fits (run) VALUES (?)", (self.number,))
+            file.execute("UPDATE fits SET ended = ? WHERE run = ?", (time.time(), self.number))
+
+    def is_written_by_another(self, number: int) -> bool:
+        """Whether some other fit, here or elsewhere, is at another run of this journal at present."""
+        lock = _lock_of(self.journal, number)
+        if lock.is_held_by_this_thread:
+            return True
+        try:
+            lock.acquire(0, lambda who: None)
+        except DeviceBusyError:
+            return True
+        lock.release()
+        return False
+
+    @property
+    def n_recorded(self) -> int:
+        """Rows of this run that were on record when it was last read."""
+        return self._replay.n_rows
+
     def note_fault(self, kind: str, message: str) -> None:
         """Write a fault, for those who watch."""
-        with _only_warn(), self.journal.transaction() as file:
+        with only_warn(), self.journal.transaction() as file:
             file.execute(
                 "INSERT INTO faults (run, kind, message, time) VALUES (?, ?, ?, ?)",
                 (self.number, kind, message, time.time()),
             )
+
+
+def _lock_of(journal: Journal, number: int) -> AddressLock:
+    return AddressLock(f"journal {journal.place.resolve()} run {number}")
 
 
 def _read_piece(journal: Journal, n_outputs: int, batch: int) -> Answers:
@@ -429,7 +456,7 @@ def _read_piece(journal: Journal, n_outputs: int, batch: int) -> Answers:
 
 
 @contextmanager
-def _only_warn() -> Iterator[None]:
+def only_warn() -> Iterator[None]:
     """What is written for those who watch is not worth a run."""
     try:
         yield

@@ -40,6 +40,8 @@ class Status:
     shots : dict of str to int
         Answers on record, by purpose.
     faults : list of (kind, message, time)
+    ended : float or None
+        When it ended, by itself or by its budget; None while it goes on, and where an error or Ctrl-C ended it.
     """
 
     run: int
@@ -50,6 +52,7 @@ class Status:
     epochs: list[tuple[int, int, float, float | None, int, float]]
     shots: dict[str, int]
     faults: list[tuple[str, str, float]]
+    ended: float | None = None
 
     def __str__(self) -> str:
         total = sum(self.shots.values())
@@ -59,6 +62,8 @@ class Status:
             parts += [f"epoch {epoch}/{max_iter}", f"loss {loss:.4f}"]
             parts += [f"validation score {score:.3f}"] if score is not None else []
         purposes = ", ".join(f"{purpose} {count:,}" for purpose, count in self.shots.items())
+        if self.ended is not None:
+            parts.append("ended")
         parts.append(f"{total:,} shots on record" + (f" ({purposes})" if purposes else ""))
         if self.faults:
             kinds = {kind for kind, _, _ in self.faults}
@@ -117,6 +122,7 @@ def read_status(path: str | Path, run: int | None = None) -> Status:
             faults=file.execute(
                 "SELECT kind, message, time FROM faults WHERE run = ? ORDER BY fault", (run,)
             ).fetchall(),
+            ended=_end_of(file, run),
         )
         if not _can_be_shown(status):
             raise JournalError(f"The journal {path} is damaged: what it holds of run {run} makes no sense.")
@@ -132,6 +138,14 @@ def read_status(path: str | Path, run: int | None = None) -> Status:
         file.close()
 
 
+def _end_of(file: sqlite3.Connection, run: int | None) -> float | None:
+    """When a run ended; journals of earlier versions do not say it."""
+    if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'fits'").fetchone():
+        return None
+    (ended,) = file.execute("SELECT ended FROM fits WHERE run = ?", (run,)).fetchone() or (None,)
+    return ended
+
+
 def _can_be_shown(status: Status) -> bool:
     """Whether numbers are numbers and words are words."""
     words = [status.device, status.title, *status.shots, *(word for *pair, _ in status.faults for word in pair)]
@@ -139,7 +153,7 @@ def _can_be_shown(status: Status) -> bool:
     numbers += [
         number for epoch, most, loss, _, shots, when in status.epochs for number in (epoch, most, loss, shots, when)
     ]
-    perhaps = [status.started, status.last_answer, *(score for _, _, _, score, _, _ in status.epochs)]
+    perhaps = [status.started, status.last_answer, status.ended, *(score for _, _, _, score, _, _ in status.epochs)]
     return all(isinstance(word, str) for word in words) and all(
         isinstance(number, (int, float)) for number in [*numbers, *(one for one in perhaps if one is not None)]
     )
@@ -191,6 +205,11 @@ def draw(status: Status) -> Any:
             line = axes.axvline(place, color="tab:red", linewidth=1, alpha=0.4, label=f"{len(places)} faults")
         handles.append(line)
     below = {"loc": "upper left", "bbox_to_anchor": (0, -0.13), "ncols": 3}  # not on the lines
+    if not status.epochs:  # a calibration still, or a recalibration
+        axes.set_axis_off()
+        said = str(status).replace(" | ", "\n").replace("$", r"\$")
+        axes.text(0.5, 0.5, said, ha="center", va="center", transform=axes.transAxes)
+        return figure
     axes.legend(handles=handles, frameon=False, **below)
     return figure
 

@@ -202,3 +202,10 @@ def test_another_terminal_sees_the_run_while_it_goes_on(tmp_path: Path) -> None:
     assert epochs == sorted(epochs)
     assert len(set(epochs)) > 1
     assert epochs[-1] == "4"
+
+
+def test_a_run_without_epochs_is_drawn_in_words(journal: Path) -> None:
+    status = replace(read_status(journal), epochs=[], ended=1.0)
+    (axes,) = draw(status).axes
+    (said,) = (text.get_text() for text in axes.texts)
+    assert said.splitlines() == ["run 1", "ended", *str(status).split(" | ")[2:]]
