@@ -68,8 +68,14 @@ class ControlBatch:
     clock: np.ndarray | None = None
 
     @classmethod
-    def from_dense(cls, controls: Any) -> ControlBatch:
+    def from_dense(cls, controls: Any, shared_index: Any = ()) -> ControlBatch:
         """Wrap an array of shape (n_rows, n_controls) in which every channel may vary; a batch passes unchanged.
+
+        Parameters
+        ----------
+        controls : array-like or tensor of shape (n_rows, n_controls), or ControlBatch
+        shared_index : array-like of int, default=()
+            Channels that all rows share: what they are in the first.
 
         Raises
         ------
@@ -87,8 +93,11 @@ class ControlBatch:
                 f"'controls' must be an array of shape (n_rows, n_controls). Got shape {tuple(controls.shape)}. "
                 "Use controls.reshape(1, -1) for a single row."
             )
-        none = np.empty(0, dtype=np.intp)
-        return cls(controls, np.arange(controls.shape[1]), controls[0, :0] if len(controls) else np.empty(0), none)
+        shared = np.asarray(shared_index, dtype=np.intp)
+        if len(shared):
+            varying = np.setdiff1d(np.arange(controls.shape[1]), shared)
+            return cls(controls[:, varying], varying, controls[0, shared], shared)
+        return cls(controls, np.arange(controls.shape[1]), controls[0, :0] if len(controls) else np.empty(0), shared)
 
     @property
     def n_rows(self) -> int:

@@ -142,6 +142,13 @@ class DeployedNetwork:
         self._n_users = 0
         self._kept_session: Session | None = None
 
+    def __repr__(self) -> str:
+        answers = "labels" if self.multilabel_ else "classes" if self.is_classifier else "targets"
+        counts = f"{self.n_features_in_} features, {self._network.made_with['n_targets']} {answers}"
+        n_layers = self._network.n_layers
+        layers = f"{n_layers} layer{'s' if n_layers > 1 else ''}"
+        return f"<DeployedNetwork on {device_name(self.device_)}: {counts}, {layers}, {self._dtype}>"
+
     def predict(self, X: Any) -> np.ndarray:
         """Classes or targets of each row, measured on the device.
 

@@ -70,6 +70,17 @@ def test_a_noisy_device_gives_the_deployed_network_the_estimators_numbers(
             np.testing.assert_array_equal(found, expected)
 
 
+def test_a_deployed_network_says_what_it_is() -> None:
+    X, y = data()
+    classifier = PhysicalNetworkClassifier(device=LASER, n_layers=2, **SMALL).fit(X, y)
+    name, n_classes = type(LASER).__name__, len(classifier.classes_)
+    assert repr(classifier.deploy()) == (
+        f"<DeployedNetwork on {name}: {X.shape[1]} features, {n_classes} classes, 2 layers, float64>"
+    )
+    regressor = PhysicalNetworkRegressor(device=LASER, **SMALL).fit(X.astype(np.float32), X[:, :2])
+    assert ": 4 features, 2 targets, 1 layer, float32>".replace("4", str(X.shape[1])) in repr(regressor.deploy())
+
+
 @pytest.mark.parametrize("ndim", [1, 2])
 def test_a_regressors_targets_come_back_on_their_own_scale(ndim: int, path: Path) -> None:
     X, _ = data()

@@ -50,6 +50,8 @@ class FunctionDevice(Device):
         What happens to NaN, infinite and saturated readings: see :class:`skpat.Device`.
     max_retries : int, default=5
         How often a call is repeated after a fault.
+    settling_seconds : float, default=0.0
+        What a session waits after a change of shared channels, before the first row.
     slow_controls : sequence of int, default=None
         Channels that need time to settle: the same in all rows of a call during a training. None: none.
     equations : (Device, sequence of str), default=None
@@ -78,6 +80,7 @@ class FunctionDevice(Device):
         output_range=None,
         on_bad_output="retry",
         max_retries=5,
+        settling_seconds=0.0,
         slow_controls=None,
         equations=None,
         name=None,
@@ -98,6 +101,7 @@ class FunctionDevice(Device):
         self.output_range = output_range
         self.on_bad_output = on_bad_output
         self.max_retries = max_retries
+        self.settling_seconds = settling_seconds
         self.slow_controls = slow_controls
         self.equations = equations
         self.name = name
@@ -127,7 +131,7 @@ def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outpu
     **about
         ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``address``,
         ``control_steps``, ``max_change``, ``periodic``, ``output_range``, ``on_bad_output``, ``max_retries``,
-        ``slow_controls``, ``equations``, ``name``: see :class:`skpat.devices.FunctionDevice`.
+        ``settling_seconds``, ``slow_controls``, ``equations``, ``name``: see :class:`skpat.devices.FunctionDevice`.
 
     Returns
     -------

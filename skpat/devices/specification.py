@@ -10,7 +10,15 @@ from skpat.controls import ControlBatch
 from skpat.exceptions import DeviceContractError
 from skpat.value_checks import is_int, is_number
 
-__all__ = ["ask_veto", "channel_periods", "check_device_specification", "device_name", "lost_in_copy", "refuse_lost"]
+__all__ = [
+    "ask_veto",
+    "channel_periods",
+    "check_device_specification",
+    "device_name",
+    "lost_in_copy",
+    "refuse_lost",
+    "slow_channels",
+]
 
 _STATED = (
     "n_controls", "n_outputs", "bounds", "control_steps", "max_change", "max_batch", "address", "output_range", "on_bad_output",
@@ -188,6 +196,12 @@ def channel_periods(device: Any) -> np.ndarray:
     stated = getattr(device, "periodic", None)
     periods = np.asarray(0.0 if stated is None else stated, dtype=np.float64)
     return np.array(np.broadcast_to(periods, (device.n_controls,)))
+
+
+def slow_channels(device: Any) -> np.ndarray:
+    """Numbers of the channels that a device names as slow."""
+    slow = getattr(device, "slow_controls", None)
+    return np.zeros(0, dtype=int) if slow is None else np.asarray(slow, dtype=int)
 
 
 def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from skpat.devices.specification import channel_periods
+from skpat.devices.specification import channel_periods, slow_channels
 from skpat.exceptions import NonFiniteTrainingError, TwinError
 from skpat.lab.session import Session
 from skpat.seeding import seeded_copy
@@ -31,7 +31,6 @@ class Calibrated:
             start_statistics,
             warn_of_first_far,
         )
-        from skpat.training.dither import slow_channels
 
         network, weights, rng = self._network, self.weights_, self._rng
         rows = (network, weights, data.X, data.sample_weight, data.row_keys)

@@ -9,7 +9,13 @@ import numpy as np
 from sklearn.base import clone
 
 from skpat.controls import ChannelSplit, ControlSplit
-from skpat.devices.specification import channel_periods, check_device_specification, device_name, refuse_lost
+from skpat.devices.specification import (
+    channel_periods,
+    check_device_specification,
+    device_name,
+    refuse_lost,
+    slow_channels,
+)
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
 from skpat.lab.limits import Limits
 from skpat.seeding import seeded_copy
@@ -264,8 +270,6 @@ def _check_places(torch_device: Any, dtype: np.dtype, **parts: Any) -> None:
 
 def _warn_of_slow_data(device: Any, split: ChannelSplit) -> None:
     """A channel that needs time to settle gets it only if all rows of a call share it."""
-    from skpat.training.dither import slow_channels
-
     data = np.intersect1d(slow_channels(device), split.input_index)
     if len(data):
         warn_user(

@@ -14,7 +14,7 @@ from skpat.controls import ControlBatch
 from skpat.devices.specification import check_device_specification, device_name, refuse_lost
 from skpat.exceptions import DeviceConnectionError, DeviceOutputError, ShotBudgetError
 from skpat.inspection.device_report import DeviceReport
-from skpat.inspection.legal_settings import LegalSettings
+from skpat.inspection.legal_settings import LegalSettings, slow_beside_others
 from skpat.inspection.response_statistics import Readings, silent_units, summarize
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
@@ -89,6 +89,8 @@ def characterize(
     of freedom that are left, which removes the bias by overfitting. With more channels than a quarter of the settings,
     channels are moved together in random groups, with random signs: a response that is linear in the channels is linear in
     the groups, but channels of one group are not told apart.
+
+    Slow channels (``slow_controls``) stand still, unless all channels are slow: nothing is known of them.
 
     The order of precedence, when several are true: dead, saturated, noisy, drifting, linear. Time is reported and
     decides nothing.
@@ -174,7 +176,8 @@ class _Bench:
         self.device, self.n_shots, self.rng = device, n_shots, rng
         self.ledger = Ledger.of(device)
         self.unfiltered = _Unfiltered(device, self.ledger, n_shots)
-        self.legal = LegalSettings(device, rng, bounds)
+        self.slow = slow_beside_others(device)
+        self.legal = LegalSettings(device, rng, bounds, self.slow)
         self.session = Session(self.unfiltered, ledger=self.ledger, journal=journal, bounds=bounds, wait=wait)
         n_controls = len(self.legal.low)
         share = n_shots / 2000
@@ -184,9 +187,12 @@ class _Bench:
         self.n_group_shots = int(160 * share)
         n_pairs = int(200 * share)
         self.n_probes = (n_shots - n_references - self.n_group_shots - 2 * n_pairs) // 2
-        n_units = n_controls if n_controls <= self.n_probes // 4 else max(2, self.n_probes // 12)
-        self.unit_of = np.arange(n_controls) if n_units == n_controls else rng.permutation(n_controls) % n_units
-        self.sign = np.ones(n_controls) if n_units == n_controls else rng.choice([-1.0, 1.0], n_controls)
+        moving = np.setdiff1d(np.arange(n_controls), self.slow)
+        n_units = len(moving) if len(moving) <= self.n_probes // 4 else max(2, self.n_probes // 12)
+        single = n_units == len(moving)
+        self.unit_of = np.full(n_controls, -1)  # of none: its box is a point
+        self.unit_of[moving] = np.arange(n_units) if single else rng.permutation(len(moving)) % n_units
+        self.sign = np.ones(n_controls) if single else rng.choice([-1.0, 1.0], n_controls)
         self.n_units = n_units
         self.n_named = self.n_measured = 0
         self.rows_per_call = max(8, self.n_group_shots // 8)  # a repeat is paid from the shots for groups
@@ -248,7 +254,7 @@ class _Bench:
             self.unfiltered.rows_to_come -= len(controls)
             names = np.arange(self.n_named, self.n_named + len(controls), dtype=np.uint64)
             self.n_named += len(controls)  # a name for each row: a setting twice in a call has its noise twice
-            batch = ControlBatch.from_dense(controls).named(splitmix64(names))
+            batch = ControlBatch.from_dense(controls, self.slow).named(splitmix64(names))
             wanted, possible = getattr(self.device, "max_retries", 0) or 0, self.unfiltered.max_retries
             try:
                 outputs = self.session.measure(batch, purpose="calibration", shot=self.n_measured)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
+from skpat.controls import ControlBatch
 from skpat.devices.specification import check_device_specification, device_name, refuse_lost
 from skpat.inspection.display_axes import COLORS, axes_for, heading, with_units
-from skpat.inspection.legal_settings import LegalSettings
+from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
 from skpat.seeding import seeded_copy
@@ -154,7 +156,9 @@ class DeviceResponseDisplay:
             there_and_back = [way for i, way in enumerate(there_and_back) if i % per_channel != n_repeats]
         path, is_wanted = _led(np.concatenate(there_and_back), legal, getattr(own, "max_change", None))
         with Session(own, ledger=Ledger.of(own), bounds=bounds) as session:
-            readings = session.measure(path, purpose="calibration")[is_wanted].astype(np.float64)
+            measure = partial(session.measure, purpose="calibration")
+            outputs_of_path = measured_in_runs(measure, ControlBatch.from_dense(path), slow_beside_others(own))
+        readings = outputs_of_path[is_wanted].astype(np.float64)
         ends = np.cumsum([n_repeats * len(sweep) for sweep in sweeps])[:-1]
         means, deviations = [], []
         for sweep, of_channel in zip(sweeps, np.split(readings, ends), strict=True):

@@ -6,6 +6,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from skpat.inspection import driver_faults
 from skpat.inspection.control_scans import check_integers, check_scans, check_steps, scan_plan, step_plan
 from skpat.inspection.driver_specification import check_specification
 from skpat.inspection.findings import DeviceCheck, Finding, listed
-from skpat.inspection.legal_settings import LegalSettings
-from skpat.inspection.observed_device import ObservedDevice, WrongAnswerError
+from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
+from skpat.inspection.observed_device import AnotherAnswerError, DriverError, ObservedDevice, WrongAnswerError
 from skpat.inspection.period_scans import check_periods, period_plan
 from skpat.inspection.repeats import measured_settling
 from skpat.lab.ledger import Ledger
@@ -79,6 +80,9 @@ def check_device(
     before it, beside it, or on the order); shared channels; controls that are rounded, clipped or ignored; outputs that
     never change; stated periods; that controls are not modified; buffers; refusal of illegal values; closing, opening again,
     the safe state, use from another thread.
+
+    Slow channels (``slow_controls``) are sent as shared ones, so that the session waits for them; they stand still but in the
+    scan of each channel.
 
     Instruments are noisy. Noise is measured first, from batches that are repeated in the course of the check, so that a slow
     drift counts as noise. A difference is a fault only if nearly all of several settings differ by more than five standard
@@ -140,7 +144,8 @@ class _Check:
         copy, findings = check_specification(self.original, self.rng)
         self.findings += findings
         try:
-            self.legal = LegalSettings(copy, self.rng)
+            self.slow = slow_beside_others(copy)
+            self.legal = LegalSettings(copy, self.rng, still=self.slow)
             self.settings = self.legal.draw(_N_SETTINGS)
         except ControlBoundsError as error:
             self.add("veto", "failed", f"Every setting that was tried is vetoed: {error}", "Look at check_controls.")
@@ -181,7 +186,7 @@ class _Check:
             self.add(error.check, "failed", error.seen, error.mend)
         except DeviceOutputError as error:
             self.add("finite", "failed", str(error), "Repeating did not help. Find out for which settings it happens.")
-        except _DriverError as wrapped:
+        except DriverError as wrapped:
             seen = f"measure raised {type(wrapped.error).__name__}: {wrapped.error}"
             if "read-only" in str(wrapped.error):
                 mend = "The driver works in place on its controls. Work on a copy: np.array(batch)."
@@ -201,12 +206,13 @@ class _Check:
         batch = ControlBatch.from_dense(controls)
         if batch.row_keys is None:
             batch = batch.named(hash_rows(np.asarray(batch)))
+        measure = partial(self.session.measure, purpose="calibration", shot=shot)
         try:
-            return self.session.measure(batch, purpose="calibration", shot=shot).astype(np.float64)
+            return measured_in_runs(measure, batch, self.slow).astype(np.float64)
         except (WrongAnswerError, DeviceOutputError, DeviceBusyError):
             raise
         except Exception as error:
-            raise _DriverError(error) from error
+            raise DriverError(error) from error
 
     def check_refusal(self) -> None:
         """Illegal values are refused by the session, with nothing sent."""
@@ -341,7 +347,8 @@ class _Check:
                 "If the instrument takes fewer rows at once, state that as max_batch.",
             )
         else:
-            self.add("large batch", "passed", f"{n_rows} rows in one batch.")
+            at_once = f", {max_batch} at once" if max_batch and max_batch < n_rows else " in one batch"
+            self.add("large batch", "passed", f"{n_rows} rows{at_once}.")
 
     def _mean_answers(self, labels: np.ndarray) -> np.ndarray:
         """Mean answers to the reference settings, in the device's units."""
@@ -465,7 +472,7 @@ class _Check:
             self.add("safe state", "passed", "safe_state() and close() can be called after use.")
         self.observed.errors.clear()
         where, fault = "another thread", self._measure_again(in_a_thread=True)
-        if fault is not None and not isinstance(fault, _AnotherAnswerError):
+        if fault is not None and not isinstance(fault, AnotherAnswerError):
             where, of_thread = "this thread", fault
             fault = self._measure_again(in_a_thread=False)
             if fault is None:
@@ -491,7 +498,7 @@ class _Check:
         except Exception:  # reported by the specification
             return
         fault = self._measure_with(unpickled)
-        if isinstance(fault, _AnotherAnswerError):  # once more, the device itself first: it may have been a leap
+        if isinstance(fault, AnotherAnswerError):  # once more, the device itself first: it may have been a leap
             self.observed = self.all_observed[0]
             self._measure_again(in_a_thread=False)
             fault = self._measure_with(pickle.loads(pickled))
@@ -519,8 +526,8 @@ class _Check:
                     outputs = self.measure(self.settings[_LAST])
                 before, self.last_outputs = self.last_outputs, outputs
                 if before is not None and self.readings is not None and self.readings.differ(outputs, before):
-                    raise _AnotherAnswerError("The answers differ from those before.")
-            except _DriverError as wrapped:
+                    raise AnotherAnswerError("The answers differ from those before.")
+            except DriverError as wrapped:
                 caught.append(wrapped.error)
             except Exception as error:
                 caught.append(error)
@@ -580,17 +587,5 @@ class _Check:
             )
 
 
-class _DriverError(Exception):
-    """What a driver raised."""
-
-    def __init__(self, error: Exception):
-        super().__init__(str(error))
-        self.error = error
-
-
-class _AnotherAnswerError(Exception):
-    """After opening again the answers are others."""
-
-
 def _worded(fault: Exception) -> str:
-    return str(fault) if isinstance(fault, _AnotherAnswerError) else f"{type(fault).__name__}: {fault}"
+    return str(fault) if isinstance(fault, AnotherAnswerError) else f"{type(fault).__name__}: {fault}"

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from skpat.controls import ControlBatch
+from skpat.devices.specification import slow_channels
 from skpat.exceptions import ControlBoundsError
 from skpat.lab.limits import Limits
 
-__all__ = ["LegalSettings"]
+__all__ = ["LegalSettings", "measured_in_runs", "slow_beside_others"]
 
 _SCALES = (1.0, 0.8, 0.6, 0.45, 0.33, 0.25, 0.17, 0.1, 0.05, 0.02)
 _TRIES = 16  # settings drawn to see whether the device vetoes a region
 _TOLERABLE_VETOES = 0.25  # share of them that may be drawn again
 _MOST_DRAWS = 60
+
+
+def slow_beside_others(device: Any) -> np.ndarray:
+    """The channels that a device names as slow; none where it names all of them."""
+    slow = slow_channels(device)
+    return slow if len(np.unique(slow)) < device.n_controls else slow[:0]
+
+
+def measured_in_runs(
+    measure: Callable[[ControlBatch], np.ndarray], batch: ControlBatch, slow: np.ndarray
+) -> np.ndarray:
+    """Outputs of a batch; slow channels are sent as shared ones, in calls of rows that agree in them.
+
+    So a session waits whenever they change.
+    """
+    if not len(slow) or len(batch.shared_index):
+        return measure(batch)
+    controls = np.asarray(batch)
+    changes = (np.diff(controls[:, slow], axis=0) != 0).any(axis=1)
+    calls = np.split(np.arange(len(controls)), np.flatnonzero(changes) + 1)
+    keys = batch.row_keys
+    outputs = [
+        measure(ControlBatch.from_dense(controls[rows], slow).named(None if keys is None else keys[rows], batch.shot))
+        for rows in calls
+    ]
+    return np.concatenate(outputs)
 
 
 class LegalSettings:
@@ -31,6 +59,8 @@ class LegalSettings:
     rng : RandomState
     bounds : (low, high) or array-like of shape (n_controls, 2), default=None
         Stricter bounds than the device's.
+    still : array-like of int, default=()
+        Channels that have one value in all settings of the box.
 
     Attributes
     ----------
@@ -45,7 +75,7 @@ class LegalSettings:
         If the device vetoes everything that was tried.
     """
 
-    def __init__(self, device: Any, rng: np.random.RandomState, bounds: Any = None):
+    def __init__(self, device: Any, rng: np.random.RandomState, bounds: Any = None, still: Any = ()):
         self.limits = Limits(device, bounds)
         self.rng = rng
         self.bounds = self.limits.bounds
@@ -60,6 +90,13 @@ class LegalSettings:
         if change is not None:
             self._narrow_to(np.broadcast_to(np.asarray(change, float), n_controls))
         self._avoid_vetoes()
+        if len(still):
+            self._hold(np.sort(np.asarray(still, dtype=int)))
+
+    def _hold(self, still: np.ndarray) -> None:
+        self.low[still] = self.high[still] = self.draw(1)[0, still]
+        listed = f"channel{'s' if len(still) > 1 else ''} {', '.join(map(str, still))}"
+        self.restrictions.append(f"slow_controls: {listed} stood still")
 
     def _narrow_to(self, change: np.ndarray) -> None:
         middle, half = (self.low + self.high) / 2, np.minimum(change, self.high - self.low) / 2 * (1 - 1e-6)

@@ -10,7 +10,7 @@ import numpy as np
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.specification import device_name
 
-__all__ = ["ObservedDevice", "WrongAnswerError"]
+__all__ = ["AnotherAnswerError", "DriverError", "ObservedDevice", "WrongAnswerError"]
 
 _KEPT = 12  # answers held on to, to see whether a later call changes them
 
@@ -21,6 +21,18 @@ class WrongAnswerError(Exception):
     def __init__(self, check: str, seen: str, mend: str):
         super().__init__(seen)
         self.check, self.seen, self.mend = check, seen, mend
+
+
+class DriverError(Exception):
+    """What a driver raised."""
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
+
+
+class AnotherAnswerError(Exception):
+    """After opening again the answers are others."""
 
 
 class ObservedDevice:

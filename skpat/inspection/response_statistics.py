@@ -320,6 +320,10 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
     squares = np.square(changes[:, of_live]).mean(axis=1) / 2 - total_noise if of_live.any() else np.zeros(len(changes))
     counts = np.maximum(np.bincount(readings.moved, minlength=readings.places.shape[1]), 1)
     sensitivity = np.bincount(readings.moved, weights=squares, minlength=readings.places.shape[1]) / counts
+    unit_of = about["unit_of"]
+    grouped = bool(readings.places.shape[1] < (unit_of >= 0).sum())
+    if not grouped:  # channels that stood still have none
+        sensitivity = np.where(unit_of >= 0, sensitivity[unit_of], np.nan)
     return DeviceReport(
         device=about["device"],
         n_controls=about["n_controls"],
@@ -348,13 +352,13 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
         memory=_memory(readings, of_live),
         dead_outputs=np.flatnonzero(readings.dead_outputs),
         constant_outputs=np.flatnonzero(readings.constant),
-        dead_channels=np.flatnonzero(np.isin(about["unit_of"], dead_units)),
-        untested_channels=np.flatnonzero(np.isin(about["unit_of"], readings.untested)),
+        dead_channels=np.flatnonzero(np.isin(unit_of, dead_units)),
+        untested_channels=np.flatnonzero(np.isin(unit_of, readings.untested)),
         sensitivity=np.sqrt(np.maximum(sensitivity, 0.0)),
         saturated_shares=saturated_shares(readings, about["output_range"]),
         readings=readings.first,
         restrictions=tuple(about["restrictions"]),
-        grouped=bool(readings.places.shape[1] < about["n_controls"]),
+        grouped=grouped,
     )
 
 

@@ -121,7 +121,7 @@ class Limits:
         """
         if self._max_change is None or not batch.n_rows:
             return
-        largest = self._max_change[batch.varying_index] * (1 + _CHANGE_TOLERANCE)
+        largest = self._largest_change(batch.varying.dtype)[batch.varying_index]
         jumps = np.abs(np.diff(batch.varying, axis=0, prepend=batch.varying[:1])) > largest
         if jumps.any():
             row_before = batch.varying[np.argwhere(jumps)[0][0] - 1].tolist()
@@ -136,7 +136,7 @@ class Limits:
             )
         if last_row is not None:
             first = np.asarray(batch.rows(slice(0, 1)))
-            jumps = np.abs(first - last_row) > self._max_change * (1 + _CHANGE_TOLERANCE)
+            jumps = np.abs(first - last_row) > self._largest_change(first.dtype)
             if jumps.any():
                 self._refuse(
                     first,
@@ -146,6 +146,12 @@ class Limits:
                     lambda c: f"{last_row[c]:g} was sent before, {self._change_of(c)}",
                     _IN_STEPS,
                 )
+
+    def _largest_change(self, dtype: np.dtype) -> np.ndarray:
+        """What each channel may change by, and the rounding of two values of such a dtype."""
+        assert self._max_change is not None
+        rounding = np.finfo(dtype).eps * np.abs(self._device_bounds).max(axis=1)
+        return self._max_change * (1 + _CHANGE_TOLERANCE) + rounding
 
     @property
     def limits_changes(self) -> bool:

@@ -12,7 +12,7 @@ from skpat.controls import ControlBatch
 from skpat.exceptions import DeadDeviceWarning, DeviceOutputError
 from skpat.network.forward import Network, forward
 from skpat.network.layers import OutputStatistics
-from skpat.training.dither import Dither, apart, measured_size, settled_weights
+from skpat.training.dither import Dither, measured_size, settled_weights
 from skpat.training.far_reading import usual, warn_of_far_reading
 from skpat.user_warning import warn_user
 
@@ -209,7 +209,7 @@ def on_policy_shots(
         dense = move(np.asarray(batch.dense()))
         left -= len(dense)
         controls.append(dense)
-        outputs.append(np.asarray(measure(apart(dense, slow)), dtype=dense.dtype))
+        outputs.append(np.asarray(measure(ControlBatch.from_dense(dense, slow)), dtype=dense.dtype))
         if left < len(dense):
             raise _EnoughError
         return outputs[-1]
@@ -343,7 +343,7 @@ def calibration_shots(
     def spend(dense: np.ndarray) -> np.ndarray:
         nonlocal left
         left -= len(dense)
-        batch = apart(dense, slow)
+        batch = ControlBatch.from_dense(dense, slow)
         controls.append(batch.dense())
         outputs.append(np.asarray(measure(batch), dtype=dense.dtype))
         return outputs[-1]

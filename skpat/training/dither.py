@@ -9,10 +9,11 @@ import numpy as np
 
 from skpat.controls import ControlBatch
 from skpat.devices.noise import standard_normal
+from skpat.devices.specification import slow_channels
 from skpat.network.forward import Network, inner_bounds
 from skpat.row_keys import combine_keys
 
-__all__ = ["Dither", "TARGET_SHARE", "apart", "measured_size", "settled_weights", "slow_channels"]
+__all__ = ["Dither", "TARGET_SHARE", "measured_size", "settled_weights"]
 
 TARGET_SHARE = 0.1
 """Share of the outputs' variance over the data that displacements add."""
@@ -21,23 +22,9 @@ _FIRST_SIZE = 0.02  # tried first, in parts of a channel's range
 _SIZES = (0.002, 0.1)  # smallest and largest that a measurement may ask for
 
 
-def slow_channels(device: Any) -> np.ndarray:
-    """Numbers of the channels that a device names as slow."""
-    slow = getattr(device, "slow_controls", None)
-    return np.zeros(0, dtype=int) if slow is None else np.asarray(slow, dtype=int)
-
-
 def settled_weights(network: Network, slow: np.ndarray) -> np.ndarray:
     """Those of the slow channels that carry no data: they are to be the same in all rows of a call."""
     return np.setdiff1d(slow, network.split.input_index)
-
-
-def apart(controls: Any, slow: np.ndarray) -> ControlBatch:
-    """Settings (n_rows, n_controls), an array or tensor, as a batch; slow channels are shared, as in the first row."""
-    if not len(slow):
-        return ControlBatch.from_dense(controls)
-    varying = np.setdiff1d(np.arange(controls.shape[1]), slow)
-    return ControlBatch(controls[:, varying], varying, controls[0, slow], slow)
 
 
 class Dither:
@@ -100,7 +87,7 @@ class Dither:
 
     def in_parts(self, moved: Any, asked: ControlBatch) -> ControlBatch:
         """Displaced controls (n_rows, n_controls) of a batch as a batch; slow channels that it shared are shared still."""
-        return apart(moved, np.intersect1d(self.slow, asked.shared_index))
+        return ControlBatch.from_dense(moved, np.intersect1d(self.slow, asked.shared_index))
 
     def _refused(self, controls: np.ndarray) -> bool:
         if self.veto is None:
@@ -141,7 +128,9 @@ def measured_size(
         if size < _SIZES[0]:
             return _SIZES[0]
     slow = settled_weights(dither.network, dither.slow)
-    first, again, displaced = (np.asarray(measure(apart(c, slow)), dtype=float) for c in (controls, controls, moved))
+    first, again, displaced = (
+        np.asarray(measure(ControlBatch.from_dense(c, slow)), dtype=float) for c in (controls, controls, moved)
+    )
     noise = np.square(again - first).mean(axis=0).sum()  # twice the variance of the noise
     added = max(np.square(displaced - first).mean(axis=0).sum() - noise, 0.0)
     of_data = max(first.var(axis=0).sum() - noise / 2, 0.0)

@@ -223,6 +223,13 @@ def test_bounds_of_all_channels_alike_are_broadcast() -> None:
     np.testing.assert_array_equal(each.bounds, [[0, 1], [2, 3]])
 
 
+def test_a_function_may_need_time_to_settle() -> None:
+    heater = as_device(double, n_controls=2, n_outputs=2, bounds=(0, 1), settling_seconds=0.25, slow_controls=[1])
+    assert heater.settling_seconds == 0.25
+    with pytest.raises(DeviceContractError, match="'settling_seconds' of double must be a finite number"):
+        as_device(double, n_controls=2, n_outputs=2, bounds=(0, 1), settling_seconds="long")
+
+
 def test_a_function_may_use_torch() -> None:
     device = as_device(
         lambda voltages: torch.from_numpy(voltages).requires_grad_() * 2, n_controls=3, n_outputs=3, bounds=(0, 1)

@@ -478,3 +478,27 @@ class Sluggish(Driver):
     def measure(self, batch):
         time.sleep(0.02 * len(batch))
         return super().measure(batch)
+
+
+class Heaters(Driver):
+    """Two of the voltages heat: they get nowhere unless somebody waits for them, as a session does where they are shared."""
+
+    slow_controls, settling_seconds = (1, 3), 1e-6
+    _heat, _waited = np.zeros(2), False
+
+    def set_shared(self, batch):
+        self._waited = np.isin(self.slow_controls, batch.shared_index).all()
+
+    def measure(self, batch):
+        volts = np.array(batch)
+        for row in volts:
+            self._heat = row[[1, 3]] if self._waited else self._heat + 0.1 * (row[[1, 3]] - self._heat)
+            row[[1, 3]] = self._heat
+        self._waited = False
+        return self.noisy(self.response(volts))
+
+
+class HeatersAlone(Heaters):
+    """Without another channel that could be moved."""
+
+    slow_controls = (0, 1, 2, 3, 4)

@@ -545,3 +545,30 @@ def test_without_matplotlib_the_figure_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "skpat\[plot\]"'):
         report.plot()
+
+
+def test_slow_channels_stand_still_and_are_spoken_of() -> None:
+    report = characterize(drivers.Heaters(0.02), n_shots=1000)
+    assert report.verdict == "suitable"
+    assert (report.memory, report.drift) == (0, 0)
+    assert report.restrictions == ("slow_controls: channels 1, 3 stood still",)
+    assert not report.grouped
+    np.testing.assert_array_equal(np.isnan(report.sensitivity), [False, True, False, True, False])
+    assert report.dead_channels.tolist() == report.untested_channels.tolist() == []
+    assert characterize(drivers.Heaters(0.001), n_shots=1000, bounds=(0, 0.1)).reason.endswith(
+        "Further out nobody looked."
+    )
+
+
+def test_slow_channels_are_in_no_group() -> None:
+    class Many(Device):
+        n_controls, n_outputs, bounds, slow_controls = 300, 3, (-1.0, 1.0), (0, 299)
+
+        def measure(self, batch):
+            controls = np.asarray(batch)
+            assert np.ptp(controls[:, [0, 299]], axis=0).max() == 0
+            return np.sin(controls[:, 1:4] + controls[:, 4:7])
+
+    report = characterize(Many(), n_shots=400)
+    assert report.grouped
+    assert not np.isin([0, 299], report.dead_channels).any()

@@ -206,6 +206,11 @@ def test_the_large_batch_is_as_large_as_the_device_takes(max_batch: int | None, 
     assert max(sizes) == n_rows
 
 
+def test_a_large_batch_that_is_sent_in_pieces_is_called_so() -> None:
+    check = check_device(as_device(np.tanh, n_controls=10, n_outputs=10, bounds=(-1, 1), max_batch=4))
+    assert "10 rows, 4 at once." in str(check["large batch"])
+
+
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_device_passes(name: str) -> None:
     check = check_device(SOUND[name](3))
@@ -417,3 +422,19 @@ def test_wide_and_narrow_bounds_raise_no_false_alarm(end: float) -> None:
         return np.tanh(controls / end @ mixing)
 
     assert check_device(as_device(bank, n_controls=6, n_outputs=5, bounds=(0, end)), on_fail=None).passed
+
+
+@pytest.mark.parametrize("noise", [0.0, NOISE])
+def test_slow_channels_are_waited_for(noise: float) -> None:
+    check = check_device(drivers.Heaters(noise))
+    assert check["rows before"].status == "passed"
+    assert "slow_controls: channels 1, 3 stood still" in check["settings"].seen
+    assert check["channels"].seen == "Channels 0, 1, 2, 3, 4 have an effect."
+    hasty = drivers.Heaters(noise)
+    hasty.__class__ = type("Hasty", (drivers.Heaters,), {"slow_controls": None})
+    assert [finding.name for finding in check_device(hasty, on_fail=None).failures] == ["rows before"]
+
+
+def test_where_every_channel_is_slow_all_are_moved() -> None:
+    check = check_device(drivers.HeatersAlone(), on_fail=None)
+    assert "settings" not in [finding.name for finding in check.findings]

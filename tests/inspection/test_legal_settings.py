@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skpat import ControlBatch, Device, characterize
-from skpat.inspection.legal_settings import LegalSettings
+from skpat.inspection.legal_settings import LegalSettings, measured_in_runs
 from skpat.lab.limits import Limits
 
 
@@ -81,3 +81,27 @@ def test_rounding_of_large_bounds_moves_no_channel_too_far(offset: float) -> Non
 def test_the_share_of_the_range_is_that_of_the_steps_within() -> None:
     box = LegalSettings(Stage(np.array([[0.0, 1.0]] * 2), 0.1, 0.19), np.random.RandomState(0))
     assert box.restrictions == ["max_change: settings stay within 10% of the range of a channel"]
+
+
+def test_channels_that_stand_still_have_one_legal_value() -> None:
+    box = LegalSettings(Stage(np.array([[0.0, 1.0]] * 2), 0.25), np.random.RandomState(0), still=[1])
+    drawn = box.draw(20)
+    assert np.ptp(drawn, axis=0)[1] == 0 < np.ptp(drawn, axis=0)[0]
+    assert drawn[0, 1] in (0, 0.25, 0.5, 0.75, 1)
+    assert box.restrictions == ["slow_controls: channel 1 stood still"]
+
+
+def test_rows_that_agree_in_slow_channels_make_a_call_that_shares_them() -> None:
+    controls = np.array([[0.0, 1, 2], [1, 1, 2], [2, 1, 3], [3, 1, 2], [4, 1, 2]])
+    calls = []
+
+    def measure(batch: ControlBatch) -> np.ndarray:
+        calls.append((batch.row_keys.tolist(), batch.shot, batch.shared.tolist(), batch.shared_index.tolist()))
+        return np.asarray(batch)
+
+    named = ControlBatch.from_dense(controls).named(np.arange(5, dtype=np.uint64), 7)
+    np.testing.assert_array_equal(measured_in_runs(measure, named, np.array([1, 2])), controls)
+    assert calls == [([0, 1], 7, [1, 2], [1, 2]), ([2], 7, [1, 3], [1, 2]), ([3, 4], 7, [1, 2], [1, 2])]
+    calls.clear()
+    measured_in_runs(measure, named, np.empty(0, dtype=int))
+    assert len(calls) == 1

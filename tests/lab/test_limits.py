@@ -160,6 +160,17 @@ def test_too_large_a_change_is_refused_within_a_batch_and_after_it() -> None:
     session.measure([[0.6, 1.0]])
 
 
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_rounded_numbers_may_change_by_the_largest_change(offset: float) -> None:
+    rows = (offset + 0.1 * np.arange(11.0))[:, None] * np.ones(2)
+    session = Session(Recorder(bounds=(offset, offset + 1), max_change=0.1))
+    session.measure(rows.astype(np.float32))
+    session.measure(rows[::-1].astype(np.float32))
+    for dtype, share in ((np.float32, 1.001), (np.float64, 1 + 1e-6)):
+        with pytest.raises(ControlBoundsError, match="change little enough"):
+            session.measure((offset + 0.1 * np.array([[0.0, 0.0], [share, 0.0]])).astype(dtype))
+
+
 def test_the_second_shot_of_a_batch_starts_from_its_last_row() -> None:
     device = Recorder(max_change=0.2)
     with pytest.raises(ControlBoundsError, match="from the row sent before"):
