@@ -45,7 +45,8 @@ def compare_baselines(
 
     For each fold :math:`i` the paired difference is :math:`d_i = s_i - b_i`, the estimator's score less the baseline's. Its
     standard error allows for the rows that the training sets of the folds share [1]_:
-    :math:`\sqrt{(1/k + n_\mathrm{test}/n_\mathrm{train})\,\mathrm{var}(d)}`.
+    :math:`\sqrt{(1/k + n_\mathrm{test}/n_\mathrm{train})\,\mathrm{var}(d)}`, but at least :math:`\sqrt{|d|(1 - |d|)/n}` for
+    accuracies on :math:`n` rows in all. Student's t with :math:`k - 1` degrees of freedom decides, at 2.5 % to either side.
 
     Parameters
     ----------
@@ -139,7 +140,9 @@ def compare_baselines(
     ratio = float(np.mean([len(test) / len(train) for train, test in splits]))
     rows = [_row(baseline, results, ratio) for baseline, results in zip(made, zip(*folds, strict=True), strict=True)]
     device = default_device() if network.device is None else network.device
-    return BaselineComparison(device_name(device), _metric(est, scoring), tuple(rows), ratio)
+    metric = _metric(est, scoring)
+    n_tested = sum(len(test) for _, test in splits) if metric == "accuracy" else None
+    return BaselineComparison(device_name(device), metric, tuple(rows), ratio, n_tested)
 
 
 def _splits(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> list[tuple[np.ndarray, np.ndarray]]:

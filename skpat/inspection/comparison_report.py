@@ -8,10 +8,11 @@ from textwrap import wrap
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student_t
 
 __all__ = ["BaselineComparison", "ComparisonRow"]
 
-_CERTAIN = 2.0  # standard errors
+_BY_CHANCE = 0.025  # probability of a difference, to one side, where there is none
 _OVER = {
     "linear": ("The network", "a linear model ({label})"),  # what is digital in it may do that alone
     "identity": ("The device", "the same network with the identity in its place"),
@@ -95,6 +96,9 @@ class BaselineComparison:
         The estimator first. ``comparison["linear"]`` gives the row of that name.
     test_to_train : float
         Rows to test on for each row to train on.
+    n_tested : int, default=None
+        Rows of all folds, where a score is the share of rows that are right. A difference then has at least the error that
+        it has where all rows in which the two models differ speak for one of them; None: no such bound.
 
     Examples
     --------
@@ -117,6 +121,7 @@ class BaselineComparison:
     metric: str
     rows: tuple[ComparisonRow, ...]
     test_to_train: float
+    n_tested: int | None = None
 
     def __getitem__(self, name: str) -> ComparisonRow:
         for row in self.rows:
@@ -136,17 +141,25 @@ class BaselineComparison:
         mean, standard_error : float
         """
         paired = self.rows[0].scores - self[name].scores
-        return float(paired.mean()), standard_error(paired, self.test_to_train)
+        mean, error = float(paired.mean()), standard_error(paired, self.test_to_train)
+        if self.n_tested is not None:
+            error = max(error, float(np.sqrt(abs(mean) * (1 - min(abs(mean), 1.0)) / self.n_tested)))
+        return mean, error
 
     def adds_over(self, name: str) -> bool:
-        """Whether the estimator is better than a baseline by more than two standard errors of the paired difference."""
+        """Whether the estimator is better than a baseline beyond chance: Student's t of the paired difference, 2.5 %."""
+        return self._beyond_chance(name) > 0
+
+    def _beyond_chance(self, name: str) -> int:
+        """1 where the estimator is better than a baseline, -1 where it is worse, 0 where chance may make the difference."""
         mean, error = self.difference(name)
-        return mean > _CERTAIN * error and mean > 1e-12
+        sure = abs(mean) > max(student_t.isf(_BY_CHANCE, len(self.rows[0].scores) - 1) * error, 1e-12)
+        return int(np.sign(mean)) if sure else 0
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """What the network, the device and its training add over the linear model, the identity, the untrained device and
-        training in silico; and which model without a device does better, if one does, by more than two standard errors."""
+        training in silico; and which model without a device does better, if one does, beyond chance."""
         said = []
         for row in self.rows[1:]:
             if row.name not in _OVER or row.label == row.name:  # the second: somebody's own, of a dict
@@ -157,15 +170,17 @@ class BaselineComparison:
             size = f"{self.number(abs(mean))} ± {self.number(error)}"
             if self.adds_over(row.name):
                 said.append(f"{what} adds {size} of {self.metric} over {over}.")
-            elif mean < -_CERTAIN * error:
+            elif self._beyond_chance(row.name) < 0:
                 said.append(f"{what} adds nothing over {over}: it is worse by {size}.")
+            elif mean > error:
+                said.append(f"{what} may add something over {over}, but chance may have made the difference of {size}.")
             else:
                 difference = f"{self.number(mean)} ± {self.number(error)}"
                 said.append(f"{what} adds nothing over {over}: the difference is {difference}.")
         best = max((row for row in self.rows[1:] if not row.uses_device), key=lambda row: row.mean, default=None)
         if best is not None and best.name not in _OVER and best.label != best.name:
             mean, error = self.difference(best.name)
-            if mean < -_CERTAIN * error and mean < -1e-12:
+            if self._beyond_chance(best.name) < 0:
                 size = f"{self.number(-mean)} ± {self.number(error)}"
                 said.append(f"No device is needed to do better: {best.label} does, by {size} of {self.metric}.")
         return tuple(said)
