@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpat.devices.specification import device_name
 from skpat.estimators.digital_equivalent import find_equivalent, make_folds
-from skpat.lab.ledger import PURPOSES
 from skpat.network.operations import count_operations
 from skpat.value_checks import is_number
 
@@ -291,9 +290,10 @@ def _of_prediction(network: Any, constants: dict[str, float]) -> tuple[CostRow, 
 
 def _of_training(network: Any, constants: dict[str, float]) -> tuple[CostRow, ...]:
     ledger, rows, n_shots, n_conversions = network.ledger_, [], 0, 0
-    shots, replayed = ledger.shots, ledger.replayed
-    for kind in (purpose for purpose in PURPOSES if purpose != "prediction" and purpose in shots | replayed):
-        n = shots.get(kind, 0) + replayed.get(kind, 0)
+    replayed = ledger.replayed
+    for kind, n in ledger.asked.items():
+        if kind == "prediction":
+            continue
         rows.append(_of_shots(f"{kind} shots", n, network.device_, replayed.get(kind, 0)))
         n_shots += n
         n_conversions += ledger.conversions.get(kind, 0)

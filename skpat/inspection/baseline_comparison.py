@@ -179,7 +179,7 @@ def _fold(
         model.fit(X_train, y_train)
         network = network_in(model)
         fitted = network if baseline.name == "estimator" else fitted
-        shots = None if network is None or isinstance(network.device_, IdentityDevice) else network.shots_
+        shots = None if network is None or isinstance(network.device_, IdentityDevice) else network.ledger_.asked
         alike = isinstance(model, Pipeline) and isinstance(est, Pipeline) and [*model.named_steps] == [*est.named_steps]
         cost = digital_cost(model.steps[-1][1] if alike else model)  # the steps before it are the same for all
         results[baseline.name] = {"score": float(scorer(model, X_test, y_test)), "shots": shots, "cost": cost} | {

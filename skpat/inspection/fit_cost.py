@@ -24,7 +24,7 @@ def shots_scorer(est: Any, X: Any = None, y: Any = None) -> int:
     int
         Calibration, training, validation and recalibration together, of all fits where one went on from another
         (``warm_start``, ``partial_fit``), without predictions (the other scorers' among them). Rows that a journal answered
-        cost no shot.
+        count: a search that goes on after a crash finds what it would have found without.
 
     Raises
     ------
@@ -49,5 +49,5 @@ def shots_scorer(est: Any, X: Any = None, y: Any = None) -> int:
     >>> found["test_shots"].tolist()  # two epochs of 100 rows, and 100 for the output statistics
     [300, 300, 300]
     """
-    shots = fitted_network(est).shots_
-    return sum(count for purpose, count in shots.items() if purpose != "prediction")
+    asked = fitted_network(est).ledger_.asked
+    return sum(count for purpose, count in asked.items() if purpose != "prediction")

@@ -196,6 +196,8 @@ class JournalRun:
         self.n_outputs = n_outputs
         self.path = journal.path
         self._own: set[int] = set()  # pieces recorded by this object, which are no answer to what it asks for later
+        self._counted: set[int] = set()  # entries of shots without an answer that this object has seen to
+        self._lost: dict[int | None, int] = {}  # such shots, by the piece that follows them
         # what replays knows nothing of this object: without a cycle a run that is over is gone at once, and its file closed
         self._replay = self._read()
         self._lock = _lock_of(journal, number) if named else None
@@ -242,7 +244,21 @@ class JournalRun:
                 raise self.journal.damaged(f"piece {batch} does not name its rows")
             if batch not in self._own:
                 pieces.append((batch, np.frombuffer(keys, dtype=np.uint64)))
+        self._lost = {}
+        for _, shots, batch in self._read_lost():
+            self._lost[batch] = self._lost.get(batch, 0) + shots
         return Replay(pieces, partial(_read_piece, self.journal, self.n_outputs))
+
+    def _read_lost(self) -> list[tuple[int, int, int | None]]:
+        """Entries of shots without an answer, by others than this object: number, shots, and the piece that follows."""
+        if not self.journal.query(
+            "SELECT 1 FROM sqlite_master WHERE name = 'lost'"
+        ):  # of an earlier version, only read
+            return []
+        found = self.journal.query("SELECT lost, shots, batch FROM lost WHERE run = ?", self.number)
+        if not all(type(shots) is int and 0 <= shots < 1 << 53 for _, shots, _ in found):
+            raise self.journal.damaged(f"it does not say how many shots of run {self.number} got no answer")
+        return [entry for entry in found if entry[0] not in self._counted]
 
     @property
     def is_writing(self) -> bool:
@@ -301,7 +317,7 @@ class JournalRun:
                 if self._lock is not None:
                     self._lock.release()
 
-    def take(self, batch: ControlBatch, aside: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def take(self, batch: ControlBatch, aside: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """What is known of a batch.
 
         Parameters
@@ -318,6 +334,8 @@ class JournalRun:
             The other rows.
         keys : ndarray of uint64, shape (n_rows,)
             Names of all rows, for :meth:`record`.
+        n_lost : int
+            Shots that got no answer, and that came right before the known rows.
 
         Raises
         ------
@@ -327,10 +345,22 @@ class JournalRun:
         keys = control_keys(batch)
         if aside:
             keys = splitmix64(keys ^ _ASIDE)
-        known, missing = self._replay.take(batch, keys)
+        known, missing, begun = self._replay.take(batch, keys)
         if len(missing) and not aside:
             self._check_course()
-        return known, missing, keys
+        return known, missing, keys, sum(self._lost.get(piece, 0) for piece in begun.tolist())
+
+    def take_pending(self) -> int:
+        """Shots of others that got no answer, and that no piece follows as yet. Each is given once."""
+        pending = [entry for entry in self._read_lost() if entry[2] is None]
+        self._counted.update(entry for entry, _, _ in pending)
+        return sum(shots for _, shots, _ in pending)
+
+    def note_lost(self, n_shots: int) -> None:
+        """Write that shots got no answer, so that whoever goes on with the run counts them where they were asked for."""
+        with only_warn(), self.journal.transaction() as file:
+            done = file.execute("INSERT INTO lost (run, shots) VALUES (?, ?)", (self.number, n_shots))
+            self._counted.add(int(done.lastrowid or 0))
 
     def _check_course(self) -> None:
         """Raise JournalError if some of the record was passed over by a run that asks for what is not on record.
@@ -376,7 +406,9 @@ class JournalRun:
                     time.time(),
                 ),
             )
-        self._own.add(int(done.lastrowid or 0))
+            number = int(done.lastrowid or 0)
+            file.execute("UPDATE lost SET batch = ? WHERE run = ? AND batch IS NULL", (number, self.number))
+        self._own.add(number)
 
     def _setting(self, file: sqlite3.Connection, batch: ControlBatch) -> int:
         """The number of the shared part, written once however many pieces carry it."""

@@ -88,7 +88,7 @@ class Ledger:
             self._conversions[purpose] = self._conversions.get(purpose, 0) + n
 
     def add_replayed(self, purpose: str, n_shots: int, *, conversions: int = 0) -> None:
-        """Count rows that a journal answered."""
+        """Count rows that a journal answered, and shots on record that got no answer."""
         check_purpose(purpose)
         with self._lock:
             self._replayed[purpose] = self._replayed.get(purpose, 0) + n_shots
@@ -117,9 +117,22 @@ class Ledger:
 
     @property
     def replayed(self) -> dict[str, int]:
-        """Rows answered by a journal, by purpose (a copy). They are not among ``shots``."""
+        """Rows answered by a journal, by purpose (a copy), and what repeats after faults had cost besides.
+
+        They are not among ``shots``.
+        """
         with self._lock:
             return dict(self._replayed)
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """Shots and replayed rows by purpose: what was asked for, whether the device answers or a journal does."""
+        with self._lock:
+            return {
+                purpose: self._shots.get(purpose, 0) + self._replayed.get(purpose, 0)
+                for purpose in PURPOSES
+                if purpose in self._shots or purpose in self._replayed
+            }
 
     @property
     def conversions(self) -> dict[str, int]:

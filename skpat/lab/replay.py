@@ -177,25 +177,27 @@ class Replay:
         pieces, rows = np.unique(self._piece[place_among_equals >= np.repeat(given, self._count)], return_counts=True)
         return dict(zip(pieces.tolist(), rows.tolist(), strict=True))
 
-    def take(self, batch: ControlBatch, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Answers of the rows that are on record, and the numbers of the rows that are not."""
-        n_rows = len(keys)
+    def take(self, batch: ControlBatch, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Answers of the rows that are on record, the numbers of the rows that are not, and the pieces whose first row is
+        among them."""
+        n_rows, none = len(keys), np.empty(0, dtype=np.int64)
         place = np.searchsorted(self._keys, keys)
         found = np.zeros(n_rows, dtype=bool)
         if len(self._keys):
             place[place == len(self._keys)] = 0
             found = self._keys[place] == keys
         if not found.any():
-            return np.empty((0, 0)), np.arange(n_rows)
+            return np.empty((0, 0)), np.arange(n_rows), none
         occurrence = np.where(found, self.used[place], 0) + _rank_among_equals(keys)
         np.add.at(self.used, place[found], 1)
         found &= occurrence < self._count[place]
         rows = np.flatnonzero(found)
         if not len(rows):
-            return np.empty((0, 0)), np.arange(n_rows)
+            return np.empty((0, 0)), np.arange(n_rows), none
         at = self._first[place[rows]] + occurrence[rows]
         known, same = self._answers(batch, rows, at)
-        return in_layout_of(known[same], known), np.setdiff1d(np.arange(n_rows), rows[same])
+        begun = self._piece[at[same & (self._row[at] == 0)]]
+        return in_layout_of(known[same], known), np.setdiff1d(np.arange(n_rows), rows[same]), begun
 
     def _answers(self, batch: ControlBatch, rows: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The recorded outputs at some places, and whether their controls are those of the rows, not only their keys."""

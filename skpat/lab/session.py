@@ -6,8 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -310,7 +310,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         if not batch.n_rows:
             return np.empty((0, self.device.n_outputs))
         before = self.journal.position()
-        known, missing, keys = self.journal.take(batch, aside)
+        known, missing, keys, n_lost = self.journal.take(batch, aside)
         if len(missing) and (self._connection is None or not self.journal.is_writing):
             try:
                 self._attached()
@@ -319,9 +319,10 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 self.journal.go_back(before)
                 raise
             if has_more:  # while this one waited, another has recorded the same run
-                known, missing, keys = self.journal.take(batch, aside)
+                known, missing, keys, n_lost = self.journal.take(batch, aside)
+            n_lost += self.journal.take_pending()
         n_known = batch.n_rows - len(missing)
-        self.ledger.add_replayed(purpose, n_known, conversions=n_known * self._count_conversions(batch))
+        self.ledger.add_replayed(purpose, n_known + n_lost, conversions=n_known * self._count_conversions(batch))
         if not len(missing):
             return known
         rows = slice(None) if len(missing) == batch.n_rows else missing
@@ -351,10 +352,22 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         for start in range(0, batch.n_rows, limit):
             piece = batch.rows(slice(start, start + limit)) if limit < batch.n_rows else batch
             first_row = start if row_numbers is None else int(row_numbers[start])
-            pieces.append(self._measure_piece(connection, piece, purpose, first_row))
+            with self._lost_on_record(piece.n_rows):
+                pieces.append(self._measure_piece(connection, piece, purpose, first_row))
             if self.journal is not None and keys is not None:
                 self.journal.record(piece, keys[start : start + limit], pieces[-1], purpose)
         return pieces[0] if len(pieces) == 1 else in_layout_of(np.concatenate(pieces), *pieces)
+
+    @contextmanager
+    def _lost_on_record(self, n_rows: int) -> Iterator[None]:
+        """Let the journal know of shots that got no answer: a run that goes on has as many left as this one would have."""
+        before, n_answered = self.ledger.total, 0
+        try:
+            yield
+            n_answered = n_rows
+        finally:
+            if self.journal is not None and (n_lost := self.ledger.total - before - n_answered) > 0:
+                self.journal.note_lost(n_lost)
 
     def _attached(self) -> Connection:
         if self._connection is None:

@@ -197,15 +197,15 @@ def test_what_a_journal_answers_has_been_paid_for(n_before: float, tmp_path: Any
             continue
         reports.append(network.cost_report(X, Y, score=0.8, accelerator_joules_per_operation=1e-3))
     first, again = reports[0], reports[-1]
-    assert (
-        0
-        < sum(network.ledger_.replayed.values())
-        == sum(row.count for row in first.training[:3]) - network.ledger_.total
-    )
-    assert first.n_break_even is not None
-    assert again.n_break_even == first.n_break_even > 0
+    assert sum(network.ledger_.replayed.values()) > 0
+    n_lost = sum(network.ledger_.asked.values()) - sum(row.count for row in first.training[:3])
+    assert n_lost == (10 if n_before == 500 else 0)  # the batch that blew the fuse has been asked for, too
+    assert again["training shots"].count == first["training shots"].count + n_lost
+    assert again.n_break_even >= first.n_break_even > 0
     for one, other in zip(first.training, again.training, strict=True):
-        assert (one.name, one.count, one.joules, one.seconds) == (other.name, other.count, other.joules, other.seconds)
+        assert one.name == other.name
+        if not n_lost or one.name not in ("training shots", "conversion in training", "training in all"):
+            assert (one.count, one.joules, one.seconds) == (other.count, other.joules, other.seconds)
     assert "of them came from the journal" in again["calibration shots"].source
 
 

@@ -58,13 +58,13 @@ def test_each_answer_is_given_once_in_the_order_of_recording(
     replay, is_whole = replay_of(answers[:n_before]), False  # the rest is recorded by somebody else meanwhile
     for rows in asked:
         batch, position = batch_of(rows), replay.used.copy()
-        known, missing = replay.take(batch, control_keys(batch))
+        known, missing, _ = replay.take(batch, control_keys(batch))
         if len(missing) and not is_whole:  # as a run does when it begins to write
             replay.used = position
             grown, is_whole = replay_of(answers), True
             grown.go_on_from(replay)
             replay = grown
-            known, missing = replay.take(batch, control_keys(batch))
+            known, missing, _ = replay.take(batch, control_keys(batch))
         expected = [left[row].pop(0) if left[row] else None for row in rows]
         assert missing.tolist() == [i for i, answer in enumerate(expected) if answer is None]
         assert known.ravel().tolist() == [answer for answer in expected if answer is not None]
@@ -81,7 +81,7 @@ def test_a_row_of_the_same_key_and_other_controls_is_not_answered(in_parts: bool
     piece = Answers(batch(0.1, 0.3, 0.4), np.array([[1.0], [2.0]]), 1, "training", 0.0)
     for wanted, right in ((batch(0.1, 0.3, 0.7), [0]), (batch(0.2, 0.3, 0.4), [])):
         keys = control_keys(piece.controls)  # equal by chance
-        known, missing = Replay([(7, keys)], {7: piece}.__getitem__).take(wanted, keys)
+        known, missing, _ = Replay([(7, keys)], {7: piece}.__getitem__).take(wanted, keys)
         assert known.ravel().tolist() == [piece.outputs[i, 0] for i in right]
         assert missing.tolist() == [i for i in (0, 1) if i not in right]
 
