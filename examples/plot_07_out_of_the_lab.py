@@ -59,7 +59,7 @@ network = PhysicalNetworkClassifier(
 # What does the device add? Everything is scored on the same folds. The difference is taken fold by fold. This task is so small
 # that random weights and a fitted readout do nearly as well, and the table says so.
 
-print(compare_baselines(network, X, y, cv=3, baselines=["linear", "untrained", "identity", "in_silico"]), "\n")
+print(compare_baselines(network, X, y, cv=5, baselines=["linear", "untrained", "identity", "in_silico"]), "\n")
 
 # %%
 # Train on all rows. What does a prediction take, and what did the training? Each figure says where it comes from; what a

@@ -60,8 +60,8 @@ def compare_baselines(
     baselines : "classical", list of str, or dict of str to estimator, default="classical"
         Among "linear" (logistic or ridge regression), "svm" (radial basis functions), "gradient_boosting", "mlp" (one hidden
         layer with about as many trained parameters), "untrained" (the device with random weights and a fitted linear
-        readout), "identity" (the same network, the device replaced by :class:`skpat.devices.IdentityDevice`, trained with the
-        exact gradient) and "in_silico" (trained on the twin, then the readout fitted on the device,
+        readout), "identity" (the same network, the device replaced by :class:`skpat.devices.IdentityDevice`, trained in the
+        same way) and "in_silico" (trained on the twin, then the readout fitted on the device,
         :class:`skpat.training.InSilicoRefitted`). "classical" means all of them. Estimators of a dict are taken as they are.
     scoring : str or callable, default=None
         As in scikit-learn; None: accuracy or R².

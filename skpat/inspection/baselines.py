@@ -231,11 +231,14 @@ def _of_scaled_targets(model: Any) -> Any:
 
 
 def _identity(task: _Task) -> Any:
-    network = physical_network(task.est)
+    """Trained in the same way, so that the device alone is another one; a twin of the device itself is none of the identity."""
+    from skpat.twins.neural_twin import NeuralTwin
+
+    network = clone(physical_network(task.est))
     device = default_device() if network.device is None else network.device
-    return clone(network).set_params(
-        device=IdentityDevice.like(device), gradient="exact", twin=None, journal=None, n_shots=1
-    )
+    twin = network.twin if isinstance(network.twin, NeuralTwin) else None
+    n_shots = 1 if network.max_shots is None else network.n_shots  # there is no noise
+    return network.set_params(device=IdentityDevice.like(device), twin=twin, journal=None, n_shots=n_shots)
 
 
 def _in_silico(task: _Task) -> Any:

@@ -173,7 +173,8 @@ class BaselineComparison:
             elif self._beyond_chance(row.name) < 0:
                 said.append(f"{what} adds nothing over {over}: it is worse by {size}.")
             elif mean > error:
-                said.append(f"{what} may add something over {over}, but chance may have made the difference of {size}.")
+                folds = f"{len(row.scores)} folds do not make it certain"
+                said.append(f"{what} may add something over {over}: the difference is {size}, but {folds}.")
             else:
                 difference = f"{self.number(mean)} ± {self.number(error)}"
                 said.append(f"{what} adds nothing over {over}: the difference is {difference}.")
