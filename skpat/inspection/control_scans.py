@@ -186,8 +186,14 @@ def check_scans(scan: Scan, readings: ReferenceReadings, outputs: np.ndarray) ->
             "range",
             "failed" if sure else "warning",
             f"Near the ends of the bounds nothing changes any more ({listed('channel', scan.channels[flat])}): the control is "
-            + ("clipped on the way." if sure else "clipped on the way, or the device saturates."),
-            "Narrow 'bounds' to the range that is really sent; never clip silently.",
+            + (
+                "clipped on the way."
+                if sure
+                else "clipped on the way, or the device saturates, or its response is flat there."
+            ),
+            "Narrow 'bounds' to the range that is really sent; never clip silently."
+            if sure
+            else "If it is clipped, narrow 'bounds' to the range that is really sent. Flat by nature, as a square at 0, is sound.",
         )
     )
     return findings

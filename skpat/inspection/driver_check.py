@@ -292,13 +292,11 @@ class _Check:
                 f"No output changes: {_N_SETTINGS} settings, drawn at random, gave one answer.",
                 "Are the controls sent at all? Are they rounded to whole numbers on the way, or is the trigger missing?",
             )
-        elif len(dead):
-            self.add(
-                "dead outputs",
-                "warning",
-                f"{listed('Output', dead)} never changed.",
-                "Check the wiring, or leave them out of n_outputs.",
-            )
+        elif len(dead) or len(readings.dark):
+            never = f"{listed('Output', dead)} never changed." if len(dead) else ""
+            dark = f"{listed('Output', readings.dark)} showed noise alone." if len(readings.dark) else ""
+            mend = "Check the wiring, or leave them out of n_outputs."
+            self.add("dead outputs", "warning", f"{never} {dark}".strip(), mend)
         else:
             self.add("dead outputs", "passed", "Every output changes.")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from skpat.inspection.repeats import Settling
+from skpat.inspection.repeats import Settling, share_of_signal
 
 __all__ = [
     "AGAIN",
@@ -26,6 +26,9 @@ _FAR = 30.0
 rarer than one in 10,000 devices, also where the noise of all outputs is one and the same."""
 AGAIN = 9.0
 """The same when a difference has been seen already: three standard deviations."""
+_DARK, _CLEAR = 4.0, 100.0
+"""Variance between settings over that of repeats, of an output that tells nothing, where another one tells much."""
+_LEAST_WEIGHT = 1e-6
 _ROUNDING = 1e-4  # of an output's spread: matrix products of another shape, float32 inside
 
 
@@ -73,8 +76,10 @@ class ReferenceReadings:
     ----------
     live : ndarray of bool, shape (n_outputs,)
         Outputs that changed at all.
+    dark : ndarray of int
+        Live outputs that changed no more from setting to setting than from repeat to repeat, beside others that did.
     scale : ndarray of shape (n_live,)
-        Spread of each live output.
+        Spread of each live output, larger where noise makes it.
     means : ndarray of shape (n_settings, n_live)
         Mean answer to each setting sent alone, scaled.
     noise : ndarray of shape (n_settings,)
@@ -88,14 +93,31 @@ class ReferenceReadings:
         self.live = (record.outputs != record.outputs[0]).any(axis=0)
         self.scale = np.where(spread[self.live] > 0, spread[self.live], 1.0)
         self.record = record
-        self.scaled = self.in_scale(record.outputs)
         self.n_settings = int(record.setting.max()) + 1
+        self.scaled = self.in_scale(record.outputs)
+        self._weigh()
         self.means = self.mean_in("single")
         n_live = max(int(self.live.sum()), 1)
         self.floor = n_live * _ROUNDING**2
         self.noise = self._noise()
         batch = self.mean_in("batch")
         self.signal = max(float(batch.var(axis=0, ddof=1).sum() - self.noise.mean() / 3), 0.0)
+
+    def _weigh(self) -> None:
+        """Let outputs count for what they tell of the settings: dark ones change by their noise alone."""
+        batch, single = (
+            np.stack([self.of(context, setting) for setting in range(self.n_settings)])
+            for context in ("batch", "single")
+        )
+        within = batch[1:].var(axis=1, ddof=1).mean(axis=0)  # but for the first, see below
+        between = [answers.shape[1] * answers.mean(axis=1).var(axis=0, ddof=1) for answers in (batch, single)]
+        ratio = np.maximum(*between) / np.maximum(within, 1e-300)
+        n, n_repeats = batch.shape[:2]
+        weights = share_of_signal(ratio, n - 1, (n - 1) * (n_repeats - 1))
+        self.dark = np.flatnonzero(self.live)[(ratio < _DARK) & (ratio.max(initial=0.0) > _CLEAR)]
+        if weights.any():
+            self.scale = self.scale / np.sqrt(np.maximum(weights, _LEAST_WEIGHT))
+            self.scaled = self.in_scale(self.record.outputs)
 
     def in_scale(self, outputs: np.ndarray) -> np.ndarray:
         return outputs[:, self.live] / self.scale

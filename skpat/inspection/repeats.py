@@ -11,7 +11,7 @@ from scipy.stats import f as f_distribution
 from skpat.controls import ControlBatch
 from skpat.row_keys import splitmix64
 
-__all__ = ["Settling", "measured_settling", "settling", "trace_and_squares"]
+__all__ = ["Settling", "measured_settling", "settling", "share_of_signal", "trace_and_squares"]
 
 _N_ROUNDS = 3  # in which every setting is measured twice in a row
 
@@ -80,17 +80,30 @@ def settling(readings: np.ndarray, by_chance: float = _BY_ANY_CHANCE) -> Settlin
     ratio = float((between / within).mean()) * (n_within - 2) / n_within  # the mean of a ratio of variances is 1
     independent = _n_independent(scatter[:, :, live] / np.sqrt(within)) / n_settings
     least = float(f_distribution.isf(_BY_CHANCE, n_free * independent, n_within * independent))
+    n_all = len(settled)
+    ratio_of_settled = n_all / (n_all - 1) * 2 * n_rounds / within  # settled answers are scaled to a variance of 1
+    weights = share_of_signal(ratio_of_settled, n_all - 1, n_within)
+    if not weights.any():
+        return Settling(0.0, np.inf, noise)
     steps = ((settled - np.roll(settled, 1, axis=0)) / scale)[followed][:, live]
     # of a mean over the rounds of second readings, half the variance of a difference, for each of the two
-    length = np.square(steps).sum(axis=0).mean() - n_settings * within.mean() / n_rounds
+    length = np.square(steps).sum(axis=0) @ weights - n_settings * (within @ weights) / n_rounds
     if length <= 0:
         return Settling(0.0, np.inf, noise)
-    by_noise = n_free * within.mean() / n_rounds
+    by_noise = n_free * (within @ weights) / n_rounds
     apart = differences - np.median(differences.mean(axis=0), axis=0)  # a noisy setting is not seen in the others
     seen = ratio > least and _chance(apart[:, :, live] / np.sqrt(within)) <= by_chance
-    share = float(np.sqrt(max(np.square(left).sum(axis=0).mean() - by_noise, 0.0) / length))
+    share = float(np.sqrt(max(np.square(left).sum(axis=0) @ weights - by_noise, 0.0) / length))
     resolution = max(float(np.sqrt((least - 1) * by_noise / length)), _LEAST_SHARE)
     return Settling(share if seen and share > _LEAST_SHARE else 0.0, resolution, noise)
+
+
+def share_of_signal(ratio: np.ndarray, n_between: float, n_within: float) -> np.ndarray:
+    """How much outputs count, by the ratio of their variances between settings and of repeats, of so many degrees of freedom.
+
+    0 where noise alone makes such a ratio in more than one output of a thousand, near 1 where it is far above.
+    """
+    return np.maximum(1 - f_distribution.isf(1e-3, n_between, n_within) / np.maximum(ratio, 1e-300), 0.0)
 
 
 def measured_settling(measure: Callable[[ControlBatch], np.ndarray], settings: np.ndarray) -> Settling:

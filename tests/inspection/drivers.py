@@ -502,3 +502,47 @@ class HeatersAlone(Heaters):
     """Without another channel that could be moved."""
 
     slow_controls = (0, 1, 2, 3, 4)
+
+
+class TwoDark(Driver):
+    """Two detectors more, which see nothing but their own noise."""
+
+    n_outputs = 6
+
+    def in_the_dark(self, readings):
+        if not hasattr(self, "_dark"):
+            self._dark = np.random.default_rng(self.seed + 1)
+        return np.column_stack([readings, 2e-3 + 5e-4 * self._dark.standard_normal((len(readings), 2))])
+
+    def measure(self, batch):
+        return self.in_the_dark(super().measure(batch))
+
+
+class TwoDarkAndTruncated(TwoDark):
+    def measure(self, batch):
+        return self.in_the_dark(self.noisy(self.response(np.asarray(batch).astype(int))))
+
+
+class TwoDarkAndAveraged(TwoDark):
+    def measure(self, batch):
+        outputs = self.response(np.asarray(batch))
+        return self.in_the_dark(self.noisy(outputs + 0.5 * outputs.mean(axis=0)))
+
+
+class TwoDarkAndSlow(TwoDark):
+    """Voltages arrive with some percent of those of the row before."""
+
+    def __init__(self, noise=0.0, seed=0, share=0.1):
+        super().__init__(noise, seed)
+        self.share = share
+
+    def measure(self, batch):
+        volts = np.asarray(batch)
+        before = np.vstack([self.__dict__.get("_before", volts[:1]), volts[:-1]])
+        self._before = volts[-1:]
+        return self.in_the_dark(self.noisy(self.response(volts + self.share * (before - volts))))
+
+
+class AllDark(Driver):
+    def response(self, volts):
+        return np.zeros((len(volts), 4))

@@ -572,3 +572,13 @@ def test_slow_channels_are_in_no_group() -> None:
     report = characterize(Many(), n_shots=400)
     assert report.grouped
     assert not np.isin([0, 299], report.dead_channels).any()
+
+
+@pytest.mark.parametrize("n_shots", [400, 2000])
+def test_dark_outputs_do_not_count_as_memory(n_shots: int) -> None:
+    assert characterize(drivers.TwoDark(0.02), n_shots=n_shots).memory == 0
+    for share, verdict in ((0.04, "suitable"), (0.2, "drifting")):
+        report = characterize(drivers.TwoDarkAndSlow(0.02, share=share), n_shots=n_shots)
+        assert report.verdict == verdict
+        assert report.memory == pytest.approx(share, rel=0.5, abs=0.02)
+        assert report.dead_outputs.tolist() == [4, 5]

@@ -438,3 +438,27 @@ def test_slow_channels_are_waited_for(noise: float) -> None:
 def test_where_every_channel_is_slow_all_are_moved() -> None:
     check = check_device(drivers.HeatersAlone(), on_fail=None)
     assert "settings" not in [finding.name for finding in check.findings]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.005])
+@pytest.mark.parametrize(
+    ("driver", "failures"),
+    [
+        ("TwoDark", []),
+        ("TwoDarkAndTruncated", ["control steps"]),
+        ("TwoDarkAndAveraged", ["company"]),
+        ("TwoDarkAndSlow", ["rows before"]),
+    ],
+)
+def test_dark_outputs_hide_no_fault(driver: str, failures: list[str], noise: float) -> None:
+    check = check_device(getattr(drivers, driver)(noise), on_fail=None)
+    assert [finding.name for finding in check.failures] == failures
+    assert check["dead outputs"].seen == "Outputs 4, 5 showed noise alone."
+    assert check["dead outputs"].status == "warning"
+    assert check.noise < 0.1
+
+
+def test_a_wholly_dark_device_is_no_fault_of_the_driver() -> None:
+    check = check_device(drivers.AllDark(0.02), on_fail=None)
+    assert not check.failures
+    assert check["company"].status == "skipped"
