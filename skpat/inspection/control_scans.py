@@ -193,7 +193,7 @@ def check_scans(scan: Scan, readings: ReferenceReadings, outputs: np.ndarray) ->
             ),
             "Narrow 'bounds' to the range that is really sent; never clip silently."
             if sure
-            else "If it is clipped, narrow 'bounds' to the range that is really sent. Flat by nature, as a square at 0, is sound.",
+            else "If it is clipped, narrow 'bounds' to the range that is really sent. A square is flat at 0: that is sound.",
         )
     )
     return findings
