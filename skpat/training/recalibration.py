@@ -126,11 +126,21 @@ def recalibrate(
     with n rows.
     """
     session = trainer.session
-    shots_before = session.shots_left
-    data, n_rows = _chosen(data, strata, shots_before / (trainer.network.n_calls * session.n_shots), trainer, rng)
+    shots_before, faults_before = session.shots_left, sum(session.ledger.faults.values())
+    most = (shots_before - _for_a_repeat(trainer)) / (trainer.network.n_calls * session.n_shots)
+    data, n_rows = _chosen(data, strata, most, trainer, rng)
     measured = data.rows(np.arange(n_rows))
     check = np.arange(0, n_rows, _CHECK_EVERY)[:_MOST_CHECKED]
-    refit = _Refit(trainer, measured, check)
+    try:
+        refit = _Refit(trainer, measured, check)
+    except ShotBudgetError as error:
+        n_faults = sum(session.ledger.faults.values()) - faults_before
+        faults = f"{n_faults} fault{'s' if n_faults > 1 else ''} of the device"
+        raise ShotBudgetError(
+            f"'max_shots' of recalibrate must allow for repeats after faults. Got {session.max_shots:,}, and {faults}: too few "
+            "are left to fit the readout. The estimator is as it was. Use a larger max_shots.",
+            max_shots=error.max_shots,
+        ) from error
     kept, weights, statistics = "readout" if refit.is_better else "nothing new", refit.weights(), refit.statistics
     loss_weights, n_epochs = None, 0
     if trainer.gradient.trains_on_device and refit.loss > good_loss:
@@ -155,6 +165,14 @@ def recalibrate(
         n_epochs=n_epochs,
         shots=int(shots_before - session.shots_left),
     )
+
+
+def _for_a_repeat(trainer: Trainer) -> int:
+    """Shots of the largest call, where several calls are to be had: one that fails can be repeated. What is left trains."""
+    session = trainer.session
+    limit = getattr(session.device, "max_batch", None) or 0
+    others = max(2 * limit, least_shots(trainer.network, session.n_shots))
+    return limit if getattr(session.device, "max_retries", 0) and session.shots_left - limit >= others else 0
 
 
 class _Refit:

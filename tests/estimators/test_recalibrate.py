@@ -347,6 +347,36 @@ def test_an_error_leaves_the_network_as_it_was() -> None:
     assert network.recalibrate(X_TRAIN, Y_TRAIN, 500).predict(X_TEST).shape == Y_TEST.shape
 
 
+@pytest.mark.parametrize(("faults", "restored"), [([2], True), ([1, 2], False)])
+def test_one_fault_is_not_the_end_where_calls_are_short(faults: list[int], restored: bool) -> None:
+    mixing = np.random.default_rng(0).standard_normal((26, 12)) / 5
+    now: dict[str, Any] = {"call": 0, "faults": [], "offset": 0.0}
+
+    def bench(controls: np.ndarray) -> np.ndarray:
+        now["call"] += 1
+        if now["call"] in now["faults"]:
+            raise OSError("time-out")
+        return np.tanh(controls @ mixing + now["offset"])
+
+    device = as_device(bench, n_controls=26, n_outputs=12, bounds=(-1, 1), max_batch=20)
+    network = PhysicalNetworkClassifier(device, twin=NeuralTwin((8,), max_iter=2), max_iter=5, random_state=0)
+    network.fit(X_TRAIN, Y_TRAIN)
+    now.update(call=0, faults=faults, offset=1.0)
+    if restored:
+        before = network.score(X_TEST, Y_TEST)
+        now.update(call=0)
+        assert network.recalibrate(X_TRAIN, Y_TRAIN, max_shots=60).recalibration_.n_rows == 40
+        assert network.ledger_.shots["recalibration"] <= 60
+        assert network.score(X_TEST, Y_TEST) > before + 0.1
+    else:
+        message = (
+            "must allow for repeats after faults. Got 60, and 2 faults of the device: .* The estimator is as it was"
+        )
+        with pytest.raises(ShotBudgetError, match=message):
+            network.recalibrate(X_TRAIN, Y_TRAIN, max_shots=60)
+        assert not hasattr(network, "recalibration_")
+
+
 def test_the_journal_records_and_never_replays(tmp_path: Any) -> None:
     network = untrained(max_iter=1, journal=tmp_path / "run.db").fit(X_TRAIN, Y_TRAIN)
     state = pickle.dumps(network)
