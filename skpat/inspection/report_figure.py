@@ -52,10 +52,14 @@ def draw(report: Any) -> Any:
     missed = report.nonlinear_shares[live]
     c.bar(live, 1 - missed, color="tab:gray", label="linear")
     c.bar(live, missed, bottom=1 - missed, color="tab:orange", label="missed")
-    c.set(title="explained by a linear model", xlabel="output", ylabel="share of the response", ylim=(0, 1))
+    c.set(title="explained by a linear model", xlabel="output", ylabel="share of the response", ylim=(0, 1.2))
+    c.set_yticks(np.linspace(0, 1, 6))
     if len(live):
-        c.legend(fontsize=8)
+        c.legend(fontsize=8, loc="upper center", ncols=2)  # above the bars
     d.plot(report.drift_course, "o-", markersize=3)
+    if (chance := _by_noise(report, live)) > 0:
+        d.axhline(chance, color="tab:red", linewidth=0.8, label="noise alone")
+        d.legend(fontsize=8, loc="lower left")
     d.set(
         title=f"references (drift {report.drift:.2g})",
         xlabel="round",
@@ -64,8 +68,9 @@ def draw(report: Any) -> Any:
     )
     e.bar(np.arange(len(report.sensitivity)), report.sensitivity)
     e.set(title="sensitivity", xlabel="group of channels" if report.grouped else "channel", ylabel="change / spread")
-    low, spread = report.readings.min(axis=0), np.ptp(report.readings, axis=0)
-    f.hist(((report.readings - low) / np.where(spread > 0, spread, 1.0)).ravel(), bins=50)
+    readings = report.readings[:, live] if len(live) else report.readings
+    low, spread = readings.min(axis=0), np.ptp(readings, axis=0)
+    f.hist(((readings - low) / np.where(spread > 0, spread, 1.0)).ravel(), bins=50)
     f.set(
         title=f"readings ({report.saturation:.0%} stuck)",
         xlabel="place in the output's range",
@@ -77,3 +82,12 @@ def draw(report: Any) -> Any:
     for panel in (a, b, c, d, e):
         number_ticks(panel.xaxis)
     return figure
+
+
+def _by_noise(report: Any, live: np.ndarray) -> float:
+    """How far noise alone takes references of a round from their mean, in parts of an output's spread."""
+    spread = np.hypot(report.signal, report.noise)[live]
+    share = np.square(report.noise[live] / np.where(spread > 0, spread, 1.0))
+    n_readings = 1 if report.memory else 2  # of each reference in a round, as far as the row before is not in them
+    n_rounds = len(report.drift_course)
+    return float(np.sqrt(share.mean() / n_readings * (1 - 1 / n_rounds))) if len(live) else 0.0
