@@ -116,7 +116,8 @@ def advise(device: Any, outputs: np.ndarray, policy: str, repeats: bool) -> str:
     """What to do where bad readings have ended a measurement: a sentence for the end of the message."""
     if policy == "mask":
         where = f"output {int(np.argmin((~_is_bad(device, outputs)).sum(axis=0)))}"
-        return f"No row of the call had a good reading of {where} to put in the place of a bad one: measure more rows at once."
+        none = f"No row of the call had a good reading of {where} to put in the place of a bad one"
+        return f"{none}: measure more rows at once, or leave the output out of the driver if it never has one."
     allow = "Allow it with on_bad_output='mask'"
     return f"{allow}, or lower max_batch: a repeat takes all {len(outputs)} rows." if repeats else f"{allow}."
 
