@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.sparse import csr_matrix
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 
 from skpat import Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
+from skpat.devices import SecondHarmonicLaser
 from skpat.estimators import cost_report
 from skpat.inspection.digital_cost import digital_cost
 from skpat.network import PatchEncoder
 from skpat.training import PhysicsAware
-from skpat.twins import NeuralTwin, neural_module
+from skpat.twins import NeuralTwin, PhysicsTwin, Twin, neural_module
 
 X, Y = load_iris(return_X_y=True)
 LABELS = np.stack([Y > 0, Y > 1, X[:, 0] > 5.8], axis=1).astype(int)
@@ -25,19 +29,19 @@ PARTS = ("device", "conversion", "encoder", "gains and normalisation", "readout"
 
 def bench(**states: Any) -> Any:
     return as_device(
-        lambda controls: np.tanh(controls @ MIXING), n_controls=12, n_outputs=6, bounds=(-1, 1), name="bench", **states
+        lambda controls: np.tanh(controls @ MIXING), n_controls=12, n_outputs=6, bounds=(-1, 1), **({"name": "bench"} | states)
     )  # fmt: skip
 
 
 def fitted(
-    joules: float | None = 1e-12, seconds: float | None = 1e-6, data: Any = (X, Y), **params: Any
+    joules: float | None = 1e-12, seconds: float | None = 1e-6, data: Any = (X, Y), name: str = "bench", **params: Any
 ) -> PhysicalNetworkClassifier:
     defaults: dict[str, Any] = {
         "twin": NeuralTwin((8,), max_iter=3, n_refine_steps=1),
         "max_iter": 3,
         "random_state": 0,
     }
-    device = bench(joules_per_shot=joules, seconds_per_shot=seconds)
+    device = bench(joules_per_shot=joules, seconds_per_shot=seconds, name=name)
     return PhysicalNetworkClassifier(device, **(defaults | params)).fit(*data)
 
 
@@ -216,6 +220,7 @@ def test_unknown_is_never_zero(states: dict[str, None]) -> None:
         for name in ("device", "prediction in all", "training shots", "training in all"):
             assert getattr(report[name], kind) is None
         assert f"{kind}_per_shot" in report["device"].source
+    assert report["device"].source.startswith("device's specification") == (len(states) == 1)
     assert (report["device"].joules is None) == ("joules" in states)
     assert "unknown" in str(report)
     if "joules" in states:
@@ -238,6 +243,67 @@ def test_nothing_is_sent_unless_asked() -> None:
     assert row.seconds > 0
     assert row.source.startswith("measured")
     assert measured.digital is not None or "reaches" in str(measured)
+
+
+def test_the_clock_is_of_one_row_and_a_score_that_is_given_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = quick()
+    clock = SimpleNamespace(perf_counter=iter([0.0, 30.0, 100.0, 160.0]).__next__)
+    monkeypatch.setattr(cost_report, "time", clock)
+    report = network.cost_report(X, Y, measure=True, score=0.5)
+    assert report["whole prediction, by the clock"].seconds == pytest.approx(30 / len(X))
+    assert "the device 0.500" in str(report)
+    alone = network.cost_report(csr_matrix(X[:30]), measure=True)
+    assert alone["whole prediction, by the clock"].seconds == pytest.approx(60 / 30)
+    assert network.shots_["prediction"] == len(X) + 30
+
+
+class Reticent(Twin):
+    """Has weights, and does not tell how many steps it took."""
+
+    def fit(self, controls: Any, outputs: Any, sample_weight: Any = None) -> Reticent:
+        self.n_features_in_ = np.shape(controls)[1]
+        self.module = torch.nn.Linear(self.n_features_in_, np.shape(outputs)[1], dtype=torch.float64)
+        return self
+
+    @property
+    def module_(self) -> torch.nn.Module:
+        return self.module
+
+
+@pytest.mark.parametrize("device", [bench(), SecondHarmonicLaser(8, 4, n_steps=2)], ids=["own", "equations"])
+def test_what_a_twin_does_not_tell_of_its_steps_is_unknown(device: Any) -> None:
+    twin = PhysicsTwin(device, []) if isinstance(device, SecondHarmonicLaser) else Reticent()
+    how: dict[str, Any] = {"gradient": PhysicsAware(pretrain=False), "max_iter": 1, "random_state": 0}
+    report = PhysicalNetworkClassifier(device, twin, **how).fit(X, Y).cost_report(X)
+    assert report["twin"].joules is None
+    assert report["training in all"].joules is None
+    assert "how many there were is not kept" in report["twin"].source
+
+
+def test_a_device_that_costs_as_much_as_the_accelerator_never_pays() -> None:
+    free = {"joules_per_operation": 0.0, "joules_per_conversion": 0.0}
+    for joules in (1e-9, 0.0):
+        report = quick(joules=joules).cost_report(
+            X, Y, score=0.5, accelerator_joules_per_operation=joules / (4 + 4 * 3), **free
+        )
+        assert report.n_break_even == np.inf
+        assert "never pays" in str(report)
+
+
+def test_what_is_said_names_the_model_its_score_and_the_shots() -> None:
+    report = quick().cost_report(X, Y, score=0.5)
+    assert report.digital is not None
+    assert report.digital.name == "digital equivalent (linear)"
+    reached = float(re.search(r"equivalent scores (\S+) in 5 folds; the device 0\.500", str(report))[1])  # type: ignore[index]
+    assert reached > 0.9
+    assert re.search(r"device +1 shot +1e-12 J +1e-06 s +device's", str(report))
+
+
+def test_a_page_shows_names_as_they_stand() -> None:
+    html = quick(name="<b>A & B</b>").cost_report(X)._repr_html_()
+    assert "&lt;b&gt;A &amp; B&lt;/b&gt;" in html
+    assert "<b>A" not in html
+    assert "device&#x27;s specification" in html
 
 
 def test_without_y_the_report_says_why() -> None:
@@ -264,6 +330,12 @@ def test_the_smallest_equivalent_and_the_break_even(monkeypatch: pytest.MonkeyPa
     impossible = network.cost_report(X[:30], np.arange(30) % 3, score=1)
     assert impossible.digital is None
     assert "no perceptron of up to 1 hidden units reaches 1.000 in 5 folds of the 30 rows given" in str(impossible)
+
+
+def test_the_digital_models_are_given_features_of_any_unit() -> None:
+    rows = np.random.default_rng(0).uniform(-1, 1, (80, 2))
+    rows, labels = rows * [1e-6, 1.0], rows[:, 0] > 0
+    assert quick((rows, labels)).cost_report(rows, labels, score=0.9).digital_width == 0
 
 
 def test_two_classes_need_one_score_and_every_row_right_is_reached_by_every_row_right() -> None:

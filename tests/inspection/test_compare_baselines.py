@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_regression
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
+from sklearn.svm import SVC
 
 from skpat import ControlSplit, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import IdentityDevice
@@ -271,6 +277,46 @@ def test_operations_and_parameters_of_a_network_are_those_of_its_maps() -> None:
     assert cost.n_parameters == encoder + layers + readout
     direct = network(encoder="direct", readout="bins").fit(X, y)
     assert digital_cost(direct) == DigitalCost(2 + 4 + 6 + 6, 4 + 2 * 4 + 1 + 2)
+
+
+CLASSES = np.arange(12) % 3
+WITHOUT_STEPS = Pipeline([("none", "passthrough"), ("scale", MinMaxScaler()), ("ridge", Ridge())])
+STUMPS = HistGradientBoostingClassifier(max_iter=4, max_leaf_nodes=2, min_samples_leaf=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "cost"),
+    [
+        (Ridge(), CLASSES, (5, 6)),
+        (LogisticRegression(), CLASSES, (5 * 3, 6 * 3)),
+        (WITHOUT_STEPS, CLASSES, (5 + 5, 6)),
+        (make_pipeline(FunctionTransformer(), StandardScaler(), LogisticRegression()), CLASSES > 0, (5 + 5, 6)),
+        (TransformedTargetRegressor(Ridge(), transformer=StandardScaler()), CLASSES, (5 + 1, 6)),
+        (MultiOutputRegressor(Ridge()), np.eye(3)[CLASSES], (5 * 3, 6 * 3)),
+        (OneVsRestClassifier(LogisticRegression()), CLASSES, (5 * 3, 6 * 3)),
+        (
+            MLPRegressor(hidden_layer_sizes=(4,), solver="lbfgs", alpha=10.0, tol=0.1, random_state=0),
+            CLASSES,
+            (5 * 4 + 4, 6 * 4 + 5),
+        ),
+        (SVC(C=1e-3), CLASSES, (12 * 5 + 12 * 2, 12 * 2 + 3)),  # every row is a support vector, with two weights
+        (STUMPS, CLASSES > 0, (4 * 2, 4 * 3)),
+        (KNeighborsClassifier(), CLASSES, (None, None)),
+        (make_pipeline(StandardScaler(), KNeighborsClassifier()), CLASSES, (None, None)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_operations_and_parameters_of_a_model_are_counted_by_hand(model: Any, y: Any, cost: tuple[Any, Any]) -> None:
+    X = np.random.default_rng(0).uniform(-1, 1, (12, 5))
+    assert digital_cost(clone(model).fit(X, y)) == DigitalCost(*cost)
+
+
+def test_of_an_untrained_device_the_readout_alone_is_learned() -> None:
+    X, y = products(40)
+    est = network(n_layers=2, gradient="exact", device=IdentityDevice.like(BANK), max_iter=1)
+    of_all, of_readout = digital_cost(clone(est).fit(X, y)), digital_cost(UntrainedDevice(est).fit(X, y))
+    assert of_readout.operations == of_all.operations
+    assert of_readout.n_parameters == 6 * 2 + 2
 
 
 def test_the_perceptron_is_about_as_large_as_the_network(comparison: BaselineComparison) -> None:
