@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
-from skpat.exceptions import JournalError, UselessTwinWarning
+from skpat.exceptions import ExchangedDeviceWarning, JournalError, UselessTwinWarning
 from skpat.training import PhysicsAware
 from skpat.twins import NeuralTwin
 from tests.estimators.noisy_bank import NoisyBank
@@ -108,8 +108,10 @@ def test_callbacks_change_neither_weights_nor_shots_unless_they_measure(early_st
     measured, _ = watched_by(lambda _, copy: copy.predict(X) is None, early_stopping=early_stopping)
     watched.fit(X, Y)
     measured.fit(X, Y)
-    assert same(alone.weights_, watched.weights_)
-    assert same(alone.weights_, measured.weights_)
+    spoiled, _ = watched_by(lambda _, copy: copy.weights_["readout.coef"].fill(0.0), early_stopping=early_stopping)
+    spoiled.fit(X, Y)
+    for network in (watched, measured, spoiled):
+        assert same(alone.weights_, network.weights_)
     assert watched.shots_ == alone.shots_
     assert measured.shots_ == alone.shots_ | {"prediction": 3 * len(X)}
 
@@ -125,10 +127,30 @@ def test_a_copy_is_the_estimator_as_if_the_fit_had_ended_there(early_stopping: b
     for copy, truth in ((second, stopped), (third, network), (whole, network)):
         assert same(copy.weights_, truth.weights_)
         assert (copy.n_iter_, copy.loss_) == (truth.n_iter_, truth.loss_)
-        assert copy.validation_scores_ == truth.validation_scores_
+        for name in ("loss_curve_", "shots_curve_", "validation_scores_", "best_validation_score_"):
+            assert getattr(copy, name) == getattr(truth, name)
         np.testing.assert_array_equal(copy.predict_proba(X), truth.predict_proba(X))
     second.weights_["readout.coef"][:] = 0  # the copy's own
     assert network.weights_["readout.coef"].any()
+
+
+def test_the_best_score_of_a_copy_is_the_best_so_far() -> None:
+    network, recorder = watched_by(early_stopping=True, learning_rate_init=3.0, max_iter=6)
+    network.fit(X, Y)
+    scores = network.validation_scores_
+    assert [copy.best_validation_score_ for copy in recorder.copies[:6]] == np.maximum.accumulate(scores).tolist()
+    assert scores[-1] < max(scores)
+
+
+def test_a_callback_knows_how_many_epochs_there_will_be_at_most() -> None:
+    told: dict[str, Any] = {}
+
+    class Expecting(Recorder):
+        def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+            told.setdefault(context.task_name, context.max_subtasks)
+
+    small(max_iter=2).set_callbacks(Expecting()).fit(X, Y)
+    assert told["fit"] == 2
 
 
 class Counted(NoisyBank):
@@ -213,15 +235,18 @@ def test_ctrl_c_in_a_hook_ends_the_fit_with_the_weights_so_far_and_no_further_sh
     assert same(network.weights_, recorder.copies[1].weights_)
 
 
-@pytest.mark.parametrize("max_shots", [700, 1000])
-def test_predictions_of_callbacks_obey_the_budget_and_the_step_falls_in_time(max_shots: int) -> None:
+@pytest.mark.parametrize(("max_shots", "n_layers", "n_shots"), [(700, 2, 1), (1000, 2, 1), (1400, 2, 2)])
+def test_predictions_of_callbacks_obey_the_budget_and_the_step_falls_in_time(
+    max_shots: int, n_layers: int, n_shots: int
+) -> None:
+    whole = n_layers * n_shots * len(X)
     network, recorder = watched_by(
-        lambda _, copy: copy.predict(X) is None, max_shots=max_shots, max_iter=100, n_layers=2
+        lambda _, copy: copy.predict(X) is None, max_shots=max_shots, max_iter=100, n_layers=n_layers, n_shots=n_shots
     )
     network.fit(X, Y)
     assert 0 < network.shots_["prediction"] <= max_shots // 2
-    assert max_shots - 3 * len(X) < sum(network.shots_.values()) <= max_shots
-    assert network.shots_["prediction"] % (2 * len(X)) == 0  # all layers of all rows, or nothing
+    assert max_shots - 1.5 * whole < sum(network.shots_.values()) <= max_shots
+    assert network.shots_["prediction"] % whole == 0  # all layers of all rows, or nothing
     assert network.n_iter_ < 6
     assert recorder.calls[-2:] == ["end fit", "teardown"]
     step = network._optimizer_state["param_groups"][0]["lr"]
@@ -229,6 +254,30 @@ def test_predictions_of_callbacks_obey_the_budget_and_the_step_falls_in_time(max
     spent = sum(network.shots_.values()) - network.shots_["prediction"]
     assert network.shots_curve_[-1] == spent  # what callbacks predict is no training
     network.score(X, Y)
+
+
+def test_a_callback_that_finds_no_shots_at_the_end_leaves_the_fit_whole() -> None:
+    asked = []
+
+    class Last(Recorder):
+        def on_fit_task_end(self, estimator: Any, context: Any, *, fitted_estimator: Any, **given: Any) -> None:
+            if context.task_name == "fit":
+                asked.append(fitted_estimator)
+                fitted_estimator.predict(X)
+
+    network = small(max_shots=400, max_iter=100).set_callbacks(Last()).fit(X, Y)
+    assert len(asked) == 1
+    assert network.shots_["prediction"] == 0
+    assert sum(network.shots_.values()) <= 400
+
+
+def test_a_copy_that_is_kept_knows_the_instrument_that_it_was_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counted, "identify", lambda self: "number 1", raising=False)
+    network, recorder = watched_by(device=Counted(), max_iter=1)
+    network.fit(X, Y)
+    monkeypatch.setattr(Counted, "identify", lambda self: "number 2", raising=False)
+    with pytest.warns(ExchangedDeviceWarning, match=r"'number 1'\. Got 'number 2'"):
+        recorder.copies[0].predict(X)
 
 
 def test_a_resumed_fit_replays_the_callbacks_measurements_too(tmp_path: Path) -> None:

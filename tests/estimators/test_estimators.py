@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpat import ControlSplit, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import SecondHarmonicLaser
+from skpat.row_keys import hash_rows
 from skpat.training import PhysicsAware
 from skpat.twins import NeuralTwin, Twin
 from tests.estimators.noisy_bank import NoisyBank
@@ -303,6 +304,35 @@ def test_what_is_held_out_stays_so_when_a_fit_goes_on() -> None:
     assert set(network._held_out_keys.tolist()) == held[0]  # the same seed, begun anew
 
 
+def test_a_fit_that_goes_on_with_nothing_but_rows_that_were_held_out_holds_out_a_part_of_them() -> None:
+    X = np.random.default_rng(0).uniform(size=(40, 4))
+    y = np.arange(40) % 2
+    network = small(warm_start=True, early_stopping=True, max_iter=1, validation_fraction=0.25).fit(X, y)
+    rows = np.isin(hash_rows(X), network._held_out_keys)
+    network.fit(X[rows], y[rows])
+    assert 0 < len(network._held_out_keys) < rows.sum() == 10
+
+
+def test_rows_that_are_held_out_count_by_their_weight() -> None:
+    X, y = IRIS
+    device = as_device(np.tanh, n_controls=8, n_outputs=8, bounds=(-1, 1))
+    weight = np.where(y == 1, 50.0, 1.0)
+    network = small(device=device, early_stopping=True, max_iter=1, validation_fraction=0.4)
+    network.fit(X, y, sample_weight=weight)
+    rows = np.isin(hash_rows(X), network._held_out_keys)
+    assert network.validation_scores_ == [network.score(X[rows], y[rows], sample_weight=weight[rows])]
+    assert network.validation_scores_ != [network.score(X[rows], y[rows])]
+
+
+def test_a_fit_begun_anew_holds_out_what_it_would_have_without_an_earlier_one() -> None:
+    X, y = IRIS
+    network = small(early_stopping=True, max_iter=2)
+    anew = clone(network).fit(X, y)
+    again = network.fit(X[::3], y[::3]).fit(X, y)
+    assert same(anew.weights_, again.weights_)
+    assert anew.validation_scores_ == again.validation_scores_
+
+
 def test_warm_start_goes_on() -> None:
     X, y = IRIS
     network = small(warm_start=True).fit(X, y)
@@ -502,7 +532,6 @@ def test_held_out_rows_do_not_enter_the_scaling() -> None:
 
 def _training_rows(network: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which rows the training sent, found by watching the keys of its data."""
-    from skpat.row_keys import hash_rows
     from skpat.training import trainer
 
     seen: list[np.ndarray] = []

@@ -310,6 +310,21 @@ def test_a_fit_that_goes_on_refuses_parameters_that_it_would_ignore(
     assert network.shots_["training"] > spent["training"]
 
 
+class Unlimited(NoisyBank):
+    """Has a parameter that is not set, as some labs write it."""
+
+    def __init__(self, noise=0.02, random_state=None, limit=np.nan):
+        super().__init__(noise, random_state)
+        self.limit = limit
+
+
+def test_a_parameter_that_is_not_a_number_is_the_same_after_pickling() -> None:
+    network = pickle.loads(pickle.dumps(small(device=Unlimited(), max_iter=1).fit(*IRIS)))
+    network.partial_fit(*IRIS)
+    with pytest.raises(ValueError, match=r"Got others since: 'device__limit'"):
+        network.set_params(device__limit=1.0).partial_fit(*IRIS)
+
+
 def test_partial_fit_refuses_other_classes_than_those_of_the_first_call(watched: Watched) -> None:
     X, y = IRIS
     network = small(device=watched).partial_fit(X[:20], y[:20], classes=[0, 1, 2])
@@ -463,7 +478,9 @@ def test_the_plan_tells_shots_seconds_and_joules() -> None:
     assert "460 shots" in text
     assert "230 s" in text
     assert "920 J" in text
-    assert "unknown" in str(small().plan([[0.0], [1.0]]))
+    unknown = str(small().plan([[0.0], [1.0]]))
+    assert "time        unknown (the device states no seconds_per_shot)" in unknown
+    assert "energy      unknown (the device states no joules_per_shot)" in unknown
 
 
 class Guarded(Device):
@@ -492,8 +509,9 @@ def test_fixed_values_between_the_steps_of_a_channel_are_refused_before_the_firs
         with pytest.raises(
             ControlBoundsError,
             match=r"'fixed' must be at whole steps of Guarded\. Got 0\.6 for channel 5 \(step 0\.25 from 0",
-        ):
+        ) as caught:
             attempt()
+        assert (caught.value.channel, caught.value.value) == (5, 0.6)
     network.set_params(control_split=ControlSplit(fixed={3: 0.5, 5: 0.75}), max_iter=1).fit(*IRIS)
 
 
