@@ -27,7 +27,7 @@ from skpat.training.alignment import Alignment, Slopes, _measure_group, measure_
 from skpat.training.loss_probe import LossProbe
 from skpat.training.trainer import Data, Trainer
 from skpat.training.useless_twin import check_alignment, count_check_shots, is_useless, warn_if_useless
-from skpat.twins import NeuralTwin, PhysicsTwin
+from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
 from tests.combinations import mostly_slow
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
@@ -376,7 +376,8 @@ def test_noise_alone_is_not_called_a_useless_twin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("along", "error", "useless"), [(1.0, 0.3, False), (0.6, 0.2, False), (0.3, 0.1, True), (-0.5, 0.1, True)]
+    ("along", "error", "useless"),
+    [(1.0, 0.3, False), (0.6, 0.2, False), (0.6, 0.1, True), (0.3, 0.1, True), (-0.5, 0.1, True)],
 )
 def test_a_cosine_that_noise_hides_is_judged_by_what_a_step_gains(along: float, error: float, useless: bool) -> None:
     made = Slopes(along, error**2, 0.0, 100.0, 1.0)  # nothing is known of what stands across
@@ -387,6 +388,36 @@ def test_a_cosine_that_noise_hides_is_judged_by_what_a_step_gains(along: float, 
         made, held=0.1
     )  # noise, or a bend, has made the promise: a step that gains something does not break it
     assert is_useless([replace(hidden, slopes=kept)] * 2) == (along < 0)
+
+
+@pytest.mark.parametrize(
+    ("cosine", "gain", "useless"),
+    [
+        (0.79, 0.05, True),
+        (0.81, 0.05, False),  # a good cosine, whatever the gain
+        (0.61, 0.29, True),
+        (0.61, 0.31, False),
+        (0.59, 0.31, True),
+        (0.46, 0.46, False),  # poor, but it leads downhill
+        (0.44, 0.46, True),
+        (0.46, 0.44, True),
+    ],
+)
+def test_where_noise_hides_nothing_cosine_and_gain_decide(cosine: float, gain: float, useless: bool) -> None:
+    assert is_useless([slopes(cosine, 1 - cosine**2, promised=cosine / gain)] * 2) == useless
+
+
+@pytest.mark.parametrize(("n_checks", "error", "useless"), [(1, 0.46, True), (2, 0.4, True), (3, 0.26, False)])
+def test_a_poor_twin_leads_downhill_only_where_that_is_known(n_checks: int, error: float, useless: bool) -> None:
+    made = Slopes(0.5, 0.0, 0.6, 0.8**2, 1.0)  # a step keeps half of its promise, for certain
+    checks = [Alignment(*made.cosine_and_error(), slope=made.slope, slopes=made)] * n_checks
+    assert 0.45 < pooled(checks).cosine < 0.6
+    assert pooled(checks).standard_error == pytest.approx(error, abs=0.01)
+    assert is_useless(checks) == useless
+
+
+def test_no_gradient_is_useless_in_noise_too() -> None:
+    assert is_useless([slopes(0.0, 0.1, promised=0.0, error=1.0)] * 2)
 
 
 class Noisy(SimulatedDevice):
@@ -472,6 +503,18 @@ def test_a_bend_that_the_twin_foresees_is_not_its_fault() -> None:
     assert not is_useless(checks)
 
 
+def test_a_twin_foresees_a_part_of_the_slope_and_nothing_where_it_leads_the_other_way() -> None:
+    with training(gradient=PhysicsAware(pretrain=False), twin=PhysicsTwin(LASER)) as (trainer, data):
+        probe = LossProbe(trainer, data)
+        names = probe.layer_names[0]
+        direction = flat(probe, names) / np.linalg.norm(flat(probe, names))
+        assert 0.9 < probe.foreseen_share(direction, names, 1e-3) <= 1
+        assert 0 <= probe.foreseen_share(direction, names, 1e9) < 1
+        assert probe.foreseen_share(-direction, names, 1e9) == 1
+        trainer.twin = None
+        assert probe.foreseen_share(direction, names, 1e9) == 1
+
+
 @pytest.mark.parametrize("bits", [4, 5, 7])
 def test_steps_of_the_channels_are_no_bend(bits: int) -> None:
     silent = SecondHarmonicLaser(16, 12, n_steps=3, noise=0.0, energy_jitter=0.0, noise_floor=0.0)
@@ -514,9 +557,10 @@ def test_the_warning_has_the_figures_and_the_remedies() -> None:
             warnings.simplefilter("error")
             warn_if_useless([], trainer)
             warn_if_useless([slopes(0.9, 0.19)], trainer)
-        trainer.twin = PhysicsTwin(SecondHarmonicLaser(16, 12), [])
-        with pytest.warns(UselessTwinWarning, match=r"Let more of its constants be found, use a larger"):
-            warn_if_useless([slopes(0.1, 0.99)], trainer)
+        physics = PhysicsTwin(SecondHarmonicLaser(16, 12), [])
+        for trainer.twin in (physics, ResidualTwin(physics)):
+            with pytest.warns(UselessTwinWarning, match=r"Let more of its constants be found, use a larger"):
+                warn_if_useless([slopes(0.1, 0.99)], trainer)
         trainer.twin = NeuralTwin()
         with pytest.warns(UselessTwinWarning, match=r"2 checks \(320 shots\).* was 0\.10 ± 0\.00 \(1 is") as caught:
             warn_if_useless([slopes(0.1, 0.99)] * 2, trainer)
@@ -544,6 +588,8 @@ def test_a_long_training_affords_better_checks() -> None:
     assert 3 * few <= 500
     assert few < many <= 0.02 * 40_000 / 3
     assert most == 384
+    deep = [count_check_shots(1000, 6, 6 * n) for n in (1000, 40_000, 10_000_000)]  # six shots for each row
+    assert deep == [6 * few, 6 * many, 6 * most]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -185,10 +185,14 @@ def test_stated_equations_are_the_default_twin_without_the_specimens_errors() ->
     assert default_twin(SecondHarmonicLaser(), "cuda").torch_device == "cuda"
     assert default_twin(MachZehnderMesh(4), "cuda").device.torch_device == "cuda"
     assert "nonlinearity" not in default_twin(MachZehnderMesh(4, nonlinearity=0.0)).constants
-    for wrong in ("none", (MachZehnderMesh, ["phase_offsets"])):
+    mesh = MachZehnderMesh(4)
+    for wrong in ("none", (MachZehnderMesh, ["phase_offsets"]), (mesh,), (mesh, [], "more"), (np.sin, [])):
         device = as_device(np.sin, n_controls=2, n_outputs=2, bounds=(0, 1), equations=wrong)
         with pytest.raises(DeviceContractError, match=r"'equations' of .* must be None or a simulated device"):
             default_twin(device)
+    anywhere = SimpleNamespace(forward=torch.sin)  # equations that know of no torch_device
+    device = as_device(np.sin, n_controls=2, n_outputs=2, bounds=(0, 1), equations=(anywhere, []))
+    assert default_twin(device, "cuda").device is anywhere
     laser = SecondHarmonicLaser(4, 2)
     device = as_device(np.sin, n_controls=4, n_outputs=2, bounds=(0, 1), equations=(laser, "coupling"))
     with pytest.raises(TwinError, match=r"must be a list of names. Got 'coupling'"):

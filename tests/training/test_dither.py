@@ -159,6 +159,8 @@ def test_slow_channels_that_carry_data_are_told_before_anything_is_sent() -> Non
         UserWarning, match=r"Got data on 2 of them \(channel 1, \.\.\.\): .*Use control_split=ControlSplit\("
     ):
         PhysicalNetworkClassifier(device, control_split=ControlSplit([0, 1, 2])).plan(X)
+    with pytest.warns(UserWarning, match=r"Got data on 1 of them \(channel 5\): "):
+        PhysicalNetworkClassifier(device, control_split=ControlSplit([0, 3, 5])).plan(X)
     PhysicalNetworkClassifier(device, control_split=ControlSplit([0, 3, 4])).plan(X)  # no warning
 
 
@@ -307,6 +309,17 @@ def test_a_step_is_as_long_as_its_factor_says() -> None:
         )
         moved.append(np.abs(first.weights_["layers.0.theta"] - last.weights_["layers.0.theta"]).max())
     assert moved[1] < 1e-4 < 1e-2 < moved[0]
+
+
+def test_a_step_that_is_shortened_leaves_the_next_ones_as_long_as_they_were() -> None:
+    class Cautious(PhysicsAware):
+        step_factor = 0.1
+
+    X = np.random.default_rng(0).uniform(size=(60, 3))
+    device = as_device(lambda c: c[:, :3] * c[:, 3:], n_controls=N, n_outputs=3, bounds=(0, 1))
+    network = PhysicalNetworkClassifier(device, gradient=Cautious(), batch_size=10, max_iter=1, random_state=0)
+    network.partial_fit(X, X[:, 0] > 0.5)
+    assert network._optimizer_state["param_groups"][0]["lr"] == network.learning_rate_init
 
 
 def test_displacements_and_the_twins_steps_fade_and_the_calibration_goes_twice_as_far() -> None:

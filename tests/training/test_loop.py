@@ -24,7 +24,8 @@ class Session:
     """A budget, and what is left of it."""
 
     def __init__(self, max_shots: float):
-        self.max_shots, self.kept_back, self.ledger, self.journal = max_shots, 0, Ledger(), None
+        self.max_shots, self.kept_back, self.ledger = max_shots, 0, Ledger()
+        self.journal: Any = None
 
     @property
     def shots_left(self) -> float:
@@ -126,6 +127,40 @@ def test_the_step_falls_where_it_will_end_with_the_shots_of_whoever_looks_on() -
     assert trainer.progress[0] == (0.0, 1 / 125)  # nobody has looked on yet
     expected = np.arange(1, 100) / 100
     np.testing.assert_allclose(trainer.progress[1:], np.stack([expected, expected + 0.01], axis=1))
+
+
+@pytest.mark.parametrize("max_shots", [1000, np.inf])
+def test_whoever_looks_on_makes_no_run_longer_than_its_epochs(max_shots: float) -> None:
+    trainer = Counting(max_iter=4, max_shots=max_shots)
+    look = SimpleNamespace(begin_epoch=lambda *args: trainer.session.spend(1), end_epoch=lambda *args: False)
+    run(trainer, watch=look, shots_per_epoch=8)
+    assert trainer.progress == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
+
+
+def test_a_budget_that_does_not_reach_for_the_checks_is_one_epoch_long() -> None:
+    trainer = Counting(max_shots=20)
+    run(trainer, check=lambda: None, check_at=(0.0, 0.5, 1.0), shots_per_check=8, shots_per_epoch=8)
+    assert trainer.progress[0] == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("early_stopping", "n_epochs"), [(True, 3), (False, 6)])
+def test_scores_of_rows_that_are_not_held_out_end_no_run(early_stopping: bool, n_epochs: int) -> None:
+    trainer = Counting(max_iter=6)
+    trainer.settings.n_iter_no_change, trainer.settings.early_stopping = 2, early_stopping
+    _, history = run(trainer, validate=lambda weights: 1.0)  # the loss falls all the time
+    assert len(history.loss_curve) == n_epochs
+
+
+@pytest.mark.parametrize("journal", [None, "run.db"])
+@pytest.mark.parametrize(("n_steps", "epoch"), [(0, 1), (2, 2), (5, 3)])
+def test_an_interrupted_run_says_where_it_was_and_what_is_on_record(
+    n_steps: int, epoch: int, journal: str | None
+) -> None:
+    trainer = Counting(stop=(KeyboardInterrupt(), n_steps))
+    trainer.session.journal = None if journal is None else SimpleNamespace(path=journal)
+    with pytest.warns(UserWarning, match=f"interrupted in epoch {epoch} of 4") as caught:
+        run(trainer)
+    assert ("goes on from what is in run.db" in str(caught[0].message)) == (journal is not None)
 
 
 def test_a_run_that_begins_on_its_way_goes_the_rest_of_it() -> None:

@@ -78,6 +78,13 @@ def test_a_calibration_takes_a_quarter_of_the_budget_and_the_statistics_an_eight
     assert network.ledger_.total == plan.calibration
 
 
+@pytest.mark.parametrize(("n_rows", "n_layers"), [(30, 1), (30, 2), (150, 1), (150, 3), (4000, 1), (4000, 2)])
+def test_a_calibration_without_a_budget_is_of_two_shots_for_each_call_within_limits(n_rows: int, n_layers: int) -> None:
+    _, network = counted(gradient="in_silico", n_layers=n_layers)
+    n_twin = np.clip(2 * n_rows * n_layers, 200, 10_000)
+    assert network.plan(np.resize(X, (n_rows, 4))).calibration == n_twin + min(n_rows, 256) * n_layers
+
+
 def test_a_budget_that_is_not_reached_changes_nothing() -> None:
     free, bounded = (counted(max_iter=2, n_calibration_shots=100, max_shots=m)[1].fit(X, Y) for m in (None, 10**6))
     for name, weight in free.weights_.items():
@@ -131,7 +138,10 @@ def test_a_fit_that_goes_on_needs_a_budget_for_one_batch(incremental: bool) -> N
             assert np.isfinite(network.loss_)
             assert counter.rows == spent + 30
         else:
-            with pytest.raises(ValueError, match=r"'max_shots' must allow for one batch, 30 shots in all. Got 29."):
+            with pytest.raises(
+                ValueError,
+                match=r"must allow for one batch, 30 shots in all\. Got 29\. .* or a smaller batch_size or n_shots",
+            ):
                 again(X, Y)
             assert (network.loss_, counter.rows) == (loss, spent)
 

@@ -161,6 +161,32 @@ def test_ctrl_c_in_silico_ends_the_fit_before_its_first_step_on_the_device(monke
     assert len(found.loss_curve_) == 2
 
 
+def test_after_ctrl_c_in_silico_the_device_is_not_asked_what_it_was_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any) -> Any:
+        found = pretrain(*args)
+        found[1].interrupted = True
+        return found
+
+    asked: list[Any] = []
+    pretrain = pretraining.pretrain
+    monkeypatch.setattr(pretraining, "pretrain", interrupted)
+    monkeypatch.setattr(pretraining, "is_confirmed", lambda *args: asked.append(args))
+    found = network(**AUTO).fit(X, Y)
+    assert not asked
+    assert (found.pretrained_, found.shots_["training"]) == (False, 0)
+
+
+def test_a_trial_never_takes_the_shots_of_the_first_step() -> None:
+    made = network(**AUTO, n_calibration_shots=1700)
+    with_trial = []
+    for max_shots in range(2010, 2310, 50):
+        plan = made.set_params(max_shots=max_shots).plan(X)
+        assert plan.training >= 2 * 75
+        assert plan.shots <= max_shots
+        with_trial.append(plan.calibration > 1700 + 2 * 75)
+    assert with_trial == [False] * 4 + [True] * 2  # 100 rows in both units where the budget reaches for them, too
+
+
 @pytest.mark.parametrize("how", [{}, AUTO, AUTO | {"max_shots": 900}, {"max_shots": 900}], ids=str)
 def test_budgets_and_journals_hold(how: dict[str, Any], tmp_path: Path) -> None:
     made = network(**how, journal=tmp_path / "run.db", early_stopping=True, n_calibration_shots=100)

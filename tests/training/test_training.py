@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpat import ControlBatch, ControlSplit, PhysicalNetworkClassifier, as_device
+from skpat import ControlBatch, ControlSplit, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import SecondHarmonicLaser
 from skpat.estimators.specification import GRADIENTS
 from skpat.exceptions import FarReadingWarning, NoExactGradientError, NonFiniteTrainingError
@@ -20,7 +20,7 @@ from skpat.network.forward import Network
 from skpat.row_keys import hash_rows
 from skpat.training import SPSA, Apparatus, ExactGradient, GradientEstimator, InSilico, bridge, device_alone
 from skpat.training.calibration import _varied, draw_rows, on_policy_shots
-from skpat.training.far_reading import far_reading
+from skpat.training.far_reading import far_reading, usual
 from skpat.training.loss import cross_entropy, squared_error, weighted_mean
 from skpat.training.trainer import Data
 from skpat.twins import NeuralTwin, PhysicsTwin
@@ -135,7 +135,8 @@ class Glitching(SecondHarmonicLaser):
 
 
 @pytest.mark.parametrize(
-    ("at", "n_units"), [([10], 1), ([10, 60], 1), ([140], 1), ([300], 1), ([400], 1), ([100], 2), ([700], 2)]
+    ("at", "n_units"),
+    [([10], 1), ([10, 60], 1), ([140], 1), ([300], 1), ([400], 1), ([100], 2), ([700], 2), ([725], 2)],
 )
 def test_readings_far_beyond_the_others_are_told_once(at: list[int], n_units: int) -> None:
     X, y = data(100)
@@ -180,9 +181,46 @@ def test_what_is_usual_is_not_far(seed: int, unit: float, kind: str) -> None:
     assert distance > 100
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1.0])
+def test_a_far_reading_is_a_hundred_spreads_from_the_mean(unit: float) -> None:
+    mean, spread = np.full(4, 7.0 * unit), np.full(4, unit)
+    for distance in (99.0, 101.0, -101.0):
+        outputs = np.tile(mean, (5, 1))
+        outputs[3, 2] += distance * unit
+        wanted = None if abs(distance) < 100 else (3, 2, pytest.approx(101))
+        assert far_reading(outputs, mean, spread) == wanted
+    outputs[3, 0] += 102 * unit  # 204 common spreads
+    assert far_reading(outputs, mean, spread * [0, 0, 0, 1]) == (3, 0, pytest.approx(204))
+    outputs[3] = mean + 49 * unit
+    assert far_reading(outputs, mean, spread * [0, 0, 0, 1]) is None
+    assert far_reading(outputs[:0], mean, spread) is None
+    assert far_reading(outputs, mean, 0 * spread) is None
+
+
+def test_what_is_usual_does_not_hear_of_a_few_far_readings() -> None:
+    outputs = np.random.default_rng(0).uniform(-1, 1, (400, 3))
+    outputs[::40] = 1e9
+    middle, spread = usual(outputs)
+    np.testing.assert_allclose(middle, 0, atol=0.2)
+    np.testing.assert_allclose(spread, 0.9, atol=0.1)
+
+
 def test_a_row_of_weight_two_counts_like_two_rows() -> None:
     losses, weight = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 1.0])
     assert float(weighted_mean(losses, weight)) == float(torch.tensor([1.0, 2.0, 2.0, 4.0]).mean())
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_rows_by_their_weight() -> None:
+    X, _ = data(40)
+    y, weight = np.repeat([0.0, 10.0], 20), np.repeat([1.0, 50.0], 20)  # a batch of each
+    how: dict[str, Any] = {"max_iter": 1, "gradient": "exact", "shuffle": False, "random_state": 0}
+    how |= {"alpha": 0.0, "learning_rate_init": 1e-12}
+    still = SecondHarmonicLaser(16, 12, n_steps=3, noise=0.0, energy_jitter=0.0, noise_floor=0.0)
+    whole, parts = (
+        PhysicalNetworkRegressor(still, batch_size=size, **how).fit(X, y, sample_weight=weight).loss_
+        for size in (40, 20)
+    )
+    assert parts == pytest.approx(whole, rel=0.1)
 
 
 def test_losses_match_their_definitions() -> None:
