@@ -94,7 +94,7 @@ class ControlBatch:
                 "Use controls.reshape(1, -1) for a single row."
             )
         shared = np.asarray(shared_index, dtype=np.intp)
-        if len(shared):
+        if len(shared) and len(controls):
             varying = np.setdiff1d(np.arange(controls.shape[1]), shared)
             return cls(controls[:, varying], varying, controls[0, shared], shared)
         return cls(controls, np.arange(controls.shape[1]), controls[0, :0] if len(controls) else np.empty(0), shared)

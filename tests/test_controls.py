@@ -339,3 +339,15 @@ def test_reversed_views_of_indices_serve_torch_too() -> None:
     np.testing.assert_array_equal(batch.dense()[:, [1, 0, 2, 3]], torch.cat([inputs, weights.expand(3, 2)], dim=1))
     other = ControlBatch(inputs, index[:2][::-1], weights, index[2:][::-1])
     np.testing.assert_array_equal(other.dense()[:, [1, 0, 3, 2]], torch.cat([inputs, weights.expand(3, 2)], dim=1))
+
+
+def test_channels_that_all_rows_share_are_those_of_the_first() -> None:
+    controls = np.arange(12.0).reshape(3, 4)
+    batch = ControlBatch.from_dense(controls, [3, 1])
+    assert (batch.varying_index.tolist(), batch.shared_index.tolist(), batch.shared.tolist()) == (
+        [0, 2],
+        [3, 1],
+        [3, 1],
+    )
+    assert ControlBatch.from_dense(controls[:0], [1]).n_rows == 0
+    assert ControlBatch.from_dense(controls, range(4)).varying.shape == (3, 0)

@@ -199,9 +199,9 @@ def channel_periods(device: Any) -> np.ndarray:
 
 
 def slow_channels(device: Any) -> np.ndarray:
-    """Numbers of the channels that a device names as slow."""
+    """Numbers of the channels that a device names as slow, in order and each once."""
     slow = getattr(device, "slow_controls", None)
-    return np.zeros(0, dtype=int) if slow is None else np.asarray(slow, dtype=int)
+    return np.zeros(0, dtype=int) if slow is None else np.unique(np.asarray(slow, dtype=int))
 
 
 def _check_channel_numbers(device: Any, name: str, attribute: str) -> None:

@@ -58,7 +58,7 @@ def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
     record = open_run(estimator, device, signature, f"{name}, {_num_samples(X)} rows")
     others = dict(zip(("sample_weight", "X_val", "y_val", "classes"), data[2:], strict=True))
     of_device = {f"device__{seed}": value for seed, value in seeds.items()}
-    if (message := note_asked(record, fingerprint(name, data[:2]), asked | others | of_device)) is not None:
+    if (message := note_asked(record, (name, data[:2]), asked | others | of_device)) is not None:
         warn_user(message)
     return record
 

@@ -141,7 +141,7 @@ def compare_baselines(
     rows = [_row(baseline, results, ratio) for baseline, results in zip(made, zip(*folds, strict=True), strict=True)]
     device = default_device() if network.device is None else network.device
     metric = _metric(est, scoring)
-    n_tested = sum(len(test) for _, test in splits) if metric == "accuracy" else None
+    n_tested = len(np.unique(np.concatenate([test for _, test in splits]))) if metric == "accuracy" else None
     return BaselineComparison(device_name(device), metric, tuple(rows), ratio, n_tested)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from skpat.controls import ControlBatch
-from skpat.devices.specification import check_device_specification, device_name, refuse_lost
+from skpat.devices.specification import check_device_specification, device_name, refuse_lost, slow_channels
 from skpat.exceptions import DeviceConnectionError, DeviceOutputError, ShotBudgetError
 from skpat.inspection.device_report import DeviceReport
-from skpat.inspection.legal_settings import LegalSettings, slow_beside_others
+from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
 from skpat.inspection.response_statistics import Readings, silent_units, summarize
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
@@ -90,7 +91,8 @@ def characterize(
     channels are moved together in random groups, with random signs: a response that is linear in the channels is linear in
     the groups, but channels of one group are not told apart.
 
-    Slow channels (``slow_controls``) stand still, unless all channels are slow: nothing is known of them.
+    Slow channels (``slow_controls``) stand still: nothing is known of them. Where all channels are slow they move, and every
+    change is waited for.
 
     The order of precedence, when several are true: dead, saturated, noisy, drifting, linear. Time is reported and
     decides nothing.
@@ -176,8 +178,8 @@ class _Bench:
         self.device, self.n_shots, self.rng = device, n_shots, rng
         self.ledger = Ledger.of(device)
         self.unfiltered = _Unfiltered(device, self.ledger, n_shots)
-        self.slow = slow_beside_others(device)
-        self.legal = LegalSettings(device, rng, bounds, self.slow)
+        self.slow, self.still = slow_channels(device), slow_beside_others(device)
+        self.legal = LegalSettings(device, rng, bounds, self.still)
         self.session = Session(self.unfiltered, ledger=self.ledger, journal=journal, bounds=bounds, wait=wait)
         n_controls = len(self.legal.low)
         share = n_shots / 2000
@@ -187,7 +189,7 @@ class _Bench:
         self.n_group_shots = int(160 * share)
         n_pairs = int(200 * share)
         self.n_probes = (n_shots - n_references - self.n_group_shots - 2 * n_pairs) // 2
-        moving = np.setdiff1d(np.arange(n_controls), self.slow)
+        moving = np.setdiff1d(np.arange(n_controls), self.still)
         n_units = len(moving) if len(moving) <= self.n_probes // 4 else max(2, self.n_probes // 12)
         single = n_units == len(moving)
         self.unit_of = np.full(n_controls, -1)  # of none: its box is a point
@@ -208,6 +210,7 @@ class _Bench:
             "n_shots": self.ledger.total,
             "unit_of": self.unit_of,
             "restrictions": list(self.legal.restrictions),
+            "still": self.still,
             "output_units": getattr(self.device, "output_units", ""),
             "output_range": getattr(self.device, "output_range", None),
             "shots_per_second": self.ledger.total / seconds if seconds > 0 else None,
@@ -254,10 +257,11 @@ class _Bench:
             self.unfiltered.rows_to_come -= len(controls)
             names = np.arange(self.n_named, self.n_named + len(controls), dtype=np.uint64)
             self.n_named += len(controls)  # a name for each row: a setting twice in a call has its noise twice
-            batch = ControlBatch.from_dense(controls, self.slow).named(splitmix64(names))
+            batch = ControlBatch.from_dense(controls).named(splitmix64(names))
             wanted, possible = getattr(self.device, "max_retries", 0) or 0, self.unfiltered.max_retries
             try:
-                outputs = self.session.measure(batch, purpose="calibration", shot=self.n_measured)
+                measure = partial(self.session.measure, purpose="calibration", shot=self.n_measured)
+                outputs = measured_in_runs(measure, batch, self.slow)
             except (DeviceOutputError, DeviceConnectionError) as error:
                 policy = getattr(self.device, "on_bad_output", "raise")
                 if possible or not wanted or (policy == "raise" and isinstance(error, DeviceOutputError)):
@@ -290,13 +294,15 @@ class _Bench:
         for number in range(self.n_rounds):
             of_probes, of_pairs = slices[number], pair_slices[number]
             interleaved = np.stack([bases[of_pairs], partners[of_pairs]], axis=1).reshape(-1, self.n_units)
-            block = np.concatenate([references[twice], probes[of_probes % self.n_probes], interleaved])
-            outputs = self.measure(block)
-            n_r, n_p = len(twice), len(of_probes)
-            reference_outputs.append(outputs[:n_r].reshape(self.n_references, 2, n_outputs))
-            probe_outputs[of_probes], at[of_probes] = outputs[n_r : n_r + n_p], number
-            before[of_probes[1:]] = of_probes[:-1] % self.n_probes
-            pair_outputs.append(outputs[n_r + n_p :].reshape(-1, 2, n_outputs))
+            first, others = np.split(of_probes, [number * (number + 1) // 2 % 11])  # what hums meets other references
+            block = [probes[first % self.n_probes], references[twice], probes[others % self.n_probes], interleaved]
+            outputs = self.measure(np.concatenate(block))
+            parts = np.split(outputs, np.cumsum([len(part) for part in block[:-1]]))
+            reference_outputs.append(parts[1].reshape(self.n_references, 2, n_outputs))
+            probe_outputs[of_probes], at[of_probes] = np.concatenate([parts[0], parts[2]]), number
+            for in_a_row in (first, others):
+                before[in_a_row[1:]] = in_a_row[:-1] % self.n_probes
+            pair_outputs.append(parts[3].reshape(-1, 2, n_outputs))
         readings = Readings(
             references=np.stack(reference_outputs),
             places=probes,

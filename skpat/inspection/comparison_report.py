@@ -97,8 +97,8 @@ class BaselineComparison:
     test_to_train : float
         Rows to test on for each row to train on.
     n_tested : int, default=None
-        Rows of all folds, where a score is the share of rows that are right. A difference then has at least the error that
-        it has where all rows in which the two models differ speak for one of them; None: no such bound.
+        Rows of all folds, each counted once, where a score is the share of rows that are right. A difference then has at least
+        the error that it has where all rows in which the two models differ speak for one of them; None: no such bound.
 
     Examples
     --------

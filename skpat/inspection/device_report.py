@@ -89,6 +89,8 @@ class DeviceReport:
     untested_channels : ndarray of int
         Channels that showed no effect, and were not tested again: with so much noise the shots do not tell whether
         they are dead.
+    still_channels : ndarray of int
+        Slow channels, which stood still: nothing is known of them, and their ``sensitivity`` is NaN.
     """
 
     device: str
@@ -121,6 +123,7 @@ class DeviceReport:
     grouped: bool = False
     untested_channels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
     nonlinear_error: float = 0.0
+    still_channels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
 
     @property
     def saturation(self) -> float:
@@ -187,6 +190,9 @@ class DeviceReport:
     def remarks(self) -> tuple[str, ...]:
         """What else is worth knowing."""
         remarks = [f"Settings did not reach the bounds ({restriction})." for restriction in self.restrictions]
+        if len(still := self.still_channels):
+            slow = f"{len(still)} slow channel{'s' if len(still) > 1 else ''} of {self.n_controls} stood still"
+            remarks.append(f"{slow}; nothing is known of {'them' if len(still) > 1 else 'it'}: {_first(still)}.")
         if self.verdict != "dead" or len(self.dead_outputs) < self.n_outputs:
             for what, dead, n in (
                 ("dead channel", self.dead_channels, self.n_controls),

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from skpat.controls import ControlBatch
-from skpat.devices.specification import channel_periods, check_device_specification, device_name
+from skpat.devices.specification import channel_periods, check_device_specification, device_name, slow_channels
 from skpat.exceptions import ControlBoundsError, DeviceBusyError, DeviceContractError, DeviceOutputError
 from skpat.inspection import driver_faults
 from skpat.inspection.control_scans import check_integers, check_scans, check_steps, scan_plan, step_plan
@@ -45,7 +45,7 @@ def check_device(
     """Check that a driver keeps the contract of a device, and say in words what is wrong and how to mend it.
 
     It works on a copy of the device, through a :class:`skpat.lab.Session`: only settings within the bounds are sent, on the
-    device's steps, within its ``max_change`` and not vetoed. It takes 120 to 190 shots, and up to 85 more where an
+    device's steps, within its ``max_change`` and not vetoed. It takes 120 to 200 shots, and up to 90 more where an
     answer seems to depend on the row before it, or a stated period looks wrong; ``n_shots`` of the result says how many.
 
     Parameters
@@ -144,8 +144,8 @@ class _Check:
         copy, findings = check_specification(self.original, self.rng)
         self.findings += findings
         try:
-            self.slow = slow_beside_others(copy)
-            self.legal = LegalSettings(copy, self.rng, still=self.slow)
+            self.slow, still = slow_channels(copy), slow_beside_others(copy)
+            self.legal = LegalSettings(copy, self.rng, still=still)
             self.settings = self.legal.draw(_N_SETTINGS)
         except ControlBoundsError as error:
             self.add("veto", "failed", f"Every setting that was tried is vetoed: {error}", "Look at check_controls.")
@@ -155,6 +155,10 @@ class _Check:
             return DeviceCheck(name, self.findings)
         for restriction in self.legal.restrictions:
             self.add("settings", "skipped", f"Settings near the bounds were not tried ({restriction}).")
+        if len(still):
+            self.add(
+                "slow channels", "skipped", f"{listed('Channel', still)} stood still but in the scan of each channel."
+            )
         self.copy, self.observed = copy, ObservedDevice(copy)
         self.all_observed = [self.observed]
         with Session(self.observed, ledger=self.ledger, wait=self.wait) as self.session:
@@ -294,7 +298,7 @@ class _Check:
             )
         elif len(dead) or len(readings.dark):
             never = f"{listed('Output', dead)} never changed." if len(dead) else ""
-            dark = f"{listed('Output', readings.dark)} showed noise alone." if len(readings.dark) else ""
+            dark = f"{listed('Output', readings.dark)} showed little but noise." if len(readings.dark) else ""
             mend = "Check the wiring, or leave them out of n_outputs."
             self.add("dead outputs", "warning", f"{never} {dark}".strip(), mend)
         else:

@@ -91,12 +91,7 @@ class LegalSettings:
             self._narrow_to(np.broadcast_to(np.asarray(change, float), n_controls))
         self._avoid_vetoes()
         if len(still):
-            self._hold(np.sort(np.asarray(still, dtype=int)))
-
-    def _hold(self, still: np.ndarray) -> None:
-        self.low[still] = self.high[still] = self.draw(1)[0, still]
-        listed = f"channel{'s' if len(still) > 1 else ''} {', '.join(map(str, still))}"
-        self.restrictions.append(f"slow_controls: {listed} stood still")
+            self.low[still] = self.high[still] = self.draw(1)[0, still]
 
     def _narrow_to(self, change: np.ndarray) -> None:
         middle, half = (self.low + self.high) / 2, np.minimum(change, self.high - self.low) / 2 * (1 - 1e-6)

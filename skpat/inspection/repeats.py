@@ -13,7 +13,7 @@ from skpat.row_keys import splitmix64
 
 __all__ = ["Settling", "measured_settling", "settling", "share_of_signal", "trace_and_squares"]
 
-_N_ROUNDS = 3  # in which every setting is measured twice in a row
+_ROWS_BEFORE = (1, 2, 4)  # a round in which every setting is measured twice in a row
 
 _BY_CHANCE = 1e-5  # probability that normal noise of one size is taken for a state that is carried
 _BY_ANY_CHANCE, _AT_FIRST = 2e-4, 1e-2  # and that noise of whatever distribution is; what asks for a second look
@@ -107,24 +107,22 @@ def share_of_signal(ratio: np.ndarray, n_between: float, n_within: float) -> np.
 
 
 def measured_settling(measure: Callable[[ControlBatch], np.ndarray], settings: np.ndarray) -> Settling:
-    """Measure settings (n_settings, n_controls) three times, each twice in a row, and judge what comes back.
+    """Measure settings (n_settings, n_controls) in rounds, each twice in a row, and judge what comes back.
 
-    Calls end so that a setting has another place in each of them. Where something looks carried, all is measured once more, and
+    Each round is a call, and begins with further rows of the last setting, another number in each: what comes with the place in
+    a call, or with the hum of the mains, falls on other settings. Where something looks carried, all is measured once more, and
     judged together: three rounds alone are not certain, and it may have been a leap of the device.
     """
     n_settings = len(settings)
-    labels = np.tile(np.repeat(np.arange(n_settings), 2), _N_ROUNDS)
-    names = splitmix64(np.arange(len(labels), dtype=np.uint64))  # a setting twice in a call has its noise twice
-    cuts = 2 * n_settings * np.arange(1, _N_ROUNDS) + (-1, 1)
+    twice = np.repeat(np.arange(n_settings), 2)
     outputs: list[np.ndarray] = []
     for by_chance in (_AT_FIRST, _BY_ANY_CHANCE):
-        measure(ControlBatch.from_dense(settings[-1:]).named(names[:1]))
-        outputs += [
-            measure(ControlBatch.from_dense(settings[labels[call]]).named(names[call]))
-            for call in np.split(np.arange(len(labels)), cuts)
-        ]
-        readings = np.concatenate(outputs)
-        found = settling(readings.reshape(-1, n_settings, 2, readings.shape[1]), by_chance)
+        for n_before in _ROWS_BEFORE:
+            rows = settings[np.concatenate([np.full(n_before, n_settings - 1), twice])]
+            names = splitmix64(np.arange(len(rows), dtype=np.uint64))  # a setting twice in a call has its noise twice
+            outputs.append(measure(ControlBatch.from_dense(rows).named(names))[n_before:])
+        readings = np.stack(outputs)
+        found = settling(readings.reshape(-1, n_settings, 2, readings.shape[2]), by_chance)
         if not found.share:
             break
     return found

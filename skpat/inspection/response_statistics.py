@@ -93,12 +93,13 @@ class Readings:
 
     @cached_property
     def reference_means(self) -> np.ndarray:
-        """Level of the references in every round (n_rounds, n_references, n_outputs), in units of the outputs' spread.
+        """Level of the references in every round (n_rounds, n_kept, n_outputs), in units of the outputs' spread.
 
-        Second readings alone where the row before is in the first.
+        Where the row before is in an answer: second readings alone, and not of the first reference, which comes after another
+        row in every round.
         """
         first = 1 if self.settling.share > 0 else 0
-        return self.references[:, :, first:].mean(axis=2) / self.scale
+        return self.references[:, first:, first:].mean(axis=2) / self.scale
 
     @cached_property
     def passes(self) -> np.ndarray:
@@ -358,6 +359,7 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
         saturated_shares=saturated_shares(readings, about["output_range"]),
         readings=readings.first,
         restrictions=tuple(about["restrictions"]),
+        still_channels=np.asarray(about.get("still", ()), dtype=int),
         grouped=grouped,
     )
 

@@ -14,14 +14,14 @@ _LONGEST = 40  # letters of a value in a message
 _MOST = 4  # differences in a message
 
 
-def note_asked(run: JournalRun, data: str, asked: dict[str, Any]) -> str | None:
+def note_asked(run: JournalRun, data: tuple[Any, ...], asked: dict[str, Any]) -> str | None:
     """Write down what a fit is asked for, if it is new; say what became of the last one.
 
     Parameters
     ----------
     run : JournalRun
-    data : str
-        Fingerprint of what it learns from.
+    data : tuple
+        What it learns from.
     asked : dict of str to object
         All else that it depends on.
 
@@ -31,20 +31,23 @@ def note_asked(run: JournalRun, data: str, asked: dict[str, Any]) -> str | None:
         A message, where the run is new, and the one begun before it learns from the same data, has answers on record, has not
         ended, and is not being written.
     """
+    if run.journal.query("SELECT 1 FROM fits WHERE run = ?", run.number):
+        return None
     mine = {name: (fingerprint(value), _words(value)) for name, value in asked.items()}
+    digest = fingerprint(*data)
     last: Any = None
     with only_warn(), run.journal.transaction() as file:
-        last = file.execute("SELECT max(run) FROM fits").fetchone()[0]
-        done = file.execute(
-            "INSERT OR IGNORE INTO fits (run, data, asked) VALUES (?, ?, ?)", (run.number, data, json.dumps(mine))
+        last = file.execute("SELECT max(run) FROM fits WHERE data IS NOT NULL").fetchone()[0]  # but for recalibrations
+        file.execute(
+            "INSERT OR IGNORE INTO fits (run, data, asked) VALUES (?, ?, ?)", (run.number, digest, json.dumps(mine))
         )
-        if not done.rowcount or run.n_recorded:
-            return None
+    if run.n_recorded:
+        return None
     found = run.journal.query(
         "SELECT asked, (SELECT sum(n_rows) FROM batches WHERE batches.run = fits.run) FROM fits "
         "WHERE run = ? AND data = ? AND ended IS NULL",
         last,
-        data,
+        digest,
     )
     if not found or not found[0][1] or run.is_written_by_another(last):
         return None

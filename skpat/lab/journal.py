@@ -446,9 +446,12 @@ class JournalRun:
 
     def note_end(self) -> None:
         """Write that the run has ended as it should, for those who watch, and for the next run."""
-        with only_warn(), self.journal.transaction() as file:
-            file.execute("INSERT OR IGNORE INTO fits (run) VALUES (?)", (self.number,))
-            file.execute("UPDATE fits SET ended = ? WHERE run = ?", (time.time(), self.number))
+        with only_warn():
+            if self.journal.query("SELECT 1 FROM fits WHERE run = ? AND ended IS NOT NULL", self.number):
+                return
+            with self.journal.transaction() as file:
+                file.execute("INSERT OR IGNORE INTO fits (run) VALUES (?)", (self.number,))
+                file.execute("UPDATE fits SET ended = ? WHERE run = ?", (time.time(), self.number))
 
     def is_written_by_another(self, number: int) -> bool:
         """Whether some other fit, here or elsewhere, is at another run of this journal at present."""

@@ -121,22 +121,22 @@ class Limits:
         """
         if self._max_change is None or not batch.n_rows:
             return
-        largest = self._largest_change(batch.varying.dtype)[batch.varying_index]
-        jumps = np.abs(np.diff(batch.varying, axis=0, prepend=batch.varying[:1])) > largest
+        before = np.concatenate([batch.varying[:1], batch.varying[:-1]])
+        jumps = self._are_too_far(batch.varying, before, batch.varying_index)
         if jumps.any():
-            row_before = batch.varying[np.argwhere(jumps)[0][0] - 1].tolist()
-            before = dict(zip(batch.varying_index.tolist(), row_before, strict=True))
+            row_before = before[np.argwhere(jumps)[0][0]].tolist()
+            was = dict(zip(batch.varying_index.tolist(), row_before, strict=True))
             self._refuse(
                 batch.varying,
                 jumps,
                 batch.varying_index,
                 "change little enough from row to row",
-                lambda c: f"{before[c]:g} in the row before, {self._change_of(c)}",
+                lambda c: f"{was[c]:g} in the row before, {self._change_of(c)}",
                 _IN_STEPS,
             )
         if last_row is not None:
             first = np.asarray(batch.rows(slice(0, 1)))
-            jumps = np.abs(first - last_row) > self._largest_change(first.dtype)
+            jumps = self._are_too_far(first, last_row, np.arange(first.shape[1]))
             if jumps.any():
                 self._refuse(
                     first,
@@ -147,11 +147,11 @@ class Limits:
                     _IN_STEPS,
                 )
 
-    def _largest_change(self, dtype: np.dtype) -> np.ndarray:
-        """What each channel may change by, and the rounding of two values of such a dtype."""
+    def _are_too_far(self, values: np.ndarray, before: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Which values of the channels ``index`` differ by more than they may, and than two such values are rounded by."""
         assert self._max_change is not None
-        rounding = np.finfo(dtype).eps * np.abs(self._device_bounds).max(axis=1)
-        return self._max_change * (1 + _CHANGE_TOLERANCE) + rounding
+        rounding = np.spacing(np.maximum(np.abs(values), np.abs(before)).astype(values.dtype))
+        return np.abs(values - before) > self._max_change[index] * (1 + _CHANGE_TOLERANCE) + rounding
 
     @property
     def limits_changes(self) -> bool:

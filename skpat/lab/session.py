@@ -352,21 +352,25 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         for start in range(0, batch.n_rows, limit):
             piece = batch.rows(slice(start, start + limit)) if limit < batch.n_rows else batch
             first_row = start if row_numbers is None else int(row_numbers[start])
-            with self._lost_on_record(piece.n_rows):
-                pieces.append(self._measure_piece(connection, piece, purpose, first_row))
+            with self._lost_on_record(piece.n_rows) as asked:
+                pieces.append(self._measure_piece(connection, piece, purpose, first_row, asked))
             if self.journal is not None and keys is not None:
                 self.journal.record(piece, keys[start : start + limit], pieces[-1], purpose)
         return pieces[0] if len(pieces) == 1 else in_layout_of(np.concatenate(pieces), *pieces)
 
     @contextmanager
-    def _lost_on_record(self, n_rows: int) -> Iterator[None]:
-        """Let the journal know of shots that got no answer: a run that goes on has as many left as this one would have."""
-        before, n_answered = self.ledger.total, 0
+    def _lost_on_record(self, n_rows: int) -> Iterator[list[int]]:
+        """Let the journal know of shots that got no answer: a run that goes on has as many left as this one would have.
+
+        Gives a list for the rows of every attempt.
+        """
+        asked: list[int] = []
+        n_answered = 0
         try:
-            yield
+            yield asked
             n_answered = n_rows
         finally:
-            if self.journal is not None and (n_lost := self.ledger.total - before - n_answered) > 0:
+            if self.journal is not None and (n_lost := sum(asked) - n_answered) > 0:
                 self.journal.note_lost(n_lost)
 
     def _attached(self) -> Connection:
@@ -383,7 +387,9 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             self._connection = connection
         return self._connection
 
-    def _measure_piece(self, connection: Connection, piece: ControlBatch, purpose: str, first_row: int) -> np.ndarray:
+    def _measure_piece(
+        self, connection: Connection, piece: ControlBatch, purpose: str, first_row: int, asked: list[int]
+    ) -> np.ndarray:
         retries = getattr(self.device, "max_retries", 0) or 0
         policy = getattr(self.device, "on_bad_output", "raise")
 
@@ -391,6 +397,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             self.keep_within_budget(piece.n_rows)  # a repeat after a fault costs shots, too
             conversions = piece.n_rows * self._count_conversions(piece)
             self.ledger.add(purpose, piece.n_rows, conversions=conversions, settling_seconds=settling_seconds)
+            asked.append(piece.n_rows)
             if self._totals is not None:
                 self._totals.add(purpose, piece.n_rows)
 

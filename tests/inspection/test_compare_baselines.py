@@ -17,7 +17,7 @@ from sklearn.datasets import make_regression
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.model_selection import RepeatedStratifiedKFold, StratifiedKFold, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.neighbors import KNeighborsClassifier
@@ -476,6 +476,13 @@ def test_folds_that_agree_by_chance_make_no_certainty() -> None:
     assert BaselineComparison("d", "accuracy", rows, 0.5, n_tested=15_000).adds_over("linear")
     perfect = row("estimator", [1.0, 1.0, 1.0]), row("linear", [0.0, 0.0, 0.0])
     assert BaselineComparison("d", "accuracy", perfect, 0.5, n_tested=30).adds_over("linear")
+
+
+def test_rows_that_are_tested_again_count_once() -> None:
+    X, y = products(60)
+    splits = RepeatedStratifiedKFold(n_splits=2, n_repeats=2, random_state=0)
+    assert compare_baselines(network(), X, y, cv=splits, baselines=["linear"]).n_tested == 60
+    assert compare_baselines(network(), X, y, cv=2, scoring="roc_auc", baselines=["linear"]).n_tested is None
 
 
 def test_large_scores_keep_their_digits() -> None:

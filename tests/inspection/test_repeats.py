@@ -92,8 +92,9 @@ def test_every_setting_comes_twice_in_a_row_and_after_another_one() -> None:
         return np.asarray(batch)
 
     found = measured_settling(measure, np.arange(6.0)[:, None])
-    assert (found.share, sizes) == (0, [1, 11, 14, 11])  # a setting has another place in each call
-    assert sent == [5] + 3 * [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert (found.share, sizes) == (0, [13, 14, 16])  # a setting has another place in each call
+    twice = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert sent == [5, *twice, 5, 5, *twice, 5, 5, 5, 5, *twice]
 
 
 def test_a_leap_is_looked_at_again() -> None:
@@ -104,8 +105,24 @@ def test_a_leap_is_looked_at_again() -> None:
         clock = n_measured + np.arange(len(batch))
         n_measured += len(batch)
         settings = np.asarray(batch).astype(int)[:, 0]
-        odd = (clock < 38) & (clock % 2 == 1)  # the first readings of one look
+        begun = np.searchsorted([0, 13, 27, 43], clock, side="right")
+        place = clock - np.array([0, 1, 15, 31, 0])[begun]
+        odd = (clock < 43) & (place % 2 == 0)  # the first readings of one look
         return SETTLED[settings] + 0.3 * odd[:, None] * STEPS[settings]
 
     assert measured_settling(measure, np.arange(6.0)[:, None]).share == 0
-    assert n_measured == 2 * 37
+    assert n_measured == 2 * 43
+
+
+@pytest.mark.parametrize("period", [2, 4, 5, 7, 8, 10, 12, 13, 14, 16, 20, 24])
+def test_a_hum_is_not_taken_for_what_is_carried(period: int) -> None:
+    n_measured = 0
+
+    def measure(batch):
+        nonlocal n_measured
+        clock = n_measured + np.arange(len(batch))
+        n_measured += len(batch)
+        hum = np.sin(2 * np.pi * clock / period + 0.3)[:, None]
+        return SETTLED[np.asarray(batch).astype(int)[:, 0]] + 0.2 * hum
+
+    assert measured_settling(measure, np.arange(6.0)[:, None]).share == 0

@@ -171,3 +171,9 @@ def test_sessions_of_their_own_are_no_fits(tmp_path: Path) -> None:
     with Session(Counter(), journal=Journal(tmp_path / "run.db")) as session:
         session.measure(np.zeros((2, 3)))
     assert read_status(tmp_path / "run.db").ended is None
+
+
+def test_a_recalibration_in_between_hides_nothing(unfinished: Path) -> None:
+    other = fitted(unfinished.with_name("other.db"), device=FAILING, max_iter=1)
+    other.set_params(journal=unfinished).recalibrate(*data(), max_shots=100)
+    assert any("Run 1, of the same data, has not ended" in message for message in told(unfinished, max_iter=1))

@@ -169,6 +169,9 @@ def test_rounded_numbers_may_change_by_the_largest_change(offset: float) -> None
     for dtype, share in ((np.float32, 1.001), (np.float64, 1 + 1e-6)):
         with pytest.raises(ControlBoundsError, match="change little enough"):
             session.measure((offset + 0.1 * np.array([[0.0, 0.0], [share, 0.0]])).astype(dtype))
+    wide = Session(Recorder(bounds=(0, 1e9), max_change=1.0))  # what counts is the rounding of the values themselves
+    with pytest.raises(ControlBoundsError, match="change little enough"):
+        wide.measure(np.array([[0, 0], [1.001, 0]], dtype=np.float32))
 
 
 def test_the_second_shot_of_a_batch_starts_from_its_last_row() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from skpat import Device, PhysicalNetworkClassifier
 from skpat.exceptions import DeviceConnectionError, JournalError
 from skpat.inspection import compare_baselines, shots_scorer
-from skpat.lab import Journal, Session
+from skpat.lab import Journal, Ledger, Session
 
 from .recorded_device import SMALL_TWIN, data, same_weights
 
@@ -161,3 +161,18 @@ def test_a_journal_without_such_counts_is_gone_on_with(tmp_path: Path) -> None:
         file.execute("DROP TABLE lost")
         file.commit()
     assert same_weights(first, network(tmp_path / "run.db").fit(*data()))
+
+
+def test_what_others_are_answered_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    process()
+    ledger, rows = Ledger(), np.full((4, 8), 0.5)
+
+    class Busy(Flaky):
+        def measure(self, batch: Any) -> np.ndarray:
+            ledger.add("prediction", 7)  # another session, at the same time
+            return super().measure(batch)
+
+    with Session(Busy(), ledger=ledger, journal=Journal(tmp_path / "run.db")) as session:
+        session.measure(rows)
+    with Journal(tmp_path / "run.db") as journal:
+        assert journal.query("SELECT count(*) FROM lost") == [(0,)]
