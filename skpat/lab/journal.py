@@ -27,6 +27,7 @@ from skpat.row_keys import splitmix64
 __all__ = ["Journal", "JournalRun", "only_warn"]
 
 _log = logging.getLogger("skpat.lab")
+_NO_SHOTS = np.zeros(2, dtype=np.int64)
 _ASIDE = np.uint64(0x61736964652E0001)  # mixed into the keys of rows that are no part of the run itself
 
 
@@ -197,7 +198,9 @@ class JournalRun:
         self.path = journal.path
         self._own: set[int] = set()  # pieces recorded by this object, which are no answer to what it asks for later
         self._counted: set[int] = set()  # entries of shots without an answer that this object has seen to
-        self._lost: dict[int | None, int] = {}  # such shots, by the piece that follows them
+        self._lost: dict[
+            int | None, np.ndarray
+        ] = {}  # such shots, and those that ended a run, by the piece that follows
         # what replays knows nothing of this object: without a cycle a run that is over is gone at once, and its file closed
         self._replay = self._read()
         self._lock = _lock_of(journal, number) if named else None
@@ -245,18 +248,19 @@ class JournalRun:
             if batch not in self._own:
                 pieces.append((batch, np.frombuffer(keys, dtype=np.uint64)))
         self._lost = {}
-        for _, shots, batch in self._read_lost():
-            self._lost[batch] = self._lost.get(batch, 0) + shots
+        for _, shots, batch, ended in self._read_lost():
+            self._lost[batch] = self._lost.get(batch, _NO_SHOTS) + np.array([shots, shots * bool(ended)])
         return Replay(pieces, partial(_read_piece, self.journal, self.n_outputs))
 
-    def _read_lost(self) -> list[tuple[int, int, int | None]]:
-        """Entries of shots without an answer, by others than this object: number, shots, and the piece that follows."""
+    def _read_lost(self) -> list[tuple[int, int, int | None, int]]:
+        """Entries of shots without an answer, by others than this object: number, shots, the piece that follows, whether they
+        ended a run."""
         if not self.journal.query(
             "SELECT 1 FROM sqlite_master WHERE name = 'lost'"
         ):  # of an earlier version, only read
             return []
-        found = self.journal.query("SELECT lost, shots, batch FROM lost WHERE run = ?", self.number)
-        if not all(type(shots) is int and 0 <= shots < 1 << 53 for _, shots, _ in found):
+        found = self.journal.query("SELECT lost, shots, batch, ended FROM lost WHERE run = ?", self.number)
+        if not all(type(shots) is int and 0 <= shots < 1 << 53 for _, shots, *_ in found):
             raise self.journal.damaged(f"it does not say how many shots of run {self.number} got no answer")
         return [entry for entry in found if entry[0] not in self._counted]
 
@@ -317,7 +321,7 @@ class JournalRun:
                 if self._lock is not None:
                     self._lock.release()
 
-    def take(self, batch: ControlBatch, aside: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    def take(self, batch: ControlBatch, aside: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What is known of a batch.
 
         Parameters
@@ -334,8 +338,8 @@ class JournalRun:
             The other rows.
         keys : ndarray of uint64, shape (n_rows,)
             Names of all rows, for :meth:`record`.
-        n_lost : int
-            Shots that got no answer, and that came right before the known rows.
+        n_lost : ndarray of int, shape (2,)
+            Shots that got no answer, and that came right before the known rows; and how many of them ended a run.
 
         Raises
         ------
@@ -348,18 +352,22 @@ class JournalRun:
         known, missing, begun = self._replay.take(batch, keys)
         if len(missing) and not aside:
             self._check_course()
-        return known, missing, keys, sum(self._lost.get(piece, 0) for piece in begun.tolist())
+        return known, missing, keys, sum((self._lost.get(piece, _NO_SHOTS) for piece in begun.tolist()), _NO_SHOTS)
 
-    def take_pending(self) -> int:
-        """Shots of others that got no answer, and that no piece follows as yet. Each is given once."""
+    def take_pending(self) -> np.ndarray:
+        """The same of shots of others that no piece follows as yet: they have ended a run. Each is given once."""
         pending = [entry for entry in self._read_lost() if entry[2] is None]
-        self._counted.update(entry for entry, _, _ in pending)
-        return sum(shots for _, shots, _ in pending)
+        self._counted.update(entry[0] for entry in pending)
+        return sum((np.full(2, entry[1]) for entry in pending), _NO_SHOTS)
 
-    def note_lost(self, n_shots: int) -> None:
-        """Write that shots got no answer, so that whoever goes on with the run counts them where they were asked for."""
+    def note_lost(self, n_shots: int, ended: bool) -> None:
+        """Write that shots got no answer, so that whoever goes on with the run counts them where they were asked for.
+
+        ``ended``: nor did the rows when they were asked for again.
+        """
         with only_warn(), self.journal.transaction() as file:
-            done = file.execute("INSERT INTO lost (run, shots) VALUES (?, ?)", (self.number, n_shots))
+            statement = "INSERT INTO lost (run, shots, ended) VALUES (?, ?, ?)"
+            done = file.execute(statement, (self.number, n_shots, int(ended)))
             self._counted.add(int(done.lastrowid or 0))
 
     def _check_course(self) -> None:

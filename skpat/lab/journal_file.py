@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS epochs (
     run INTEGER, epoch INTEGER, max_iter INTEGER, loss REAL, score REAL, shots INTEGER, replayed INTEGER, faults INTEGER,
     time REAL, PRIMARY KEY (run, epoch));
 CREATE TABLE IF NOT EXISTS fits (run INTEGER PRIMARY KEY, data TEXT, asked TEXT, ended REAL);
-CREATE TABLE IF NOT EXISTS lost (lost INTEGER PRIMARY KEY, run INTEGER, shots INTEGER, batch INTEGER);
+CREATE TABLE IF NOT EXISTS lost (
+    lost INTEGER PRIMARY KEY, run INTEGER, shots INTEGER, batch INTEGER, ended INTEGER);
 CREATE TABLE IF NOT EXISTS faults (fault INTEGER PRIMARY KEY, run INTEGER, kind TEXT, message TEXT, time REAL);
 """
 

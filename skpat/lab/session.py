@@ -152,6 +152,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self.max_shots = max_shots
         self.kept_back = 0
         self._answered_before = self.ledger.answered
+        self._n_in_vain = 0  # shots that ended a run which this one goes on with
 
     def __enter__(self) -> Session:
         return self
@@ -320,9 +321,12 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 raise
             if has_more:  # while this one waited, another has recorded the same run
                 known, missing, keys, n_lost = self.journal.take(batch, aside)
-            n_lost += self.journal.take_pending()
+            n_lost = n_lost + self.journal.take_pending()
         n_known = batch.n_rows - len(missing)
-        self.ledger.add_replayed(purpose, n_known + n_lost, conversions=n_known * self._count_conversions(batch))
+        self._n_in_vain += int(n_lost[1])
+        self.ledger.add_replayed(
+            purpose, n_known + int(n_lost[0]), conversions=n_known * self._count_conversions(batch)
+        )
         if not len(missing):
             return known
         rows = slice(None) if len(missing) == batch.n_rows else missing
@@ -371,7 +375,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             n_answered = n_rows
         finally:
             if self.journal is not None and (n_lost := sum(asked) - n_answered) > 0:
-                self.journal.note_lost(n_lost)
+                self.journal.note_lost(n_lost, ended=not n_answered)
 
     def _attached(self) -> Connection:
         if self._connection is None:
@@ -386,6 +390,11 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 )
             self._connection = connection
         return self._connection
+
+    @property
+    def _clock(self) -> int:
+        """Rows before, of a run that was never interrupted."""
+        return self.ledger.answered - self._n_in_vain
 
     def _measure_piece(
         self, connection: Connection, piece: ControlBatch, purpose: str, first_row: int, asked: list[int]
@@ -410,7 +419,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                     if self._limits.limits_changes:
                         self._limits.check_changes(piece, connection.last_row)
                         connection.last_row = np.asarray(piece.rows(slice(-1, None)))[0]
-                    answer = connection.measure(self.device, piece.started_at(self.ledger.answered), count, expected)
+                    answer = connection.measure(self.device, piece.started_at(self._clock), count, expected)
             except DeviceIdentityError as error:
                 raise self._given_up(DeviceIdentityError, str(error)) from error
             except IncompleteAnswer as error:
