@@ -161,6 +161,13 @@ class ReferenceReadings:
         one = 2 * self.noise.max() + self.floor
         return bool(squares.mean() > far * one and (squares > far / 3 * one).mean() >= 0.5)
 
+    def differ_beyond_repeats(self, outputs: np.ndarray, others: np.ndarray) -> bool:
+        """The same of two readings each, (2, n_rows, n_outputs): also by more than the two differ. Noise may be large there."""
+        (one, two), (first, second) = outputs, others
+        apart = np.square(self.in_scale(one + two - first - second) / 2).sum()
+        repeats = np.square(self.in_scale(one - two)).sum() + np.square(self.in_scale(first - second)).sum()
+        return self.differ(two, second, AGAIN) and bool(apart > 3 * repeats / 2)
+
     @staticmethod
     def nearly_all(far: np.ndarray) -> bool:
         return bool(far.sum() >= max(1, np.ceil(0.65 * len(far))))
@@ -274,9 +281,11 @@ _TRANSPOSED = Verdict(
 
 def square_is_transposed(readings: ReferenceReadings, outputs: np.ndarray, setting: np.ndarray) -> Verdict:
     """Whether readings of as many rows as there are outputs fit better when they are turned over."""
-    expected = readings.means[setting]
-    as_it_is = np.square(readings.in_scale(outputs) - expected).sum()
-    turned = np.square(readings.in_scale(outputs.T) - expected).sum()
+    spread = readings.record.outputs.std(axis=0)[readings.live]  # all outputs alike
+    spread = np.where(spread > 0, spread, 1.0)
+    expected = readings.means[setting] * readings.scale / spread
+    as_it_is = np.square(outputs[:, readings.live] / spread - expected).sum()
+    turned = np.square(outputs.T[:, readings.live] / spread - expected).sum()
     return _TRANSPOSED if turned < 0.15 * as_it_is else Verdict(False)
 
 
