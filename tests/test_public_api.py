@@ -31,7 +31,7 @@ PUBLIC = {
     "GradientEstimator InSilico InSilicoRefitted PhysicsAware SPSA SharpnessAware",
     "skpat.inspection": "DeviceCheck DeviceReport characterize check_device gradient_alignment compare_baselines "
     "BaselineComparison TrainingCurveDisplay TwinFidelityDisplay GradientAlignmentDisplay ControlMapDisplay "
-    "DeviceResponseDisplay shots_scorer",
+    "DeviceResponseDisplay plan_comparison shots_scorer",
     "skpat.estimators": "PhysicalNetworkClassifier PhysicalNetworkRegressor",
 }
 

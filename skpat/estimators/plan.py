@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "amount"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Plan:
             f"  calibration {self.calibration:>12,}",
             f"  training    {self.training:>12,}",
             f"  validation  {self.validation:>12,}",
-            "  time        " + _amount(self.seconds, "s", "seconds_per_shot"),
-            "  energy      " + _amount(self.joules, "J", "joules_per_shot"),
+            "  time        " + amount(self.seconds, "s", "seconds_per_shot"),
+            "  energy      " + amount(self.joules, "J", "joules_per_shot"),
             *self._settling(),
             f"A prediction takes {self.prediction_per_row:,} per row. Nothing has been sent.",
         ]
@@ -70,5 +70,6 @@ class Plan:
         return [f"  settling    {self.settling_seconds:>12.4g} s more for each change of what all rows of a call share"]
 
 
-def _amount(value: float | None, unit: str, attribute: str) -> str:
+def amount(value: float | None, unit: str, attribute: str) -> str:
+    """A sum of what a device states for each shot, for a line of a plan; or that it states none."""
     return f"unknown (the device states no {attribute})" if value is None else f"{value:>12.4g} {unit}"

@@ -24,7 +24,7 @@ from skpat.inspection.digital_cost import digital_cost, network_in
 from skpat.seeding import LARGEST_SEED
 from skpat.value_checks import is_int
 
-__all__ = ["compare_baselines"]
+__all__ = ["compare_baselines", "count_targets", "splits_of"]
 
 _SEEDED_INSIDE = {"device", "twin", "control_split", "gradient"}  # a network derives these from its own random_state
 _FIT_PURPOSES = ("calibration", "training", "validation")
@@ -94,9 +94,9 @@ def compare_baselines(
     (:class:`~sklearn.calibration.CalibratedClassifierCV`). The first three, and estimators of a dict that have no device,
     are fitted and scored first: if they cannot be, that shows before a shot is taken.
 
-    Shots: the estimator, the untrained device and the in-silico baseline are measured in every fold. See
-    ``est.plan(X)`` before you begin. A ``max_shots`` of ``est`` holds for each of its fits and each of the in-silico
-    baseline's; the untrained device measures every row once, whatever it says.
+    Shots: the estimator, the untrained device and the in-silico baseline are measured in every fold.
+    :func:`skpat.inspection.plan_comparison` counts them before you begin. A ``max_shots`` of ``est`` holds for each of its
+    fits and each of the in-silico baseline's; the untrained device measures every row once, whatever it says.
 
     The identity takes one step for each batch. The default estimator takes further ones without the device
     (:class:`skpat.training.PhysicsAware`), so that it may well be ahead.
@@ -121,7 +121,7 @@ def compare_baselines(
     network = physical_network(est)
     y = y.toarray() if hasattr(y, "toarray") else y  # labels
     rng = check_random_state(random_state)
-    splits = _splits(est, X, y, cv, rng)
+    splits = splits_of(est, X, y, cv, rng)
     seeds = rng.randint(LARGEST_SEED, size=len(splits))
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ValueError(f"'scoring' must be one name, one callable or None. Got {scoring!r:.80}. Nothing was sent.")
@@ -131,7 +131,7 @@ def compare_baselines(
         ("predict_proba",),
         ["predict_proba"],
     )
-    made = make_baselines(est, baselines, *_count_targets(est, y), probabilities)
+    made = make_baselines(est, baselines, *count_targets(est, y), probabilities)
     made = [Baseline("estimator", type(network).__name__, lambda fitted: clone(est)), *made]
     calls = [delayed(_fold)(est, made, X, y, *parts, scorer) for parts in zip(splits, seeds.tolist(), strict=True)]
     with warnings.catch_warnings():
@@ -145,7 +145,8 @@ def compare_baselines(
     return BaselineComparison(device_name(device), metric, tuple(rows), ratio, n_tested)
 
 
-def _splits(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> list[tuple[np.ndarray, np.ndarray]]:
+def splits_of(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to train on and rows to test on, fold by fold."""
     if is_int(cv, 2):
         stratified = is_classifier(est) and type_of_target(y) in ("binary", "multiclass")
         cv = (StratifiedKFold if stratified else KFold)(int(cv), shuffle=True, random_state=rng.randint(LARGEST_SEED))
@@ -157,7 +158,7 @@ def _splits(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> li
     return splits
 
 
-def _count_targets(est: Any, y: Any) -> tuple[int, int]:
+def count_targets(est: Any, y: Any) -> tuple[int, int]:
     """Outputs of a perceptron, and columns of y."""
     n_columns = 1 if np.ndim(y) < 2 else np.shape(y)[1]
     if not is_classifier(est) or n_columns > 1:

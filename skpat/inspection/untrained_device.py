@@ -99,19 +99,7 @@ class UntrainedDevice(MetaEstimatorMixin, BaseEstimator):
         -------
         self
         """
-        changes = {
-            "gradient": _Listening(),
-            "readout": "linear",
-            "max_iter": 1,
-            "batch_size": _ROWS,
-            "shuffle": False,
-            "early_stopping": False,
-            "warm_start": False,
-            "max_shots": None,
-            "journal": None,
-        }
-        known = self.network.get_params(deep=False)
-        network = clone(self.network).set_params(**{name: value for name, value in changes.items() if name in known})
+        network = self._unfitted()
         network.fit(X, y)
         y = _of_weight(network, y)
         listening = network._gradient
@@ -124,6 +112,35 @@ class UntrainedDevice(MetaEstimatorMixin, BaseEstimator):
             network.weights_[name] = np.ascontiguousarray(value, dtype=network.weights_[name].dtype)
         self.network_ = network
         return self
+
+    def plan(self, X):
+        """What ``fit`` will cost. Nothing is sent.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        Plan
+        """
+        return self._unfitted().plan(X)
+
+    def _unfitted(self) -> Any:
+        """The network, to be sent every row once with the weights as they are drawn."""
+        changes = {
+            "gradient": _Listening(),
+            "readout": "linear",
+            "max_iter": 1,
+            "batch_size": _ROWS,
+            "shuffle": False,
+            "early_stopping": False,
+            "warm_start": False,
+            "max_shots": None,
+            "journal": None,
+        }
+        known = self.network.get_params(deep=False)
+        return clone(self.network).set_params(**{name: value for name, value in changes.items() if name in known})
 
     @property
     def classes_(self):
