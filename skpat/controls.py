@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -348,7 +347,7 @@ class ControlSplit(BaseEstimator):
                     f"'fixed' must name channels from 0 to {n_controls - 1}. Got channel {channel!r}. "
                     f"Count channels from 0: the last is {n_controls - 1}."
                 )
-            if not isinstance(value, numbers.Real) or not np.isfinite(float(value)):
+            if not (is_number(value) and np.isfinite(float(value))):
                 raise ControlSplitError(
                     f"'fixed' must hold finite numbers. Got {value!r} for channel {channel}. "
                     f"Give a value in the device's units, fixed={{{channel}: 0.5}} for example."

@@ -407,10 +407,10 @@ def test_rows_are_named_when_a_device_asks_and_not_before(monkeypatch: pytest.Mo
 def test_the_clock_of_a_ledger_goes_on() -> None:
     ledger = Ledger(n_before=10)
     ledger.add("prediction", 3)
-    assert (ledger.total, ledger.answered) == (3, 13)
+    assert (ledger.total, ledger.asked_in_all) == (3, 13)
 
 
 def test_a_deployed_network_takes_the_clock_over_from_its_estimator() -> None:
     network = trained()
     network.ledger_.n_before += 1000  # rows of an earlier estimator, or from a journal
-    assert network.deploy().ledger_.answered == network.ledger_.answered > 1000
+    assert network.deploy().ledger_.asked_in_all == network.ledger_.asked_in_all > 1000

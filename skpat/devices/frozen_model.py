@@ -342,9 +342,7 @@ class FrozenModel(Device):
                 f"Got {n_channels}. Give one column for each, the data first, or set n_data and n_prompt."
             )
         shape = self.input_shape
-        whole = shape is None or (
-            isinstance(shape, (tuple, list)) and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
-        )
+        whole = shape is None or (isinstance(shape, (tuple, list)) and all(is_int(n, 1) for n in shape))
         if not whole or math.prod(self._input_shape) != self.n_controls:
             raise ValueError(
                 f"'input_shape' of {title} must be whole numbers that multiply to n_data + n_prompt = {self.n_controls}. "

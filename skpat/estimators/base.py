@@ -19,7 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from skpat.devices.specification import device_name
 from skpat.estimators.calibration import Calibrated
-from skpat.estimators.callbacks import FitWatch, only_of_the_network, prediction_session, refuse_within_fit
+from skpat.estimators.callbacks import FitWatch, prediction_session, refuse_within_fit, without_callbacks
 from skpat.estimators.cost_report import Costed
 from skpat.estimators.exchanged import warn_if_exchanged
 from skpat.estimators.journaled import (
@@ -276,7 +276,7 @@ class PhysicalNetwork(
                 trainer = self._make_trainer(session, len(data))
                 with suppress(ShotBudgetError):
                     trainer.epoch(data, self._rng)
-                history = History([trainer.loss_so_far], [], [self.ledger_.answered_in_fit])
+                history = History([trainer.loss_so_far], [], [self.ledger_.asked_in_fit])
                 weights = trainer.weights_now()
             else:
                 trainer, weights, history = self._train(session, data, held_out, watch, go_on)
@@ -495,7 +495,7 @@ class PhysicalNetwork(
             feature_names=getattr(self, "feature_names_in_", None),
             n_shots=self.n_shots,
             identity=self._identity,
-            n_before=self.ledger_.answered,
+            n_before=self.ledger_.asked_in_all,
         )
 
     @property
@@ -519,7 +519,7 @@ class PhysicalNetwork(
         return scores
 
     def __getstate__(self) -> dict[str, Any]:
-        return only_of_the_network(super().__getstate__())
+        return without_callbacks(super().__getstate__())
 
     def _reweight(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         return sample_weight

@@ -60,7 +60,7 @@ class Calibrated:
             def more(n_shots: int) -> Any:
                 return calibration_shots(*rows, n_shots, rng, measure, slow_channels(self.device_))
 
-            if self.n_calibration_shots == "auto" and getattr(self.twin_, "few_shots", False):
+            if self.n_calibration_shots == "auto" and self.twin_.few_shots:
                 shots = calibrate_in_rounds(self.twin_, more, n_most)
             else:
                 shots = more(n_most)
@@ -110,7 +110,7 @@ class Calibrated:
             nonlocal n_moved
             keys = np.arange(n_moved, n_moved + len(controls), dtype=np.uint64)
             n_moved += len(controls)
-            return dither.displaced(controls, keys, -1, 2 * self._gradient.explorer.size_now)
+            return dither.displaced(controls, keys, -1, 2 * self._gradient.explorer.initial_size)
 
         def more(n_shots: int) -> tuple[np.ndarray, np.ndarray]:
             n_rows = -(-n_shots // self._network.n_calls)
@@ -209,7 +209,7 @@ class Calibrated:
 
     def _check_calibration(self: Any, made: Any) -> None:
         """Refuse a twin that has nothing to learn from. Nothing has been sent."""
-        if not (made.gradient.uses_twin and getattr(made.twin, "needs_shots", False)) or self.n_calibration_shots:
+        if not (made.gradient.uses_twin and made.twin.needs_shots) or self.n_calibration_shots:
             return
         if not made.gradient.explores(made.twin):  # else it begins with the shots of the statistics, and learns on
             raise ValueError(

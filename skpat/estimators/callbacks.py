@@ -11,7 +11,7 @@ import numpy as np
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.session import Session
 
-__all__ = ["FitWatch", "only_of_the_network", "prediction_session", "refuse_within_fit"]
+__all__ = ["FitWatch", "without_callbacks", "prediction_session", "refuse_within_fit"]
 
 _LENT = "_lent_session"
 # what scikit-learn keeps in an estimator while it is fitted: a copy made meanwhile, for a callback or a file, goes without
@@ -174,7 +174,7 @@ def refuse_within_fit(estimator: Any) -> None:
         )
 
 
-def only_of_the_network(state: dict[str, Any]) -> dict[str, Any]:
+def without_callbacks(state: dict[str, Any]) -> dict[str, Any]:
     """An estimator's state without what scikit-learn keeps in it during a fit only: the callbacks and their contexts."""
     if "_callback_fit_ctx" not in state:
         return state

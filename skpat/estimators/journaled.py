@@ -95,12 +95,12 @@ def left_alone_if_nothing_was_asked(estimator: Any) -> Iterator[None]:
     """A call that ends with an error before anything was asked of the device, or of a journal, leaves the estimator as it was:
     it predicts as before."""
     before = dict(vars(estimator))
-    n_before = before["ledger_"].answered if "ledger_" in before else 0
+    n_before = before["ledger_"].asked_in_all if "ledger_" in before else 0
     try:
         yield
     except BaseException:
         ledger = vars(estimator).get("ledger_")
-        if ledger is None or ledger.answered == (n_before if ledger is before.get("ledger_") else ledger.n_before):
+        if ledger is None or ledger.asked_in_all == (n_before if ledger is before.get("ledger_") else ledger.n_before):
             vars(estimator).clear()
             vars(estimator).update(before)
         raise

@@ -142,10 +142,11 @@ def specify(
         )
     split = ControlSplit(control_split) if isinstance(control_split, str) else control_split
     twin = default_twin(device, torch_device) if twin is None else twin
-    if not (hasattr(twin, "fit") and hasattr(type(twin), "module_")):
+    if not isinstance(twin, Twin):
         raise ValueError(
             f"'twin' must be a twin such as skpat.twins.NeuralTwin(), or None. Got {twin!r}. "
-            "Use twin=None for the device's equations where it states them, else a twin learned from measurements."
+            "Use twin=None for the device's equations where it states them, else a twin learned from measurements. One of "
+            "your own is a subclass of skpat.twins.Twin."
         )
     if type(twin).module_ is Twin.module_:
         raise ValueError(
@@ -200,10 +201,8 @@ def prepare(made: Specification, bounds: np.ndarray, torch_device: Any, dtype: n
     _check_places(torch_device, dtype, device=made.device, **twin)
     if not twin:
         return
-    if hasattr(made.twin, "learn_specification"):
-        made.twin.learn_specification(bounds, channel_periods(made.device))
-    if hasattr(made.twin, "check"):
-        made.twin.check(int(made.device.n_controls), int(made.device.n_outputs))
+    made.twin.learn_specification(bounds, channel_periods(made.device))
+    made.twin.check(int(made.device.n_controls), int(made.device.n_outputs))
 
 
 def construction(estimator: Any) -> dict[str, Any]:

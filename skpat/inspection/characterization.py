@@ -149,7 +149,7 @@ class _Unfiltered:
 
     @property
     def max_retries(self) -> int:
-        room = self.n_shots - self.ledger.answered - self.rows_in_call - self.rows_to_come
+        room = self.n_shots - self.ledger.asked_in_all - self.rows_in_call - self.rows_to_come
         return max(0, min(getattr(self.device, "max_retries", 0) or 0, room // self.rows_in_call))
 
     def measure(self, batch: ControlBatch) -> Any:
@@ -325,7 +325,7 @@ class _Bench:
         suspects = silent_units(readings)
         queue = [suspects] if len(suspects) else []
         n_pairs = np.ceil(max(_FEWEST_PAIRS, readings.pairs_to_see(_SMALLEST_SHARE)))  # may be infinite
-        while queue and self.n_shots - self.ledger.answered >= 2 * n_pairs:
+        while queue and self.n_shots - self.ledger.asked_in_all >= 2 * n_pairs:
             group = queue.pop(0)
             n = int(n_pairs)
             bases = self.draw(n)

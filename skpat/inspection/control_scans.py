@@ -108,7 +108,7 @@ def scan_plan(legal: LegalSettings, base: np.ndarray) -> Scan:
             if (
                 at_bounds
                 and getattr(legal.limits, "limits_changes", False)
-                and high - low > legal_change(legal, channel)
+                and high - low > width_in_box(legal, channel)
             ):
                 continue
             rows = np.tile(base, (4, 1))
@@ -125,7 +125,7 @@ def scan_plan(legal: LegalSettings, base: np.ndarray) -> Scan:
     return Scan(np.array(kept, dtype=int), stacked, np.array(reaches, dtype=bool))
 
 
-def legal_change(legal: LegalSettings, channel: int) -> float:
+def width_in_box(legal: LegalSettings, channel: int) -> float:
     """Largest distance of two settings of a channel in the box."""
     return float(legal.high[channel] - legal.low[channel])
 

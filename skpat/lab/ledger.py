@@ -154,17 +154,17 @@ class Ledger:
             return dict(self._faults)
 
     @property
-    def answered(self) -> int:
-        """All shots and all replayed rows, those before included: how far a run has come, interrupted or not."""
+    def asked_in_all(self) -> int:
+        """All shots asked for, answered or not, by the device or a journal, those before included: how far a run has come."""
         with self._lock:
             return self.n_before + sum(self._shots.values()) + sum(self._replayed.values())
 
     @property
-    def answered_in_fit(self) -> int:
+    def asked_in_fit(self) -> int:
         """The same without predictions, such as those that callbacks make."""
         with self._lock:
             predicted = self._shots["prediction"] + self._replayed["prediction"]
-        return self.answered - predicted
+        return self.asked_in_all - predicted
 
     @property
     def shots(self) -> dict[str, int]:

@@ -151,7 +151,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self._shared: tuple[np.ndarray, np.ndarray] | None = None  # of the last batch
         self.max_shots = max_shots
         self.kept_back = 0
-        self._answered_before = self.ledger.answered
+        self._answered_before = self.ledger.asked_in_all
         self._n_in_vain = 0  # shots that ended a run which this one goes on with
 
     def __enter__(self) -> Session:
@@ -174,7 +174,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         """Shots that ``max_shots`` still allows, but for those kept back; infinite without it."""
         if self.max_shots is None:
             return float("inf")
-        return self.max_shots - self.kept_back - (self.ledger.answered - self._answered_before)
+        return self.max_shots - self.kept_back - (self.ledger.asked_in_all - self._answered_before)
 
     def keep_within_budget(self, n_shots: int) -> None:
         """Raise ShotBudgetError if so many more shots would go beyond ``max_shots``."""
@@ -394,7 +394,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     @property
     def _clock(self) -> int:
         """Rows before, of a run that was never interrupted."""
-        return self.ledger.answered - self._n_in_vain
+        return self.ledger.asked_in_all - self._n_in_vain
 
     def _measure_piece(
         self, connection: Connection, piece: ControlBatch, purpose: str, first_row: int, asked: list[int]

@@ -91,18 +91,18 @@ class Network:
         self.shares = self.n_patches > 1 and self.encoder.shared
         self.readout = make_readout(readout, self.n_sources(n_layers - 1), n_targets)
 
-    def n_units_of(self, layer: int) -> int:
+    def n_calls_of(self, layer: int) -> int:
         """Device calls of a layer: one for each unit, in the first layer one for each patch and unit."""
         return self.n_units * (1 if layer else self.n_patches)
 
     @property
     def n_calls(self) -> int:
         """Device calls of all layers together, for one row."""
-        return sum(map(self.n_units_of, range(self.n_layers)))
+        return sum(map(self.n_calls_of, range(self.n_layers)))
 
     def n_sources(self, layer: int) -> int:
         """How many numbers a layer hands on."""
-        return self.n_outputs * (self.n_units if self.pools else self.n_units_of(layer))
+        return self.n_outputs * (self.n_units if self.pools else self.n_calls_of(layer))
 
     def initial_weights(
         self, X: np.ndarray, sample_weight: np.ndarray, rng: np.random.RandomState
@@ -117,14 +117,14 @@ class Network:
         """
         weights = self.encoder.initial_weights(X, sample_weight, rng)
         for layer in range(self.n_layers):
-            n_own = self.n_units if self.shares else self.n_units_of(layer)
+            n_own = self.n_units if self.shares else self.n_calls_of(layer)
             weights[f"layers.{layer}.theta"] = rng.standard_normal((n_own, self.split.n_weights)) * 0.5
             weights[f"layers.{layer}.gain"] = np.ones(n_own * self.split.n_inputs)
             weights[f"layers.{layer}.offset"] = np.zeros(n_own * self.split.n_inputs)
             if layer and self.skip:
                 weights[f"layers.{layer}.skip"] = np.ones(self.n_slots)
-            weights[f"layers.{layer}.mean"] = np.zeros(self.n_units_of(layer) * self.n_outputs)
-            weights[f"layers.{layer}.scale"] = np.ones(self.n_units_of(layer) * self.n_outputs)
+            weights[f"layers.{layer}.mean"] = np.zeros(self.n_calls_of(layer) * self.n_outputs)
+            weights[f"layers.{layer}.scale"] = np.ones(self.n_calls_of(layer) * self.n_outputs)
         weights |= self.readout.initial_weights(rng)
         return weights
 
@@ -148,7 +148,7 @@ class Network:
         return member / member.sum(axis=0)
 
     def hand_on(self, normal: Any, layer: int) -> Any:
-        """What the next layer, or the readout, gets of a layer's normalised outputs (n_rows, n_units_of(layer) * n_outputs):
+        """What the next layer, or the readout, gets of a layer's normalised outputs (n_rows, n_calls_of(layer) * n_outputs):
         their mean over the patches where the encoder pools, else all of them."""
         return self.over_patches(normal) if self.pools and not layer else normal
 
@@ -277,7 +277,7 @@ def forward(network: Network, weights: dict[str, Any], X: Any, run: Run) -> Any:
     split, n_inputs = network.split, network.split.n_inputs
     first = drive = normal = network.encoder.encode(weights, X)
     for layer in range(network.n_layers):
-        w, n_units = network.of_layer(weights, layer), network.n_units_of(layer)
+        w, n_units = network.of_layer(weights, layer), network.n_calls_of(layer)
         if layer:
             added = {"input": first, "previous": drive, None: None}[network.skip]
             drive = network.feed(normal, layer)

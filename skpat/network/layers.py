@@ -10,6 +10,7 @@ import numpy as np
 __all__ = ["array_module", "OutputStatistics", "snap", "squash"]
 
 _LARGEST_DRIVE = 1e9  # its square is finite in float32; beyond it the control sits at its bound anyway
+_FLOOR = 0.1  # of the mean variance of all outputs, added to each output's own
 
 
 def array_module(array: Any) -> Any:
@@ -76,13 +77,9 @@ class OutputStatistics:
     ----------
     n_outputs : int
         Outputs of all units together.
-    floor : float, default=0.1
-        The scale of an output is sqrt(variance + floor * mean variance of all outputs), so that outputs which
-        carry little but noise are not blown up.
     """
 
-    def __init__(self, n_outputs: int, floor: float = 0.1):
-        self.floor = floor
+    def __init__(self, n_outputs: int):
         self.mean = np.zeros(n_outputs)
         self.variance = np.ones(n_outputs)
         self.started = False
@@ -100,6 +97,7 @@ class OutputStatistics:
 
     @property
     def scale(self) -> np.ndarray:
-        """What to divide by, shape (n_outputs,)."""
-        scale = np.sqrt(self.variance + self.floor * self.variance.mean())
+        """What to divide by, shape (n_outputs,): above the standard deviation, so that outputs which carry little but noise are
+        not blown up."""
+        scale = np.sqrt(self.variance + _FLOOR * self.variance.mean())
         return np.where(scale > 1e-12 * (1e-300 + np.abs(self.mean).max()), scale, 1.0)

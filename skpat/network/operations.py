@@ -30,7 +30,7 @@ def count_operations(network: Network, weights: dict[str, Any]) -> dict[str, int
     between = network.n_calls * (network.split.n_inputs + network.n_outputs)
     between += (network.n_layers - 1) * network.n_slots * bool(network.skip)
     if network.pools:
-        between += network.n_units_of(0) * network.n_outputs
+        between += network.n_calls_of(0) * network.n_outputs
     elif network.n_patches > 1 and network.n_layers > 1 and network.n_sources(0) > network.n_slots:
         between += network.n_sources(0)  # with fewer outputs than slots they are only laid out
     if network.n_patches > 1 and network.skip:  # the first layer's drives are averaged over the patches

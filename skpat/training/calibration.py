@@ -111,7 +111,7 @@ def start_statistics(
         rows = draw_rows(row_keys, sample_weight, n_rows, rng)
         X, row_keys, sample_weight = X[rows], row_keys[rows], np.ones(n_rows, dtype=X.dtype)
     measure = measure_for(row_keys)
-    statistics = [OutputStatistics(network.n_units_of(layer) * network.n_outputs) for layer in range(network.n_layers)]
+    statistics = [OutputStatistics(network.n_calls_of(layer) * network.n_outputs) for layer in range(network.n_layers)]
     changes = [False] * network.n_layers
     collected: list[np.ndarray] = []
     sent: list[np.ndarray] = []
@@ -125,7 +125,7 @@ def start_statistics(
         if network.split.n_controls <= _MOST_KEPT_CHANNELS:
             sent.append(np.asarray(batch.rows(kept).dense()))
             received.append(outputs[kept])
-        if unit == network.n_units_of(layer) - 1:  # the layer is complete: forward normalises by what stands here
+        if unit == network.n_calls_of(layer) - 1:  # the layer is complete: forward normalises by what stands here
             together = np.concatenate(collected, axis=1)
             with np.errstate(over="ignore", invalid="ignore"):
                 statistics[layer].update(together, sample_weight, momentum=1.0)

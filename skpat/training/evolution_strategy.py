@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval
 
 from skpat.network.forward import Network, Run
 from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
@@ -91,7 +91,7 @@ class EvolutionStrategy(GradientEstimator):
         ImportError
             If it is not.
         """
-        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
+        super().check_device(device)
         _import_cma()
 
     def prepare(self, network: Network) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import validate_parameter_constraints
 
 from skpat.controls import ControlBatch
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
+from skpat.training.movable_weights import is_movable
 from skpat.twins.base import respond
 
 if TYPE_CHECKING:
@@ -56,10 +56,6 @@ class DirectFeedbackAlignment(GradientEstimator):
     def __init__(self, random_state=None):
         self.random_state = random_state
 
-    def check_device(self, device: Any) -> None:
-        """Check the parameters; any device will do."""
-        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
-
     def run(self, apparatus: Apparatus) -> Run:
         """The device; its answer is a constant to autograd."""
         return device_alone(apparatus)
@@ -90,21 +86,17 @@ class DirectFeedbackAlignment(GradientEstimator):
         loss = loss_of(run)
         loss.backward(retain_graph=True)
         last = network.n_layers - 1
-        at_end = torch.cat([calls[last, unit][1].grad for unit in range(network.n_units_of(last))], dim=1)
+        at_end = torch.cat([calls[last, unit][1].grad for unit in range(network.n_calls_of(last))], dim=1)
         error = at_end * weights[f"layers.{last}.scale"]
         module = apparatus.twin.module_
+        moved = [w for name, w in apparatus.trainable.items() if is_movable(name)]
         for layer in range(network.n_layers):
             signal = at_end
             if layer != last:
-                n_outputs = network.n_units_of(layer) * network.n_outputs
+                n_outputs = network.n_calls_of(layer) * network.n_outputs
                 matrix = torch.from_numpy(self.feedback(layer, error.shape[1], n_outputs)).to(error)
                 signal = (error @ matrix) / weights[f"layers.{layer}.scale"]
             for unit, part in enumerate(signal.split(network.n_outputs, dim=1)):
                 batch = calls[layer, unit][0]
-                torch.autograd.backward(respond(module, batch), part, retain_graph=True, inputs=_moved(weights))
+                torch.autograd.backward(respond(module, batch), part, retain_graph=True, inputs=moved)
         return loss
-
-
-def _moved(weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """The weights that stand before a measurement."""
-    return [w for name, w in weights.items() if w.requires_grad and not name.startswith("readout.")]

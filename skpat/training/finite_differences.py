@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval
 
 from skpat.network.forward import Network, Run
 from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
@@ -73,10 +73,6 @@ class FiniteDifferences(GradientEstimator):
     def shots_per_row(self) -> int:
         """Two for each weight; known after :meth:`prepare`."""
         return 2 * getattr(self, "_n_weights", 0)
-
-    def check_device(self, device: Any) -> None:
-        """Check the parameters; any device will do."""
-        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
 
     def prepare(self, network: Network) -> None:
         """Count the weights.

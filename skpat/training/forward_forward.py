@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval
 
 from skpat.controls import ControlBatch, as_numpy
 from skpat.network.forward import Network, Run
@@ -91,10 +91,6 @@ class ForwardForward(GradientEstimator):
         self.momentum = momentum
         self.random_state = random_state
 
-    def check_device(self, device: Any) -> None:
-        """Check the parameters; any device will do."""
-        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
-
     def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
         """The mean loss of both passes; gradients as above."""
         import torch
@@ -119,7 +115,7 @@ class ForwardForward(GradientEstimator):
         to_carry = torch.zeros(()).to(share)
         for layer in range(network.n_layers):
             up, down = self._local_losses(apparatus, layer, [one.normal(layer) for one in passes])
-            for unit in range(network.n_units_of(layer)):
+            for unit in range(network.n_calls_of(layer)):
                 call = layer, unit
                 moved = passes[0].displacement[call] - passes[1].displacement[call]
                 slope = (share * (up - down))[:, None] * moved / moved.new_tensor(width) ** 2
@@ -181,7 +177,7 @@ class _Pass:
 
         weights, network = self.apparatus.weights, self.apparatus.network
         assert network is not None
-        outputs = torch.cat([self.outputs[layer, unit] for unit in range(network.n_units_of(layer))], dim=1)
+        outputs = torch.cat([self.outputs[layer, unit] for unit in range(network.n_calls_of(layer))], dim=1)
         return network.hand_on((outputs - weights[f"layers.{layer}.mean"]) / weights[f"layers.{layer}.scale"], layer)
 
 

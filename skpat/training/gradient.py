@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import validate_parameter_constraints
 
 from skpat.controls import ControlBatch
 from skpat.network.forward import Network, Run
@@ -143,6 +144,7 @@ class GradientEstimator(BaseEstimator):
     trains_on_device = True
     leaves_gradient = True
     final_shots_per_row = 0
+    _parameter_constraints: dict[str, Any] = {}
 
     @property
     def shots_per_row(self) -> int:
@@ -150,7 +152,9 @@ class GradientEstimator(BaseEstimator):
 
     def check_device(self, device: Any) -> None:
         """Raise an error, a SkpatError or ValueError say, if this estimator cannot work with the device, or with its own
-        parameters. Nothing has been sent yet."""
+        parameters. Nothing has been sent yet. Default: any device will do; the parameters are held against
+        ``_parameter_constraints``, if there are any."""
+        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
 
     def prepare(self, network: Network) -> None:
         """Called once before a training with its network: to count what a step costs, or raise a SkpatError or ValueError if

@@ -105,7 +105,7 @@ def train(
             if validate is not None:
                 history.validation_scores.append(validate(trainer.weights_now()))
                 best.offer(history.validation_scores[-1])
-            history.shots_curve.append(trainer.session.ledger.answered_in_fit)
+            history.shots_curve.append(trainer.session.ledger.asked_in_fit)
             trainer.loss_so_far = np.nan  # it is on record
             if note is not None:
                 note(epoch, history)
@@ -204,9 +204,9 @@ class _Horizon:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """The shots within are those of somebody who looks on."""
-        before = self._ledger.answered
+        before = self._ledger.asked_in_all
         yield
-        self._n_watched += self._ledger.answered - before
+        self._n_watched += self._ledger.asked_in_all - before
 
     def look_again(self, n_done: int) -> None:
         """After so many epochs: who looks on will go on taking shots."""
@@ -235,7 +235,7 @@ def _record_broken_epoch(history: History, trainer: Trainer) -> int:
     if len(history.loss_curve) == n_done and not was_just_noted:
         history.loss_curve.append(trainer.loss_so_far)
     if len(history.loss_curve) > n_done:
-        history.shots_curve.append(trainer.session.ledger.answered_in_fit)
+        history.shots_curve.append(trainer.session.ledger.asked_in_fit)
     return n_done
 
 

@@ -13,7 +13,7 @@ from skpat.network.forward import Network, is_trainable
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MovableWeights", "count_movable"]
+__all__ = ["MovableWeights", "count_movable", "is_movable"]
 
 
 def is_movable(name: str) -> bool:

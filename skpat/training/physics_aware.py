@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skpat.controls import ControlBatch, as_numpy
 from skpat.network.forward import Run
@@ -95,10 +95,6 @@ class PhysicsAware(GradientEstimator):
         self.pretrain = pretrain
         self.random_state = random_state
 
-    def check_device(self, device: Any) -> None:
-        """Check the parameters; any device will do."""
-        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
-
     def run(self, apparatus: Apparatus) -> Run:
         """The bridge between the device's values and the twin's gradients."""
         from skpat.training.autograd_bridge import bridge  # here: a trained network is unpickled without torch
@@ -163,12 +159,12 @@ class PhysicsAware(GradientEstimator):
 
     def explores(self, twin: Any) -> bool:
         """Whether this twin learns how outputs react from shots that are displaced for it."""
-        return bool(self.refine and getattr(twin, "explores", False))
+        return bool(self.refine and twin.explores)
 
     def begins_in_silico(self, twin: Any) -> bool:
         """Whether ``pretrain`` says so; "auto": with a twin that knows something without any shot."""
         if self.pretrain == "auto":
-            return bool(self.refine) and not (self.explores(twin) or getattr(twin, "needs_shots", False))
+            return bool(self.refine) and not (self.explores(twin) or twin.needs_shots)
         return bool(self.pretrain)
 
     def displaces(self, twin: Any) -> bool:
@@ -179,7 +175,7 @@ class PhysicsAware(GradientEstimator):
 
     def mover(self, apparatus: Apparatus) -> Callable[[ControlBatch, int, int], ControlBatch]:
         """Displace a batch of tensors, by as much as the training's progress asks for."""
-        size = self.size_now * half_cosine(apparatus.progress)
+        size = self.initial_size * half_cosine(apparatus.progress)
         if not size or apparatus.network is None or apparatus.row_keys is None:
             return lambda batch, layer, unit: batch
         dither, keys = Dither(apparatus.network, apparatus.device, self.seed), apparatus.row_keys
@@ -199,7 +195,7 @@ class PhysicsAware(GradientEstimator):
         return self._seed
 
     @property
-    def size_now(self) -> float:
+    def initial_size(self) -> float:
         """The size of displacements at the start of the training; the calibration sets it where ``dither="auto"``."""
         return self.size if self.dither == "auto" else float(self.dither)
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from skpat.controls import ControlBatch
+from skpat.network.layers import OutputStatistics
 from skpat.training.calibration import Measure, draw_rows, start_statistics
 
 if TYPE_CHECKING:
     from skpat.training.trainer import Data, Trainer
 
-__all__ = ["fit_readout", "refit_readout"]
+__all__ = ["fit_readout", "measure_anew", "refit_readout"]
 
 _MOST_ITERATIONS = 1000
 _GRADIENT_TOLERANCE = 1e-6
 
 
-def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", seed: int = 0) -> tuple[float, float]:
+def refit_readout(trainer: Trainer, data: Data) -> tuple[float, float]:
     r"""Measure the rows once on the device; fit the normalisation of its outputs and the readout there.
 
     Layer by layer the mean and scale of the outputs are set to those of the measured rows, before the next layer is
@@ -36,10 +38,6 @@ def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", se
         measurement fails, everything stays.
     data : Data
         Rows to fit to.
-    purpose : {"calibration", "training", "validation", "prediction"}, default="training"
-        What the shots are counted as.
-    seed : int, default=0
-        For the choice of rows where the budget does not allow all.
 
     Returns
     -------
@@ -61,33 +59,9 @@ def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", se
     What :class:`skpat.training.InSilicoRefitted` does at the end of its training.
     """
     network, session = trainer.network, trainer.session
-    rows = _affordable(data, session.shots_left / (network.n_calls * session.n_shots), seed)
+    rows = _affordable(data, session.shots_left / (network.n_calls * session.n_shots))
     weights = trainer.weights_now()
-    last: dict[int, np.ndarray] = {}
-
-    def measure_for(row_keys: np.ndarray) -> Measure:
-        measure = session.run(row_keys, purpose)
-
-        def kept(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
-            outputs = measure(batch, layer, unit)
-            if layer == network.n_layers - 1:
-                last[unit] = outputs
-            return outputs
-
-        return kept
-
-    statistics, _ = start_statistics(
-        network,
-        weights,
-        rows.X,
-        rows.sample_weight,
-        rows.row_keys,
-        np.random.RandomState(seed),
-        measure_for,
-        n_rows=len(rows),
-    )
-    units = range(network.n_units_of(network.n_layers - 1))
-    outputs = np.concatenate([last[unit] for unit in units], axis=1).astype(np.float64)
+    statistics, outputs = measure_anew(trainer, weights, rows, "training")
     normal = network.hand_on((outputs - statistics[-1].mean) / statistics[-1].scale, network.n_layers - 1)
     readout, before, after = fit_readout(trainer, weights, normal, rows)
     trainer.set_weights(weights | readout)
@@ -95,11 +69,61 @@ def refit_readout(trainer: Trainer, data: Data, *, purpose: str = "training", se
     return before, after
 
 
-def _affordable(data: Data, most: float, seed: int) -> Data:
+def measure_anew(
+    trainer: Trainer,
+    weights: dict[str, np.ndarray],
+    rows: Data,
+    purpose: str,
+    note: Callable[[ControlBatch, np.ndarray], None] = lambda batch, outputs: None,
+) -> tuple[list[OutputStatistics], np.ndarray]:
+    """Measure rows once, layer by layer, with new output statistics.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Its network and session; nothing of it is changed.
+    weights : dict of str to ndarray
+        The ``mean`` and ``scale`` of each layer are set.
+    rows : Data
+    purpose : {"calibration", "training", "validation", "prediction", "recalibration"}
+        What the shots are counted as.
+    note : callable, default: nothing is noted
+        ``note(batch, outputs)``, called with all that is sent and comes back.
+
+    Returns
+    -------
+    statistics : list of OutputStatistics
+        Of each layer.
+    outputs : ndarray of float64, shape (n_rows, n_outputs of all calls)
+        Of the last layer.
+    """
+    network, last_layer = trainer.network, trainer.network.n_layers - 1
+    last: dict[int, np.ndarray] = {}
+
+    def measure_for(row_keys: np.ndarray) -> Measure:
+        measure = trainer.session.run(row_keys, purpose)
+
+        def noted(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+            outputs = measure(batch, layer, unit)
+            note(batch, outputs)
+            if layer == last_layer:
+                last[unit] = outputs
+            return outputs
+
+        return noted
+
+    of_no_effect = np.random.RandomState(0)  # all rows are taken
+    about = (rows.X, rows.sample_weight, rows.row_keys, of_no_effect, measure_for)
+    statistics, _ = start_statistics(network, weights, *about, n_rows=len(rows))
+    outputs = np.concatenate([last[unit] for unit in range(network.n_calls_of(last_layer))], axis=1)
+    return statistics, outputs.astype(np.float64)
+
+
+def _affordable(data: Data, most: float) -> Data:
     """The data in an order that the rows' values alone decide; if there are more than ``most`` rows, some of them."""
     order = np.argsort(data.row_keys, kind="stable")
     if len(data) > most:
-        chosen = draw_rows(data.row_keys, data.sample_weight, max(int(most), 1), np.random.RandomState(seed))
+        chosen = draw_rows(data.row_keys, data.sample_weight, max(int(most), 1), np.random.RandomState(0))
         return data.rows(chosen).weighed_alike()
     return data.rows(order)
 

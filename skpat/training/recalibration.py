@@ -11,9 +11,8 @@ import numpy as np
 from skpat.controls import ControlBatch
 from skpat.exceptions import ShotBudgetError
 from skpat.network.forward import forward
-from skpat.training.calibration import Measure, start_statistics
 from skpat.training.loss_probe import row_losses
-from skpat.training.readout_fit import fit_readout
+from skpat.training.readout_fit import fit_readout, measure_anew
 from skpat.user_warning import warn_user
 
 if TYPE_CHECKING:
@@ -206,7 +205,11 @@ class _Refit:
         has_several = network.n_layers > 1  # the later ones will receive something else once the statistics are new
         judged = check if has_several else np.arange(len(measured))
         scores = _scores(trainer, self._before, measured.rows(check)) if has_several else None
-        statistics, self._fresh, outputs, self.sent = _measure(trainer, self._before, measured)
+        self._fresh = {name: value.copy() for name, value in self._before.items()}
+        self.sent: list[tuple[ControlBatch, np.ndarray]] = []
+        statistics, outputs = measure_anew(
+            trainer, self._fresh, measured, trainer.purpose, lambda *shots: self.sent.append(shots)
+        )
         if scores is None:
             mean, scale = (self._before[f"layers.0.{name}"] for name in ("mean", "scale"))
             scores = network.readout.read(_double(self._before), network.hand_on((outputs - mean) / scale, 0))
@@ -256,36 +259,6 @@ def _chosen(
     while n_rows + _count_check(n_rows, n_layers) > most:
         n_rows -= 1
     return data.rows(order), n_rows
-
-
-def _measure(
-    trainer: Trainer, before: Weights, rows: Data
-) -> tuple[list[Any], Weights, np.ndarray, list[tuple[ControlBatch, np.ndarray]]]:
-    """New statistics, the weights with them, the last layer's outputs, and all that was sent and came back."""
-    network = trainer.network
-    fresh = {name: value.copy() for name, value in before.items()}
-    last: dict[int, np.ndarray] = {}
-    sent: list[tuple[ControlBatch, np.ndarray]] = []
-
-    def measure_for(row_keys: np.ndarray) -> Measure:
-        measure = trainer.session.run(row_keys, trainer.purpose)
-
-        def kept(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
-            outputs = measure(batch, layer, unit)
-            sent.append((batch, outputs))
-            if layer == network.n_layers - 1:
-                last[unit] = outputs
-            return outputs
-
-        return kept
-
-    rng = np.random.RandomState(0)  # of no effect: all rows are taken
-    about = (rows.X, rows.sample_weight, rows.row_keys, rng, measure_for)
-    statistics, _ = start_statistics(network, fresh, *about, n_rows=len(rows))
-    outputs = np.concatenate([last[unit] for unit in range(network.n_units_of(network.n_layers - 1))], axis=1).astype(
-        np.float64
-    )
-    return statistics, fresh, outputs, sent
 
 
 def _choose_pull(trainer: Trainer, fresh: Weights, normal: np.ndarray, rows: Data) -> tuple[float | None, np.ndarray]:

@@ -7,7 +7,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.utils._param_validation import HasMethods, Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import HasMethods, Interval
 
 from skpat.nested_parameters import refuse_nested_of_plain
 from skpat.network.forward import Network, Run
@@ -128,8 +128,13 @@ class SharpnessAware(GradientEstimator):
     def check_device(self, device: Any) -> None:
         """Check the parameters, and whether the other method can work with the device; ValueError where it leaves no gradient
         (``leaves_gradient``)."""
-        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
-        if not getattr(self.explorer, "leaves_gradient", True):
+        super().check_device(device)
+        if isinstance(self.gradient, SharpnessAware):
+            raise ValueError(
+                f"'gradient' of SharpnessAware must be another method. Got {self.gradient!r}. Nothing was sent. Use one "
+                "SharpnessAware with a larger rho."
+            )
+        if not self.explorer.leaves_gradient:
             raise ValueError(
                 f"'gradient' of SharpnessAware must be a method with a gradient to climb. Got {self.explorer!r}, which moves "
                 "the weights itself. Nothing was sent. Use SPSA(), say, which needs the same of the device."

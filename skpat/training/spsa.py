@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval
 
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
+from skpat.training.movable_weights import is_movable
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +75,6 @@ class SPSA(GradientEstimator):
     def shots_per_row(self) -> int:
         return 2 * self.n_directions
 
-    def check_device(self, device: Any) -> None:
-        """Check the parameters; any device will do."""
-        validate_parameter_constraints(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
-
     def run(self, apparatus: Apparatus) -> Run:
         """The device; its answer is a constant to autograd."""
         return device_alone(apparatus)
@@ -86,7 +83,7 @@ class SPSA(GradientEstimator):
         """The mean loss at the moved weights; gradients as above."""
         import torch
 
-        moved = {name: w for name, w in apparatus.trainable.items() if not name.startswith("readout.")}
+        moved = {name: w for name, w in apparatus.trainable.items() if is_movable(name)}
         if not hasattr(self, "_rng"):
             self._rng = check_random_state(self.random_state)
         n_losses = 2 * self.n_directions

@@ -181,7 +181,7 @@ class Trainer:
         X, targets, sample_weight = (
             torch.from_numpy(array[rows]).to(self.torch_device) for array in (data.X, data.targets, data.sample_weight)
         )
-        n_total = data.sample_weight.sum()
+        total_weight = data.sample_weight.sum()
         measurements: list[Measurement] = []
 
         def loss_of(run: Run) -> torch.Tensor:
@@ -195,7 +195,7 @@ class Trainer:
             scores = forward(self.network, self.weights, X, recorded)
             loss = weighted_mean(self.loss(scores, targets), sample_weight)
             for coef in self.penalised if self.settings.alpha else ():
-                loss = loss + (0.5 * self.settings.alpha / float(n_total)) * coef.square().sum()
+                loss = loss + (0.5 * self.settings.alpha / float(total_weight)) * coef.square().sum()
             return loss
 
         apparatus = Apparatus(
@@ -265,7 +265,7 @@ class Trainer:
         measured = {(made.layer, made.unit): made.outputs for made in measurements}
         momentum = _STATISTICS_MOMENTUM * min(1.0, len(sample_weight) / self.settings.batch_size)
         for layer, statistics in enumerate(self.statistics):
-            units = [measured[layer, unit] for unit in range(self.network.n_units_of(layer))]
+            units = [measured[layer, unit] for unit in range(self.network.n_calls_of(layer))]
             outputs = units[0] if len(units) == 1 else np.concatenate(units, axis=1)
             if not self._told and statistics.started and self.gradient.trains_on_device:
                 spread = np.sqrt(statistics.variance)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpat.controls import ControlBatch
 from skpat.exceptions import TwinError
 from skpat.twins.base import LEAST_TRUST, TRUST_MOMENTUM, Twin, check_channels, check_shots, hold_out, of_weight, varies
+from skpat.value_checks import is_int
 
 if TYPE_CHECKING:
     import torch
@@ -151,12 +152,12 @@ class NeuralTwin(Twin):
         """Raise what :meth:`fit` would raise for a device with so many channels and outputs."""
         super().check(n_controls, n_outputs)
         sizes = list(self.hidden_layer_sizes)
-        if not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
+        if not all(is_int(size, 1) for size in sizes):
             raise ValueError(
                 f"'hidden_layer_sizes' of NeuralTwin must be positive whole numbers. Got {self.hidden_layer_sizes!r}. "
                 "Use hidden_layer_sizes=(256,), or () for a linear twin."
             )
-        self._refuse_too_many(self._widths(n_controls, n_outputs))
+        self._refuse_too_many(n_controls, self._widths(n_controls, n_outputs))
 
     def _known_periods(self, n_controls: int) -> np.ndarray | None:
         """The periods of the channels, if they were told, and of a device with so many channels; else None."""
@@ -306,11 +307,13 @@ class NeuralTwin(Twin):
         self._memory.add(x, y, sample_weight)
         return self._memory
 
-    def _refuse_too_many(self, widths: list[int]) -> None:
-        n_weights = widths[0] * widths[-1] + sum(a * b for a, b in pairwise(widths))
+    def _refuse_too_many(self, n_channels: int, widths: list[int]) -> None:
+        n_weights = widths[0] * widths[-1]  # the linear part, beside the hidden layers
+        if len(widths) > 2:
+            n_weights += sum(a * b for a, b in pairwise(widths))
         if n_weights > _LARGEST_WEIGHT_COUNT:
             raise TwinError(
-                f"NeuralTwin would need {n_weights:,} weights for {widths[0]:,} channels, more than it can learn. "
+                f"NeuralTwin would need {n_weights:,} weights for {n_channels:,} channels, more than it can learn. "
                 "Use PhysicsTwin(device, constants) where the system's equations are known, or hold channels with "
                 "ControlSplit(fixed=...)."
             )

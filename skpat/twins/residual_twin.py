@@ -127,7 +127,7 @@ class ResidualTwin(Twin):
     @property
     def explores(self) -> bool:  # type: ignore[override]  # an attribute of the base class, derived here
         """Whether the training's shots are to be displaced at random: as the correction wants it."""
-        return bool(getattr(self._unfitted_correction(), "explores", False))
+        return bool(self._unfitted_correction().explores)
 
     def set_params(self, **params: Any) -> ResidualTwin:
         """Set parameters, those of the parts included.
@@ -152,8 +152,7 @@ class ResidualTwin(Twin):
         n_seen = n_controls + n_outputs * self.feed_physics
         for name, part, n_channels in (("physics", self.physics, n_controls), ("correction", correction, n_seen)):
             _check_part(name, part)
-            if hasattr(part, "check"):
-                part.check(n_channels, n_outputs)
+            part.check(n_channels, n_outputs)
 
     @property
     def module_(self) -> torch.nn.Module:
@@ -198,7 +197,7 @@ class ResidualTwin(Twin):
         rng = check_random_state(self.random_state)
         physics, correction = (seeded_copy(part, rng) for part in (self.physics, self._unfitted_correction()))
         kept, held_out = hold_out(len(controls), self.validation_fraction, rng)
-        if self._specification is not None and hasattr(physics, "learn_specification"):
+        if self._specification is not None:
             physics.learn_specification(*self._specification)
         physics.fit(controls[kept], outputs[kept], sample_weight[kept])
         expected = physics.predict(controls[kept])
@@ -253,8 +252,7 @@ class ResidualTwin(Twin):
     def forget(self) -> None:
         """Let both parts forget."""
         for part in (self.physics_, self.correction_):
-            if hasattr(part, "forget"):
-                part.forget()
+            part.forget()
 
     def predict(self, controls: ControlBatch | np.ndarray) -> np.ndarray:
         """What the twin expects the device to answer, shape (n_rows, n_outputs)."""
@@ -269,7 +267,7 @@ class ResidualTwin(Twin):
     def _tell(self, correction: Any, expected: np.ndarray) -> None:
         """Hand the specification on to the correction. Where it sees the model's answers these are channels too, with bounds
         from their mean and standard deviation."""
-        if self._specification is None or not hasattr(correction, "learn_specification"):
+        if self._specification is None:
             return
         bounds, periods = self._specification
         if self.feed_physics:
@@ -288,9 +286,7 @@ class ResidualTwin(Twin):
 
 
 def _check_part(name: str, part: Any) -> None:
-    if isinstance(part, type) or not (
-        hasattr(part, "fit") and hasattr(part, "predict") and hasattr(type(part), "module_")
-    ):
+    if not isinstance(part, Twin):
         use = "PhysicsTwin(device, constants), or NeuralTwin() alone where there are no equations"
         raise TwinError(
             f"'{name}' of ResidualTwin must be an unfitted twin. Got {part!r}. Use {name}="

@@ -99,7 +99,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
         kept[method] = copied.recalibration_.kept
     scratch = build(name, seed)
     scratch.set_params(device=Late(scratch.device.device, independent=WALK[name], random_state=1000 + seed))
-    scratch.set_params(device__later=network.ledger_.answered).fit(X_train, y_train)
+    scratch.set_params(device__later=network.ledger_.asked_in_all).fit(X_train, y_train)
     accuracy["trained from scratch"] = scratch.score(X_test, y_test)
     shots["trained from scratch"] = scratch.ledger_.total - scratch.shots_["prediction"]
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(X_train, y_train)

@@ -518,14 +518,14 @@ def test_fixed_values_between_the_steps_of_a_channel_are_refused_before_the_firs
 @pytest.mark.parametrize("journal", [False, True])
 def test_a_fit_whose_first_batch_is_refused_leaves_the_earlier_one(journal: bool, tmp_path: Path) -> None:
     network = small(device=Guarded(), max_iter=1, n_calibration_shots=20).fit(*IRIS)
-    before, shots, state = network.predict(IRIS[0]), network.ledger_.answered, vars(network).copy()
+    before, shots, state = network.predict(IRIS[0]), network.ledger_.asked_in_all, vars(network).copy()
     network.set_params(device__most=0.5, journal=tmp_path / "run.db" if journal else None)
     with pytest.raises(ControlBoundsError, match="Too much in all"):
         network.fit(*IRIS)
     assert vars(network).keys() == state.keys()
     assert all(value is state[name] for name, value in vars(network).items() if name.endswith("_"))
     np.testing.assert_array_equal(network.predict(IRIS[0]), before)
-    assert network.ledger_.answered == shots + len(IRIS[0])
+    assert network.ledger_.asked_in_all == shots + len(IRIS[0])
 
 
 def test_a_failed_fit_leaves_nothing_to_predict_with_or_to_go_on_from() -> None:

@@ -52,8 +52,8 @@ def test_how_far_a_run_has_come_counts_replayed_rows_too(entries: list[tuple[str
         (ledger.add_replayed if is_replayed else ledger.add)(purpose, n_shots)
     assert ledger.total == sum(n for _, n, is_replayed in entries if not is_replayed)
     assert sum(ledger.replayed.values()) == sum(n for _, n, is_replayed in entries if is_replayed)
-    assert ledger.answered == n_before + sum(n for _, n, _ in entries)
-    assert ledger.answered_in_fit == n_before + sum(n for purpose, n, _ in entries if purpose != "prediction")
+    assert ledger.asked_in_all == n_before + sum(n for _, n, _ in entries)
+    assert ledger.asked_in_fit == n_before + sum(n for purpose, n, _ in entries if purpose != "prediction")
 
 
 def test_the_four_purposes() -> None:

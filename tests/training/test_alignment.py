@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.datasets import make_classification
 
 from skpat import ControlSplit, PhysicalNetworkClassifier
@@ -28,6 +27,7 @@ from skpat.training.loss_probe import LossProbe
 from skpat.training.trainer import Data, Trainer
 from skpat.training.useless_twin import check_alignment, count_check_shots, is_useless, warn_if_useless
 from skpat.twins import NeuralTwin, PhysicsTwin, ResidualTwin
+from skpat.twins.base import Twin
 from tests.combinations import mostly_slow
 
 LASER = SecondHarmonicLaser(16, 12, n_steps=3)
@@ -527,7 +527,7 @@ def test_steps_of_the_channels_are_no_bend(bits: int) -> None:
 
 
 def test_a_twin_needs_a_module_and_no_more() -> None:
-    class Bare(BaseEstimator):
+    class Bare(Twin):
         @property
         def module_(self) -> Any:
             return self._made

@@ -13,11 +13,11 @@ from skpat.training.loop import train
 
 
 class Ledger:
-    answered = 0
+    asked_in_all = 0
 
     @property
-    def answered_in_fit(self) -> int:
-        return self.answered
+    def asked_in_fit(self) -> int:
+        return self.asked_in_all
 
 
 class Session:
@@ -29,12 +29,12 @@ class Session:
 
     @property
     def shots_left(self) -> float:
-        return self.max_shots - self.kept_back - self.ledger.answered
+        return self.max_shots - self.kept_back - self.ledger.asked_in_all
 
     def spend(self, n_shots: int) -> None:
         if n_shots > self.shots_left:
             raise ShotBudgetError("too many", max_shots=int(self.max_shots))
-        self.ledger.answered += n_shots
+        self.ledger.asked_in_all += n_shots
 
 
 class Counting:

@@ -321,7 +321,7 @@ def test_a_budget_that_faults_have_used_up_confirms_nothing(monkeypatch: pytest.
     begin = pretraining.pretrain
 
     def and_then_none_left(trainer: Trainer, *args: Any) -> Any:
-        trainer.session.max_shots = trainer.session.ledger.answered
+        trainer.session.max_shots = trainer.session.ledger.asked_in_all
         return begin(trainer, *args)
 
     monkeypatch.setattr(pretraining, "pretrain", and_then_none_left)

@@ -78,8 +78,8 @@ def test_the_loss_falls_to_its_minimum(readout: str, alpha: float) -> None:
     network = classifier(gradient="in_silico", readout=readout, alpha=alpha).fit(X, Y)
     with Session(network.device_) as session:
         trainer = trainer_of(network, session, len(X))
-        before, after = refit_readout(trainer, data_of(network), purpose="calibration")
-        assert session.ledger.shots["calibration"] == 2 * len(X)
+        before, after = refit_readout(trainer, data_of(network))
+        assert session.ledger.shots["training"] == 2 * len(X)
         assert after < before
         session._next_shot = 0  # the same noise once more: there is nothing left to gain
         first, again = refit_readout(trainer, data_of(network))
