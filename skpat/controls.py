@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from skpat.exceptions import ControlSplitError
 from skpat.value_checks import is_int, is_number
 
-__all__ = ["ChannelSplit", "ControlBatch", "ControlSplit"]
+__all__ = ["ChannelSplit", "ControlBatch", "ControlSplit", "inner_bounds"]
 
 LAYOUTS = ("interleaved", "contiguous", "random")
 
@@ -438,3 +438,13 @@ def _channel_numbers(values: Any, what: str, n_controls: int) -> np.ndarray:
             f"for the {what}. Count channels from 0: the last is {n_controls - 1}."
         )
     return array.astype(np.intp)
+
+
+def inner_bounds(bounds: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds (2, n) in that precision, rounded inwards: a float32 control must be legal in float64 too."""
+    if dtype.itemsize == 8:
+        return bounds[0], bounds[1]
+    low, high = bounds.astype(np.float32)
+    low = np.where(low < bounds[0], np.nextafter(low, np.float32(np.inf)), low)
+    high = np.where(high > bounds[1], np.nextafter(high, np.float32(-np.inf)), high)
+    return low, high

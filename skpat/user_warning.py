@@ -7,7 +7,7 @@ import warnings
 
 __all__ = ["warn_user"]
 
-_BETWEEN = ("skpat", "sklearn", "joblib")  # the user's line and a warning
+_BETWEEN = ("skpat", "sklearn", "joblib")  # packages whose frames are passed over
 
 
 def warn_user(message: str | Warning, category: type[Warning] = UserWarning) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from skpat.controls import ControlBatch
-from skpat.devices.base import wrong_parameter
+from skpat.devices.base import demand
 from skpat.devices.simulated import SimulatedDevice
 from skpat.value_checks import is_int
 
@@ -388,19 +388,15 @@ class AnalogCircuit(SimulatedDevice):
 
     def _check_parameters(self) -> None:
         for name in ("n_controls", "n_steps"):
-            self._demand(name, is_int(getattr(self, name), 1), "an int of at least 1")
+            demand(self, name, is_int(getattr(self, name), 1), "an int of at least 1")
         too_many = is_int(self.n_outputs) and self.n_outputs > self.n_controls
         most, mend = f"an int from 1 to n_controls ({self.n_controls})", "Use a longer drive for more readings."
         whole = is_int(self.n_outputs, 1)
-        self._demand("n_outputs", whole and not too_many, most, mend if too_many else None)
+        demand(self, "n_outputs", whole and not too_many, most, mend if too_many else None)
         for name in ("sample_rate", *(name for name in _CONSTANTS if name not in ("bias", "supply"))):
-            self._demand(name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
+            demand(self, name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
         for name in ("bias", "supply"):
-            self._demand(name, np.isfinite(getattr(self, name)), "a finite number")
-
-    def _demand(self, name: str, fulfilled: bool, what: str, mend: str | None = None) -> None:
-        if not fulfilled:
-            raise wrong_parameter(self, name, what, mend)
+            demand(self, name, np.isfinite(getattr(self, name)), "a finite number")
 
 
 class _Transient(torch.autograd.Function):

@@ -207,7 +207,11 @@ def use_default(device: Device, name: str) -> str:
     return f"Use {name}={parameter.default!r}, for example."
 
 
-def wrong_parameter(device: Device, name: str, what: str, mend: str | None = None) -> ValueError:
-    """The error for a parameter that must be ``what``, and what to do about it: the default, if nothing better is said."""
-    got, mend = getattr(device, name), mend or use_default(device, name)
-    return ValueError(f"{name!r} of {type(device).__name__} must be {what}. Got {got!r}. {mend}")
+def demand(device: Device, name: str, fulfilled: bool, what: str, mend: str | None = None) -> None:
+    """Raise ValueError for a parameter that must be ``what`` and is not.
+
+    The message says what to do about it: use the default, if ``mend`` says nothing better.
+    """
+    if not fulfilled:
+        got, mend = getattr(device, name), mend or use_default(device, name)
+        raise ValueError(f"{name!r} of {type(device).__name__} must be {what}. Got {got!r}. {mend}")

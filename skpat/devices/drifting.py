@@ -251,7 +251,7 @@ class Drifting(DeviceWrapper):
     def _walk(self, kind: int, first: int, last: int) -> np.ndarray:
         """Standard random walks (last - first + 1, n_walks) at knots, kept for the next call."""
         n_walks = 1 if kind == _COMMON else self._n_channels
-        key = n_walks, self._seed(), self._depth()
+        key = n_walks, self._seed(), self._n_within(Drifting)
         known, start, path = getattr(self, "_walks", {}).get(kind, (None, 0, None))
         if known != key or first < start:  # another walk, or a clock that was set back: from the beginning
             start, path = 0, np.zeros((1, n_walks))
@@ -266,15 +266,8 @@ class Drifting(DeviceWrapper):
         return path[first - start : last - start + 1]
 
     def _normal(self, kind: int, first: int, n_knots: int, n_values: int) -> np.ndarray:
-        keys = combine_keys(np.arange(first, first + n_knots, dtype=np.uint64), _NAME, self._depth())
+        keys = combine_keys(np.arange(first, first + n_knots, dtype=np.uint64), _NAME, self._n_within(Drifting))
         return standard_normal(self._seed(), keys, kind, n_values)
-
-    def _depth(self) -> int:
-        """How many others of this kind are inside: two of one seed drift on their own."""
-        depth, device = 0, self.device
-        while isinstance(device, DeviceWrapper):
-            depth, device = depth + isinstance(device, Drifting), device.device
-        return depth
 
     def _seed(self) -> int:
         if self.random_state is not None:

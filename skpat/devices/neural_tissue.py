@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from skpat.controls import ControlBatch
-from skpat.devices.base import Device, _as_seed, wrong_parameter
+from skpat.devices.base import Device, _as_seed, demand
 from skpat.devices.culture import Culture, grow
 from skpat.devices.spiking_network import SpikingNetwork
 from skpat.exceptions import ControlBoundsError
@@ -450,42 +450,38 @@ class NeuralTissue(Device):
     def _check_parameters(self) -> None:
         """Raise ValueError for the first parameter that is not legal."""
         for name in ("n_electrodes", "n_neurons", "n_windows", "n_pulses", "plasticity_interval"):
-            if not is_int(getattr(self, name), 1):
-                raise wrong_parameter(self, name, "an int of at least 1")
-        if not is_int(self.culture, 0) or self.culture >= 2**32:
-            raise wrong_parameter(self, "culture", "an int from 0 to 2**32 - 1")
+            demand(self, name, is_int(getattr(self, name), 1), "an int of at least 1")
+        demand(self, "culture", is_int(self.culture, 0) and self.culture < 2**32, "an int from 0 to 2**32 - 1")
         for name in _ABOVE_ZERO:
-            if not 0 < getattr(self, name) < math.inf:
-                raise wrong_parameter(self, name, "a number above 0")
+            demand(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
         for name in _NOT_BELOW_ZERO:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise wrong_parameter(self, name, "a number of at least 0")
+            demand(self, name, 0 <= getattr(self, name) < math.inf, "a number of at least 0")
         for name in ("excitatory_fraction", "connection_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise wrong_parameter(self, name, "a number from 0 to 1")
-        if self.n_windows > self._n_steps(self.duration):
-            raise wrong_parameter(
-                self,
-                "n_windows",
-                f"at most one for each of the {self._n_steps(self.duration)} steps",
-                "Use fewer windows, or a longer duration.",
-            )
+            demand(self, name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
+        n_steps = self._n_steps(self.duration)
+        demand(
+            self,
+            "n_windows",
+            self.n_windows <= n_steps,
+            f"at most one for each of the {n_steps} steps",
+            "Use fewer windows, or a longer duration.",
+        )
         n_pulse = 2 * self._n_steps(self.pulse_duration)
-        if self.n_pulses > 1 and n_pulse > self._n_steps(self.pulse_interval):
-            raise wrong_parameter(
-                self,
-                "pulse_interval",
-                f"at least two phases long, {n_pulse * self.dt:g} ms",
-                "Use a longer interval, or a shorter pulse_duration.",
-            )
+        demand(
+            self,
+            "pulse_interval",
+            self.n_pulses == 1 or n_pulse <= self._n_steps(self.pulse_interval),
+            f"at least two phases long, {n_pulse * self.dt:g} ms",
+            "Use a longer interval, or a shorter pulse_duration.",
+        )
         end = (self.n_pulses - 1) * self._n_steps(self.pulse_interval) + n_pulse
-        if end > self._n_steps(self.duration):
-            raise wrong_parameter(
-                self,
-                "duration",
-                f"at least as long as the train of pulses, {end * self.dt:g} ms",
-                "Use a longer duration, fewer pulses or a shorter pulse_interval.",
-            )
+        demand(
+            self,
+            "duration",
+            end <= n_steps,
+            f"at least as long as the train of pulses, {end * self.dt:g} ms",
+            "Use a longer duration, fewer pulses or a shorter pulse_interval.",
+        )
 
 
 @dataclass(frozen=True, eq=False)

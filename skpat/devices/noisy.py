@@ -117,14 +117,9 @@ class Noisy(DeviceWrapper):
             first = getattr(self, "_n_drawn", 0)
             self._n_drawn = first + batch.n_rows
             keys = combine_keys(np.arange(first, first + batch.n_rows, dtype=np.uint64), _UNNAMED)
-        return self.standard_normal(batch.named(combine_keys(keys, _NAME, self._depth(), part), batch.shot), n_values)
-
-    def _depth(self) -> int:
-        """How many others of this kind are inside: two of one seed are independent."""
-        depth, device = 0, self.device
-        while isinstance(device, DeviceWrapper):
-            depth, device = depth + isinstance(device, Noisy), device.device
-        return depth
+        return self.standard_normal(
+            batch.named(combine_keys(keys, _NAME, self._n_within(Noisy), part), batch.shot), n_values
+        )
 
 
 def _without_rows(batch: ControlBatch) -> ControlBatch:

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from sklearn.base import clone
 
 from skpat.controls import ControlBatch
-from skpat.devices.base import wrong_parameter
+from skpat.devices.base import demand
 from skpat.devices.simulated import SimulatedDevice
 from skpat.value_checks import is_int
 
@@ -370,30 +370,26 @@ class OscillatingPlate(SimulatedDevice):
 
     def _check_parameters(self) -> None:
         for name in ("n_controls", "n_steps", "n_modes"):
-            self._demand(name, is_int(getattr(self, name), 1), "an int of at least 1")
+            demand(self, name, is_int(getattr(self, name), 1), "an int of at least 1")
         too_many = is_int(self.n_outputs) and self.n_outputs > self.n_controls
         most, mend = f"an int from 1 to n_controls ({self.n_controls})", "Use a longer drive for more readings."
         whole = is_int(self.n_outputs, 1)
-        self._demand("n_outputs", whole and not too_many, most, mend if too_many else None)
+        demand(self, "n_outputs", whole and not too_many, most, mend if too_many else None)
         for name in ("sample_rate", "length", "width", "thickness", "youngs_modulus", "density"):
-            self._demand(name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
-        self._demand("poisson_ratio", -1 < self.poisson_ratio <= 0.5, "above -1 and at most 0.5")
-        self._demand("quality_factor", self.quality_factor > 0.5, "above 0.5", "Use np.inf for no damping.")
-        self._demand("thickness_error", -1 < self.thickness_error < np.inf, "a finite number above -1")
+            demand(self, name, 0 < getattr(self, name) < np.inf, "a finite number above 0")
+        demand(self, "poisson_ratio", -1 < self.poisson_ratio <= 0.5, "above -1 and at most 0.5")
+        demand(self, "quality_factor", self.quality_factor > 0.5, "above 0.5", "Use np.inf for no damping.")
+        demand(self, "thickness_error", -1 < self.thickness_error < np.inf, "a finite number above -1")
         what = f"finite, and leave more than 0.5 of the quality_factor ({self.quality_factor})"
-        self._demand("quality_error", self._real_quality > 0.5 and self.quality_error < np.inf, what)
-        self._demand("nonlinearity", 0 <= self.nonlinearity < np.inf, "a finite number of at least 0")
+        demand(self, "quality_error", self._real_quality > 0.5 and self.quality_error < np.inf, what)
+        demand(self, "nonlinearity", 0 <= self.nonlinearity < np.inf, "a finite number of at least 0")
         n_most = int(_MOST_MODES * min(self.length / self.width, self.width / self.length))
         most = f"at most {n_most} for a plate of {self.length} mm by {self.width} mm"
-        self._demand("n_modes", self.n_modes <= n_most, most, "Keep fewer modes, or make the plate squarer.")
+        demand(self, "n_modes", self.n_modes <= n_most, most, "Keep fewer modes, or make the plate squarer.")
         for name in ("drive_position", "pickup_position"):
             place = np.asarray(getattr(self, name), dtype=float)
             inside = place.shape == (2,) and bool(((place > 0) & (place < 1)).all())
-            self._demand(name, inside, "a pair of numbers between 0 and 1")
-
-    def _demand(self, name: str, fulfilled: bool, what: str, mend: str | None = None) -> None:
-        if not fulfilled:
-            raise wrong_parameter(self, name, what, mend)
+            demand(self, name, inside, "a pair of numbers between 0 and 1")
 
 
 class _Motion(torch.autograd.Function):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.metaestimators import available_if
 
-from skpat.controls import ControlBatch, readings_of
+from skpat.controls import ControlBatch, inner_bounds, readings_of
 from skpat.devices.base import Device
 from skpat.devices.specification import ask_veto, channel_periods, check_device_specification, device_name
 
@@ -287,7 +287,7 @@ control_steps, max_change, periodic, output_range, on_bad_output, max_retries, s
             step = np.broadcast_to(np.asarray(steps, dtype=np.float64), (self._wrapped.n_controls,))[index]
             stepped = nearest_step(values, low, high, np.where(step > 0, step, 1.0))
             values = np.where(step > 0, stepped, values)
-        return _in_precision(values, low, high, like.dtype)
+        return np.clip(values.astype(like.dtype), *inner_bounds(np.stack([low, high]), like.dtype))
 
     def _turned(self, values: np.ndarray, index: np.ndarray) -> np.ndarray:
         if getattr(self._wrapped, "periodic", None) is None or not len(index):
@@ -309,6 +309,13 @@ control_steps, max_change, periodic, output_range, on_bad_output, max_retries, s
             shared=self.legal(shared, batch.shared_index, batch.shared) if len(batch.shared_index) else batch.shared,
         )
 
+    def _n_within(self, kind: type[DeviceWrapper]) -> int:
+        """How many wrappers of a kind are inside: two of one seed draw on their own."""
+        depth, device = 0, self.device
+        while isinstance(device, DeviceWrapper):
+            depth, device = depth + isinstance(device, kind), device.device
+        return depth
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what is on the line, which a copy must send again."""
         return {name: value for name, value in super().__getstate__().items() if name != "_last_shared"}
@@ -318,16 +325,6 @@ def nearest_step(values: Any, low: Any, high: Any, step: Any) -> Any:
     """Values from ``low`` to ``high`` at the nearest whole multiple of ``step`` above ``low``; numpy or torch alike."""
     most = (high - low) / step * (1 + 1e-12) // 1  # a grid that ends at the upper bound but for rounding does end there
     return low + ((values - low) / step).round().clip(0 * most, most) * step
-
-
-def _in_precision(values: np.ndarray, low: np.ndarray, high: np.ndarray, dtype: Any) -> np.ndarray:
-    """Values between bounds in a precision, still between them: float32 rounds them inwards."""
-    if dtype != np.float32:
-        return np.clip(values, low, high)
-    inner_low, inner_high = low.astype(np.float32), high.astype(np.float32)
-    inner_low = np.where(inner_low < low, np.nextafter(inner_low, np.float32(np.inf)), inner_low)
-    inner_high = np.where(inner_high > high, np.nextafter(inner_high, np.float32(-np.inf)), inner_high)
-    return np.clip(values.astype(np.float32), inner_low, inner_high)
 
 
 def _innermost_defines(device: Any, method: str) -> bool:

@@ -230,7 +230,8 @@ class PhysicalNetwork(
         go_on = (incremental or self.warm_start) and hasattr(self, "loss_")
         if go_on:
             refuse_changes(self, self._built_from)
-        record = find_run(self, X, y, sample_weight, X_val, y_val, classes, go_on, incremental)
+        others = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val, "classes": classes}
+        record = find_run(self, X, y, others, go_on=go_on, incremental=incremental)
         with closed_at_the_end(self, record):
             rng = self._rng if go_on else own_random_state(self.random_state, record)
             try:

@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 
-def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
+def find_run(
+    estimator: Any, X: Any, y: Any, others: dict[str, Any], *, go_on: bool, incremental: bool
+) -> JournalRun | None:
     """A fit's record in the journal, found by all that the fit depends on. Nothing is sent.
 
     Parameters
@@ -36,8 +38,12 @@ def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
     estimator : PhysicalNetwork
         With ``journal=None`` there is no record.
     X, y : array-like
-    *more
-        Further data, then whether the fit goes on from an earlier one, then whether it is a partial one.
+    others : dict of str to array-like or None
+        Further data by name.
+    go_on : bool
+        Whether the fit goes on from an earlier one.
+    incremental : bool
+        Whether it is a partial one.
 
     Raises
     ------
@@ -47,16 +53,16 @@ def find_run(estimator: Any, X: Any, y: Any, *more: Any) -> JournalRun | None:
     if estimator.journal is None:
         return None
     asked = {k: v for k, v in estimator.get_params(deep=False).items() if k not in ("device", "journal", "verbose")}
-    *arrays, go_on, _ = (X, y, *more)
     state = [estimator.weights_, estimator._rng, estimator.n_iter_] if go_on else []
-    data = [part if part is None else part.tocsr() if hasattr(part, "tocsr") else np.asarray(part) for part in arrays]
+    parts = X, y, *others.values()
+    data = [part if part is None else part.tocsr() if hasattr(part, "tocsr") else np.asarray(part) for part in parts]
     device = estimator.device_ if go_on else default_device() if estimator.device is None else estimator.device
     parameters = device.get_params(deep=True) if hasattr(device, "get_params") else {}
     seeds = {name: value for name, value in parameters.items() if name.endswith("random_state")}
     name = type(estimator).__name__
-    signature = fingerprint(name, asked, data, more[-2:], state, seeds)
+    signature = fingerprint(name, asked, data, (go_on, incremental), state, seeds)
     record = open_run(estimator, device, signature, f"{name}, {_num_samples(X)} rows")
-    others = dict(zip(("sample_weight", "X_val", "y_val", "classes"), data[2:], strict=True))
+    others = dict(zip(others, data[2:], strict=True))
     of_device = {f"device__{seed}": value for seed, value in seeds.items()}
     if (message := note_asked(record, (name, data[:2]), asked | others | of_device)) is not None:
         warn_user(message)

@@ -294,7 +294,7 @@ class _Bench:
         for number in range(self.n_rounds):
             of_probes, of_pairs = slices[number], pair_slices[number]
             interleaved = np.stack([bases[of_pairs], partners[of_pairs]], axis=1).reshape(-1, self.n_units)
-            first, others = np.split(of_probes, [number * (number + 1) // 2 % 11])  # what hums meets other references
+            first, others = np.split(of_probes, [number * (number + 1) // 2 % 11])  # a hum meets others
             block = [probes[first % self.n_probes], references[twice], probes[others % self.n_probes], interleaved]
             outputs = self.measure(np.concatenate(block))
             parts = np.split(outputs, np.cumsum([len(part) for part in block[:-1]]))

@@ -15,8 +15,9 @@ __all__ = ["Settling", "measured_settling", "settling", "share_of_signal", "trac
 
 _ROWS_BEFORE = (1, 2, 4)  # a round in which every setting is measured twice in a row
 
-_BY_CHANCE = 1e-5  # probability that normal noise of one size is taken for a state that is carried
-_BY_ANY_CHANCE, _AT_FIRST = 2e-4, 1e-2  # and that noise of whatever distribution is; what asks for a second look
+_BY_CHANCE = 1e-5  # highest probability that normal noise of one size alone makes such a pattern
+_BY_ANY_CHANCE = 2e-4  # and that noise of whatever distribution does
+_AT_FIRST = 1e-2  # the same of the first rounds: more are measured only if it is below this
 _N_FLIPS = 20_000
 _ROUNDING = 1e-4  # of an output's spread: matrix products of another shape, float32 inside
 _LEAST_SHARE = 0.01  # of a step: below, a drift from row to row may look the same

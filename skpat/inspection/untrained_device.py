@@ -19,7 +19,7 @@ from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 
 __all__ = ["UntrainedDevice"]
 
-_NEVER = -100.0  # score of a class that was not to be learned
+_NEVER = -100.0  # score of a class without training rows: it is never predicted
 _ROWS = 1024  # of one device call
 
 

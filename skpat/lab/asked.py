@@ -1,4 +1,4 @@
-"""What every fit on record was asked for: so that a fit which was to go on, and is another one, is told why."""
+"""What each fit was given, on record: to say why one that was to go on began anew."""
 
 from __future__ import annotations
 

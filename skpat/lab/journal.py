@@ -196,7 +196,7 @@ class JournalRun:
         self.number = number
         self.n_outputs = n_outputs
         self.path = journal.path
-        self._own: set[int] = set()  # pieces recorded by this object, which are no answer to what it asks for later
+        self._own: set[int] = set()  # pieces written by this object; they are never replayed to it
         self._counted: set[int] = set()  # entries of shots without an answer that this object has seen to
         self._lost: dict[
             int | None, np.ndarray
@@ -355,7 +355,7 @@ class JournalRun:
         return known, missing, keys, sum((self._lost.get(piece, _NO_SHOTS) for piece in begun.tolist()), _NO_SHOTS)
 
     def take_pending(self) -> np.ndarray:
-        """The same of shots of others that no piece follows as yet: they have ended a run. Each is given once."""
+        """Lost shots that others noted and no recorded piece follows: they ended a run. Each is reported once."""
         pending = [entry for entry in self._read_lost() if entry[2] is None]
         self._counted.update(entry[0] for entry in pending)
         return sum((np.full(2, entry[1]) for entry in pending), _NO_SHOTS)

@@ -452,7 +452,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             if masked is not None:
                 return masked
             is_last = attempt == retries or policy == "raise"
-            if fault != "shape":  # whoever is told at all has come to the end
+            if fault != "shape":  # if this message is shown, there are no repeats left: it says what to do
                 message += (
                     f" {advise(self.device, outputs, policy, repeats=is_last and attempt > 0 and piece.n_rows > 1)}"
                 )

@@ -22,7 +22,7 @@ ENCODER_OBJECTS: dict[str, Any] = {"patch": PatchEncoder}
 _COUNTS = ("n_features", "n_outputs", "n_targets", "n_layers", "n_units")
 _INDICES = ("input_index", "weight_index", "fixed_index")
 _LARGEST_COUNT = 1 << 24
-_MOST_SHARED = 16  # inputs and outputs of all calls for each weight: patches share weights, but not that many
+_MOST_SHARED = 16  # most inputs and outputs of all calls for each weight; a file that claims more is refused
 
 
 def network_to_dict(network: Network) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from skpat.controls import ChannelSplit, ControlBatch
+from skpat.controls import ChannelSplit, ControlBatch, inner_bounds
 from skpat.network.encoders import make_encoder, route
 from skpat.network.layers import array_module, snap, squash
 from skpat.network.readouts import make_readout
 
-__all__ = ["Network", "Run", "forward", "inner_bounds", "inner_interval", "is_trainable", "representable"]
+__all__ = ["Network", "Run", "forward", "inner_interval", "is_trainable", "representable"]
 
 Run = Callable[[ControlBatch, int, int], Any]
 """``run(batch, layer, unit)``: the outputs (n_rows, n_outputs) of one device call, of the same kind as the batch."""
@@ -244,16 +244,6 @@ def _grid(bounds: np.ndarray, steps: np.ndarray, dtype: Any) -> tuple[np.ndarray
     low, high = inner_bounds(bounds, dtype)
     n_steps = np.floor((bounds[1] - bounds[0]) / np.where(steps > 0, steps, 1.0) * (1 + 1e-12))
     return low, steps.astype(low.dtype), n_steps.astype(low.dtype), high
-
-
-def inner_bounds(bounds: np.ndarray, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds (2, n) in that precision, rounded inwards: a float32 control must be legal in float64 too."""
-    if dtype.itemsize == 8:
-        return bounds[0], bounds[1]
-    low, high = bounds.astype(np.float32)
-    low = np.where(low < bounds[0], np.nextafter(low, np.float32(np.inf)), low)
-    high = np.where(high > bounds[1], np.nextafter(high, np.float32(-np.inf)), high)
-    return low, high
 
 
 def forward(network: Network, weights: dict[str, Any], X: Any, run: Run) -> Any:

@@ -60,7 +60,7 @@ class Slopes:
 
     @classmethod
     def together(cls, groups: Sequence[Slopes]) -> Slopes:
-        """Several groups of weights as one. What a group has along its own gradient, but not along the whole one, is across."""
+        """Several groups of weights as one. What of a group's slope is not along the pooled gradient counts as across."""
         if len(groups) == 1:
             return groups[0]
         promised = math.sqrt(sum(group.promised**2 for group in groups))

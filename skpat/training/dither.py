@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from skpat.controls import ControlBatch
+from skpat.controls import ControlBatch, inner_bounds
 from skpat.devices.noise import standard_normal
 from skpat.devices.specification import slow_channels
-from skpat.network.forward import Network, inner_bounds
+from skpat.network.forward import Network
 from skpat.row_keys import combine_keys
 
 __all__ = ["Dither", "TARGET_SHARE", "measured_size", "settled_weights"]

@@ -79,9 +79,7 @@ class EvolutionStrategy(GradientEstimator):
     @property
     def shots_per_row(self) -> int:
         """The population; known after :meth:`prepare`."""
-        if self.population_size is not None:
-            return self.population_size
-        return 4 + int(3 * np.log(max(getattr(self, "_n_weights", 1), 1)))
+        return self.population_size or _usual_population(max(getattr(self, "_n_weights", 1), 1))
 
     def check_device(self, device: Any) -> None:
         """Check the parameters, and that ``cma`` is installed; any device will do.
@@ -128,7 +126,7 @@ class EvolutionStrategy(GradientEstimator):
         if not hasattr(self, "_strategy"):
             cma = _import_cma()
             options = {
-                "popsize": self.population_size or 4 + int(3 * np.log(len(weights))),
+                "popsize": self.population_size or _usual_population(len(weights)),
                 "CMA_diagonal": len(weights) > _FULL_COVARIANCE_UP_TO,
                 "AdaptSigma": cma.sigma_adaptation.CMAAdaptSigmaCSA,  # the other one draws from numpy's global state
                 "randn": _Normal(check_random_state(self.random_state)),
@@ -141,6 +139,10 @@ class EvolutionStrategy(GradientEstimator):
         elif not np.array_equal(weights, self._mean):  # somebody has set other weights
             self._strategy.mean = weights
         return self._strategy
+
+
+def _usual_population(n_weights: int) -> int:
+    return 4 + int(3 * np.log(n_weights))
 
 
 class _Normal:

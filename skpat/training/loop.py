@@ -156,7 +156,7 @@ class _Best:
         return self._trainer.weights_now() if self._weights is None else self._weights
 
     def restored(self) -> dict[str, np.ndarray]:
-        """The weights; the statistics that belong to them, from which whatever goes on goes on, are the trainer's again."""
+        """The best weights; the output statistics that belong to them are put back into the trainer."""
         if self._statistics is not None:
             self._trainer.statistics[:] = self._statistics
         return self.weights()

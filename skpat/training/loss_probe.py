@@ -106,8 +106,10 @@ class LossProbe:
         return self._difference(direction, names, step, self._measured), self.loss_variance / (2 * step**2)
 
     def foreseen_share(self, direction: np.ndarray, names: list[str], step: float) -> float:
-        """How much flatter, 0 to 1, the twin expects :meth:`slope` to find the loss than it is at the weights themselves, where
-        noise makes the steps long. 1 without a twin, or where that descends the other way. No shots."""
+        """The twin's slope over the measured step, divided by its slope over a tiny step; 0 to 1.
+
+        Noise makes the measured steps long, and the loss bends. 1 without a twin, or where it slopes the other way. No shots.
+        """
         twin = self.trainer.twin
         if twin is None:
             return 1.0

@@ -123,7 +123,7 @@ class PhysicsAware(GradientEstimator):
         apparatus: Apparatus,
         move: Callable[[ControlBatch, int, int], ControlBatch] | None = None,
     ) -> Run:
-        """The run, at displaced settings, that leaves what the steps without the device go on from."""
+        """The run with its controls displaced, and a record of what the anchored steps need."""
         wanted = self.count_further_steps(apparatus)
         anchors = Anchors(apparatus.twin, apparatus.sample_weight) if wanted else None
         self._anchors: Anchors | None = anchors
@@ -214,7 +214,7 @@ class PhysicsAware(GradientEstimator):
         self._anchors = None
         twin = apparatus.twin
         made = [(m.batch, m.outputs) for m in measurements]
-        if self.displaces(twin):  # what was sent; all of this batch, however often asked
+        if self.displaces(twin):  # the settings as they were sent, those of the last evaluation of the batch
             made, self._sent = self._sent[-len(measurements) :], []
         if not self.refine or not hasattr(twin, "partial_fit"):
             return

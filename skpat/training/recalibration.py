@@ -31,7 +31,7 @@ _MOST_CHECKED = 256
 _PULLS = (0.0, 10.0, 100.0, 1000.0)
 _FIRST_PROGRESS = 0.5  # steps and displacements go on where those of a fit are half way down
 _PATIENCE = 5  # epochs
-_FEW_ROWS = 10  # so many ask for twice the standard error
+_FEW_ROWS = 10  # with so many rows a gain must exceed two standard errors, with many one
 
 Weights = dict[str, np.ndarray]
 

@@ -11,8 +11,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from skpat import ControlSplit
+from skpat.controls import inner_bounds
 from skpat.network.encoders import DirectEncoder, LinearEncoder, route, weighted_mean_and_scale
-from skpat.network.forward import Network, forward, inner_bounds, inner_interval, is_trainable
+from skpat.network.forward import Network, forward, inner_interval, is_trainable
 from skpat.network.layers import OutputStatistics, squash
 from skpat.network.readouts import BinsReadout
 
