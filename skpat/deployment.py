@@ -16,7 +16,7 @@ from skpat.lab.array_file import write_arrays
 from skpat.lab.deployment_file import FORMAT, MOST_SHOTS, STATED_OF_DEVICE, as_array_if_too_long, read_deployment
 from skpat.lab.fingerprint import device_description
 from skpat.lab.ledger import Ledger
-from skpat.lab.session import Session
+from skpat.lab.session import PREDICTION_ROWS, PREDICTION_SHOT, Session
 from skpat.network.description import network_to_dict
 from skpat.network.forward import Network, forward
 from skpat.network.settled import SettledNetwork
@@ -24,8 +24,6 @@ from skpat.row_keys import hash_rows
 
 __all__ = ["DeployedNetwork", "load"]
 
-_ROWS = 1024  # of one device call: those of the estimators, so that the last bits of a prediction are the same
-_SHOT = 1 << 32  # where the estimators begin to number the shots of predictions
 _STREAMED = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 
 
@@ -252,18 +250,20 @@ class DeployedNetwork:
                 self.device_, n_shots=self._n_shots, ledger=self.ledger_, identity=self.identity
             )
         try:
-            if 0 < len(X) <= _ROWS:
+            if 0 < len(X) <= PREDICTION_ROWS:
                 return self._chunk_scores(session, X)
             scores = np.empty((len(X), self._network.made_with["n_targets"]), dtype=self._dtype)
-            for start in range(0, len(X), _ROWS):
-                scores[start : start + _ROWS] = self._chunk_scores(session, X[start : start + _ROWS])
+            for start in range(0, len(X), PREDICTION_ROWS):
+                scores[start : start + PREDICTION_ROWS] = self._chunk_scores(
+                    session, X[start : start + PREDICTION_ROWS]
+                )
             return scores
         finally:
             if not self._n_users:
                 session.close()
 
     def _chunk_scores(self, session: Session, X: np.ndarray) -> np.ndarray:
-        run = session.run(cache(lambda: hash_rows(X)), "prediction", shot=_SHOT)
+        run = session.run(cache(lambda: hash_rows(X)), "prediction", shot=PREDICTION_SHOT)
         return forward(self._settled, self.weights_, X, run)
 
     def _checked(self, X: Any) -> np.ndarray:

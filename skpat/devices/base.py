@@ -30,6 +30,8 @@ class Device(BaseEstimator):
     bounds : (low, high) or array-like of shape (n_controls, 2)
         Lowest and highest legal value, of all channels alike or of each, in the device's units. Nothing outside is ever
         sent.
+    name : str, optional
+        What messages, plans and reports call the device; without it they use the name of its class.
     control_units, output_units : str
         Units for messages and plots, for example "V".
     max_batch : int or None

@@ -43,7 +43,7 @@ from skpat.estimators.validation import Validated, dense
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
-from skpat.lab.session import Session
+from skpat.lab.session import PREDICTION_ROWS, PREDICTION_SHOT, Session
 from skpat.nested_parameters import refuse_nested_of_plain
 from skpat.network.forward import Network, forward, representable
 from skpat.network.patch_encoder import PatchEncoder
@@ -51,8 +51,6 @@ from skpat.row_keys import hash_rows
 
 __all__ = ["PhysicalNetwork"]
 
-_PREDICTION_ROWS = 1024  # rows of one device call in prediction: memory stays flat, and arrays in the cache
-_PREDICTION_SHOT = 1 << 32  # predictions number their shots beyond any of a fit: the noise is not met twice
 _SMALL_BATCH, _FULL_BATCH_UP_TO = 32, 64
 _FLOATS = (np.float64, np.float32)
 
@@ -331,6 +329,19 @@ class PhysicalNetwork(
         prepare(made, network.bounds, self.torch_device, data.X.dtype)
         return made, network, data, held_out
 
+    def _labelled_data(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Rows of positive weight, with their targets, as the fitted network's training takes them. Nothing is sent."""
+        from skpat.training.trainer import Data
+
+        dtype = self.weights_["layers.0.gain"].dtype
+        X, y = validate_data(self, X, y, reset=False, accept_sparse="csr", dtype=dtype, **self._y_checks)
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=dtype, ensure_non_negative=True)
+        targets = self._encode_targets(y, None, first=False)
+        sample_weight = self._reweight(y, sample_weight)
+        kept = sample_weight > 0
+        X = dense(X[kept])
+        return self._ready(Data(X, targets[kept], sample_weight[kept], hash_rows(X)), set_scale=False)
+
     def _make_network(self, made: Specification, n_features: int, n_targets: int, dtype: np.dtype) -> Network:
         return Network(
             split=representable(made.split, made.bounds, dtype),
@@ -512,9 +523,9 @@ class PhysicalNetwork(
         X = validate_data(self, X, reset=False, accept_sparse="csr", dtype=dtype)
         scores = np.empty((X.shape[0], self._count_scores()), dtype=dtype)
         with prediction_session(self, X.shape[0]) as session:
-            for rows in gen_batches(X.shape[0], _PREDICTION_ROWS):
+            for rows in gen_batches(X.shape[0], PREDICTION_ROWS):
                 chunk = dense(X[rows])
-                run = session.run(hash_rows(chunk), "prediction", shot=_PREDICTION_SHOT)
+                run = session.run(hash_rows(chunk), "prediction", shot=PREDICTION_SHOT)
                 scores[rows] = forward(self._network, self.weights_, chunk, run)
             warn_if_exchanged(self, session.identity)
         return scores

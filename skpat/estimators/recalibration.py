@@ -7,14 +7,13 @@ import secrets
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skpat.estimators.callbacks import refuse_within_fit
 from skpat.estimators.journaled import closed_at_the_end, open_run
 from skpat.estimators.specification import refuse_changes
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.session import Session
-from skpat.row_keys import hash_rows
 from skpat.value_checks import is_int
 
 __all__ = ["Recalibrated"]
@@ -145,25 +144,18 @@ class Recalibrated:
     def _accept_for_recalibration(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
         """The rows of positive weight, as the training takes them. Nothing is sent."""
         from skpat.training.recalibration import LEAST_ROWS
-        from skpat.training.trainer import Data
 
-        dtype = self.weights_["layers.0.gain"].dtype
-        X, y = validate_data(self, X, y, reset=False, accept_sparse="csr", dtype=dtype, **self._y_checks)
-        sample_weight = _check_sample_weight(sample_weight, X, dtype=dtype, ensure_non_negative=True)
-        targets = self._encode_targets(y, None, first=False)
-        sample_weight = self._reweight(y, sample_weight)
-        kept = sample_weight > 0
-        if kept.sum() < LEAST_ROWS:
+        data = self._labelled_data(X, y, sample_weight)
+        if len(data) < LEAST_ROWS:
             raise ValueError(
-                f"'X' of recalibrate must have at least {LEAST_ROWS} rows of positive weight. Got {int(kept.sum())}. Nothing "
+                f"'X' of recalibrate must have at least {LEAST_ROWS} rows of positive weight. Got {len(data)}. Nothing "
                 "was sent. Give more labelled rows; those of the training will do."
             )
-        strata = self._strata(targets[kept])
+        strata = self._strata(data.targets)
         missing: Any = [] if strata is None else np.setdiff1d(np.arange(self._count_scores()), strata)
         if len(missing):  # a readout fitted without them would never answer them again
             raise ValueError(
                 f"'y' of recalibrate must have every class the network knows. {self.classes_[missing].tolist()} had no row of "
                 "positive weight. Nothing was sent. Give rows of every class; those of the training will do."
             )
-        X = np.ascontiguousarray(X[kept].toarray() if hasattr(X, "toarray") else X[kept])
-        return self._ready(Data(X, targets[kept], sample_weight[kept], hash_rows(X)), set_scale=False)
+        return data

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import validate_data
 
 from skpat.inspection.fitted_network import before_network, fitted_network
 from skpat.lab.session import Session
-from skpat.row_keys import hash_rows
 from skpat.value_checks import is_int
 
 if TYPE_CHECKING:
@@ -80,7 +78,6 @@ def gradient_alignment(
     (True, 640)
     """
     from skpat.training.alignment import measure_alignment
-    from skpat.training.trainer import Data
 
     network = fitted_network(est)
     for name, value, least in (("n_rows", n_rows, 1), ("n_directions", n_directions, 2)):
@@ -93,11 +90,7 @@ def gradient_alignment(
         )
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
     X = before_network(est, X)
-    dtype = network.weights_["layers.0.gain"].dtype
-    X, y = validate_data(network, X, y, reset=False, accept_sparse="csr", dtype=dtype, **network._y_checks)
-    X = np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)
-    targets = network._encode_targets(y, None, first=False)
-    data = network._ready(Data(X, targets, np.ones(len(X), dtype=dtype), hash_rows(X)), set_scale=False)
+    data = network._labelled_data(X, y)
     with Session(network.device_, n_shots=network.n_shots, ledger=network.ledger_) as session:
         trainer = network._make_trainer(session, len(data))
         return measure_alignment(

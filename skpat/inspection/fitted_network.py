@@ -9,6 +9,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpat.estimators.base import PhysicalNetwork
+from skpat.estimators.validation import dense
 from skpat.inspection.baselines import physical_network
 
 __all__ = ["before_network", "fitted_network", "rows_for"]
@@ -39,4 +40,4 @@ def rows_for(est: Any, X: Any) -> np.ndarray:
     network, X = fitted_network(est), before_network(est, X)
     dtype = network.weights_["layers.0.gain"].dtype
     X = validate_data(network, X, reset=False, accept_sparse="csr", dtype=dtype)
-    return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)
+    return dense(X)

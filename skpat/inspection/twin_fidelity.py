@@ -76,7 +76,7 @@ class TwinFidelityDisplay:
         X : array-like or sparse matrix of shape (n_samples, n_features)
         n_rows : int, default=200
             Most rows to measure, drawn from X. They cost ``n_rows * n_layers * n_units * n_shots`` shots, counted in
-            ``est.ledger_`` as validation.
+            ``est.ledger_`` as calibration.
         random_state : int, RandomState instance or None, default=0
             For the rows.
         ax : matplotlib Axes, or array of two, default=None
@@ -112,7 +112,7 @@ class TwinFidelityDisplay:
         measured: list[np.ndarray] = []
         predicted: list[np.ndarray] = []
         with Session(network.device_, n_shots=network.n_shots, ledger=network.ledger_) as session:
-            measure = session.run(hash_rows(X), "validation")
+            measure = session.run(hash_rows(X), "calibration")
 
             def run(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
                 measured.append(measure(batch, layer, unit))

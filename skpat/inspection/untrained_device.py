@@ -14,13 +14,13 @@ from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from skpat.lab.session import PREDICTION_ROWS
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement
 
 __all__ = ["UntrainedDevice"]
 
 _NEVER = -100.0  # score of a class without training rows: it is never predicted
-_ROWS = 1024  # of one device call
 
 
 class _Listening(GradientEstimator):
@@ -132,7 +132,7 @@ class UntrainedDevice(MetaEstimatorMixin, BaseEstimator):
             "gradient": _Listening(),
             "readout": "linear",
             "max_iter": 1,
-            "batch_size": _ROWS,
+            "batch_size": PREDICTION_ROWS,
             "shuffle": False,
             "early_stopping": False,
             "warm_start": False,

@@ -34,7 +34,14 @@ from skpat.lab.row_names import BatchNamedOnDemand
 from skpat.row_keys import combine_keys
 from skpat.value_checks import is_int, is_number
 
-__all__ = ["Session"]
+__all__ = ["PREDICTION_ROWS", "PREDICTION_SHOT", "Session"]
+
+PREDICTION_ROWS = 1024
+"""Rows of one device call in a prediction, an estimator's or a deployed network's: memory stays flat, arrays stay in the cache,
+and the last bits are the same."""
+
+PREDICTION_SHOT = 1 << 32
+"""Where predictions begin to number their shots, beyond any of a fit: the noise is not met twice."""
 
 _JOURNALS = (str, os.PathLike, Journal, JournalRun)
 
@@ -179,7 +186,9 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
     def keep_within_budget(self, n_shots: int) -> None:
         """Raise ShotBudgetError if so many more shots would go beyond ``max_shots``."""
         if self.max_shots is not None and n_shots > self.shots_left:
-            kept = f", beside {self.kept_back:,} that are kept for a check of the twin" if self.kept_back else ""
+            kept = (
+                f", beside {self.kept_back:,} that are reserved for the end of the training" if self.kept_back else ""
+            )
             raise ShotBudgetError(
                 f"A measurement must not go beyond max_shots={self.max_shots:,}. {n_shots:,} more shots were asked for, "
                 f"{max(self.shots_left, 0):,} are left{kept}. They were not sent. Use a larger max_shots, or a new Session.",

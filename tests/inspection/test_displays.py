@@ -119,9 +119,9 @@ def test_partial_fit_keeps_the_losses_and_so_does_its_curve() -> None:
 def test_fidelity_is_that_of_the_settings_the_network_sends(deep: PhysicalNetworkClassifier) -> None:
     before = deep.shots_
     display = TwinFidelityDisplay.from_estimator(deep, X, n_rows=20, ax=axes(2))
-    assert deep.shots_["validation"] - before["validation"] == 20 * 4
-    assert {name: deep.shots_[name] - before[name] for name in before if name != "validation"} == dict.fromkeys(
-        ["calibration", "training", "prediction"], 0
+    assert deep.shots_["calibration"] - before["calibration"] == 20 * 4
+    assert {name: deep.shots_[name] - before[name] for name in before if name != "calibration"} == dict.fromkeys(
+        ["training", "validation", "prediction"], 0
     )
     assert display.measured.shape == display.predicted.shape == (80, 6)
     expected = [r2_score(display.measured[:, i], display.predicted[:, i]) for i in range(6)]
