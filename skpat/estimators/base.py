@@ -31,6 +31,7 @@ from skpat.estimators.journaled import (
 )
 from skpat.estimators.plan import Plan
 from skpat.estimators.recalibration import Recalibrated
+from skpat.estimators.shot_counts import ShotCounts
 from skpat.estimators.specification import (
     Specification,
     construction,
@@ -179,11 +180,9 @@ class PhysicalNetwork(
             n_training, (n_validation, n_others) = n_rows, _shape(X_val, self)
             if n_others != n_features:
                 raise ValueError(f"'X_val' must have the {n_features} features of X. Got {n_others}.")
-        self._check_budget(gradient, n_training, network.n_calls, goes_on=goes_on)
-        count = self._count_checks if goes_on else self._count_calibration
-        calibration = count(gradient, n_training, network.n_calls, self.max_shots)
-        if not goes_on:
-            calibration += self._count_trial(gradient, made.twin, n_training, network.n_calls, self.max_shots)
+        counts = ShotCounts.of(self, gradient, n_training, network.n_calls)
+        counts.check_budget(goes_on)
+        calibration = counts.checks if goes_on else counts.calibration + counts.trial(made.twin)
         of_epoch = (
             n_training * calls * gradient.shots_per_row,
             n_validation * calls * gradient.trains_on_device,
@@ -321,11 +320,11 @@ class PhysicalNetwork(
         data = Data(X, targets, sample_weight, hash_rows(X))
         data, held_out = self._hold_out(data, X_val, y_val, go_on, incremental, rng)
         if made is None:
-            self._check_budget(self._gradient, len(data), self._network.n_calls, goes_on=True)
+            self._shot_counts(len(data)).check_budget(goes_on=True)
             return None, self._network, data, held_out
         network = self._make_network(made, data.X.shape[1], self._count_scores(), data.X.dtype)
         made.gradient.prepare(network)
-        self._check_budget(made.gradient, len(data), network.n_calls)
+        ShotCounts.of(self, made.gradient, len(data), network.n_calls).check_budget()
         prepare(made, network.bounds, self.torch_device, data.X.dtype)
         return made, network, data, held_out
 
@@ -425,6 +424,10 @@ class PhysicalNetwork(
             return n_rows if n_rows <= _FULL_BATCH_UP_TO else _SMALL_BATCH
         return min(self.batch_size, n_rows)
 
+    def _shot_counts(self, n_rows: int) -> ShotCounts:
+        """Those of a training of the network as it is."""
+        return ShotCounts.of(self, self._gradient, n_rows, self._network.n_calls)
+
     def _train(self, session: Session, data: Any, held_out: Any, watch: FitWatch, go_on: bool) -> tuple[Any, Any, Any]:
         """All epochs of a fit: in silico first, if the method asks for it. The trainer, its best weights and the history."""
         from skpat.training.loop import train
@@ -439,15 +442,13 @@ class PhysicalNetwork(
         if in_silico is not None and in_silico.interrupted:
             return trainer, self.weights_, in_silico
 
-        of_training = self._gradient, len(data), self._network.n_calls, self.max_shots
-        n_training = self._count_training(*of_training)
+        counts = self._shot_counts(len(data))
 
         def check() -> None:
-            checks.append(check_alignment(trainer, data, n_training_shots=n_training, random_state=len(checks)))
+            checks.append(check_alignment(trainer, data, n_training_shots=counts.training, random_state=len(checks)))
 
         n_validated = 0 if held_out is None or not self._gradient.trains_on_device else len(held_out)
         per_epoch = len(data) * self._gradient.shots_per_row + n_validated
-        shots_per_check = self._count_check(*of_training)
         weights, history = train(
             trainer,
             data,
@@ -457,8 +458,8 @@ class PhysicalNetwork(
             watch=watch,
             shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
             check=check,
-            check_at=CHECK_AT if shots_per_check else (),
-            shots_per_check=shots_per_check,
+            check_at=CHECK_AT if counts.check else (),
+            shots_per_check=counts.check,
             begin_at=BEGIN_AT if self.pretrained_ and not go_on else 0.0,
         )
         warn_if_useless(checks, trainer)

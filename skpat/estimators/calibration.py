@@ -15,10 +15,6 @@ from skpat.user_warning import warn_user
 
 __all__ = ["Calibrated"]
 
-_FEWEST_STATISTICS_ROWS = 16
-_CHECK_SHARE = 0.1  # of the training's shots: checks of the gradient, or a trial, that would take more are left out
-_AUTO_CALIBRATION_SHOTS = (200, 10_000)
-
 
 class Calibrated:
     """What PhysicalNetwork has from here: the outputs' first statistics, and a twin to begin with."""
@@ -38,7 +34,7 @@ class Calibrated:
             *rows,
             rng,
             lambda keys: session.run(keys, "calibration"),
-            self._count_statistics_rows(len(data), network.n_calls, self.max_shots),
+            self._shot_counts(len(data)).statistics_rows,
         )
         if not self._gradient.uses_twin:
             self.twin_, self.twin_score_ = None, None
@@ -55,7 +51,7 @@ class Calibrated:
         if self._gradient.explores(self.twin_):
             self._calibrate_on_policy(data, first, measure)
         else:
-            n_most = self._count_twin_shots(len(data), network.n_calls, self.max_shots)
+            n_most = self._shot_counts(len(data)).twin_settings
 
             def more(n_shots: int) -> Any:
                 return calibration_shots(*rows, n_shots, rng, measure, slow_channels(self.device_))
@@ -99,7 +95,7 @@ class Calibrated:
         """A short calibration where the training begins; the twin goes on learning there."""
         from skpat.training.calibration import DITHER_ROWS, calibrate_on_policy, draw_rows, on_policy_shots
 
-        n_most = self._count_twin_shots(len(data), self._network.n_calls, self.max_shots)
+        n_most = self._shot_counts(len(data)).twin_settings
         if not n_most:
             self.twin_.fit(*first)
             return
@@ -145,7 +141,7 @@ class Calibrated:
         from skpat.training.pretraining import pretrain
 
         tried = self._gradient.pretrain == "auto"
-        n_trial = self._count_trial(self._gradient, self.twin_, len(data), self._network.n_calls, self.max_shots)
+        n_trial = self._shot_counts(len(data)).trial(self.twin_)
         if not self._gradient.begins_in_silico(self.twin_) or (tried and not n_trial):
             return None
         if self.verbose:
@@ -187,26 +183,6 @@ class Calibrated:
             )
             return True
 
-    def _check_budget(self: Any, gradient: Any, n_rows: int, n_calls: int, goes_on: bool = False) -> None:
-        """Refuse a budget that does not reach to the first step of the training. Nothing has been sent."""
-        if self.max_shots is None:
-            return
-        of_batch = self._count_first_step(gradient, n_rows, n_calls)
-
-        def needed(max_shots: int) -> int:
-            count = self._count_checks if goes_on else self._count_calibration
-            return of_batch + int(count(gradient, n_rows, n_calls, max_shots))
-
-        least = self.max_shots
-        while needed(least) > least:  # a larger budget gives more to the calibration
-            least = needed(least)
-        if self.max_shots < least:
-            what = "one batch" if goes_on else "the calibration and one batch"
-            raise ValueError(
-                f"'max_shots' must allow for {what}, {least:,} shots in all. Got {self.max_shots:,}. Nothing was sent. "
-                f"Use a larger max_shots, or a smaller {'' if goes_on else 'n_calibration_shots, '}batch_size or n_shots."
-            )
-
     def _check_calibration(self: Any, made: Any) -> None:
         """Refuse a twin that has nothing to learn from. Nothing has been sent."""
         if not (made.gradient.uses_twin and made.twin.needs_shots) or self.n_calibration_shots:
@@ -217,64 +193,3 @@ class Calibrated:
                 "it learns from nothing else. Got 0. Nothing was sent. Use n_calibration_shots='auto', "
                 "gradient='physics_aware', or a PhysicsTwin, which also takes its constants on trust."
             )
-
-    def _count_calibration(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
-        """Shots that are counted as calibration, the checks of the training among them."""
-        statistics = self._count_statistics_rows(n_rows, n_calls, max_shots) * n_calls
-        twin = gradient.uses_twin * self._count_twin_shots(n_rows, n_calls, max_shots)
-        return (statistics + twin) * self.n_shots + self._count_checks(gradient, n_rows, n_calls, max_shots)
-
-    def _count_trial(self: Any, gradient: Any, twin: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
-        """Shots, of the calibration, too, that tell what a training in silico is worth.
-
-        None, if there is no such training, if they would be a burden, or if the budget would not reach to the first step.
-        """
-        from skpat.training.pretraining import TRIAL_ROWS
-
-        if gradient.pretrain != "auto" or not gradient.begins_in_silico(twin):
-            return 0
-        n_shots: int = TRIAL_ROWS * n_calls * self.n_shots
-        if n_shots > _CHECK_SHARE * self._count_training(gradient, n_rows, n_calls, max_shots):
-            return 0
-        other = self._count_calibration(gradient, n_rows, n_calls, max_shots)
-        other += self._count_first_step(gradient, n_rows, n_calls)
-        return n_shots if max_shots is None or other + n_shots <= max_shots else 0
-
-    def _count_first_step(self: Any, gradient: Any, n_rows: int, n_calls: int) -> int:
-        per_row: int = gradient.shots_per_row + gradient.final_shots_per_row
-        return int(self._count_batch(n_rows)) * per_row * n_calls * int(self.n_shots)
-
-    def _count_training(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
-        training: int = n_rows * self.max_iter * n_calls * self.n_shots * gradient.shots_per_row
-        return training if max_shots is None else min(training, max_shots)
-
-    def _count_twin_shots(self: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
-        if self.n_calibration_shots == "auto":
-            low, high = _AUTO_CALIBRATION_SHOTS
-            wanted = min(max(2 * n_rows * n_calls, low), high)
-            return wanted if max_shots is None else min(wanted, max_shots // (4 * self.n_shots))
-        return self.n_calibration_shots
-
-    def _count_checks(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
-        """Shots of the checks that tell a useless twin; none where they would be a burden."""
-        from skpat.training.useless_twin import CHECK_AT
-
-        return len(CHECK_AT) * int(self._count_check(gradient, n_rows, n_calls, max_shots))
-
-    def _count_check(self: Any, gradient: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
-        """Shots of one of them."""
-        from skpat.training.useless_twin import CHECK_AT, count_check_shots
-
-        if not (gradient.uses_twin and gradient.trains_on_device):
-            return 0
-        training = self._count_training(gradient, n_rows, n_calls, max_shots)
-        n_shots = count_check_shots(n_rows, n_calls * self.n_shots, training, gradient.shots_per_row - 1)
-        return n_shots if len(CHECK_AT) * n_shots <= _CHECK_SHARE * training else 0
-
-    def _count_statistics_rows(self: Any, n_rows: int, n_calls: int, max_shots: int | None) -> int:
-        from skpat.training.calibration import STATISTICS_ROWS
-
-        n_rows = min(n_rows, STATISTICS_ROWS)
-        if max_shots is None:
-            return n_rows
-        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, max_shots // (8 * n_calls * self.n_shots)))

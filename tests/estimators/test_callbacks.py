@@ -374,7 +374,7 @@ def test_a_progress_bar_reaches_from_a_search_down_to_the_epochs(n_jobs: int, ca
 
 def test_a_useless_twin_is_told_where_fit_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skpat.training.useless_twin.is_useless", lambda alignments: True)
-    monkeypatch.setattr("skpat.estimators.calibration._CHECK_SHARE", 10.0)
+    monkeypatch.setattr("skpat.estimators.shot_counts._CHECK_SHARE", 10.0)
     with pytest.warns(UselessTwinWarning) as caught:
         small().fit(X, Y)
     assert caught[0].filename == __file__

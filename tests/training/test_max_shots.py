@@ -240,7 +240,7 @@ def test_the_checks_of_the_twin_are_as_planned_and_leave_the_training_its_end(
     checks = network.alignments_
     n_checks = 3 if gradient == "physics_aware" else 0  # of the others they would take too much, or are not needed
     assert len(checks) == n_checks
-    counted = network._count_checks(network._gradient, len(X), 1, network.max_shots)
+    counted = network._shot_counts(len(X)).checks
     assert sum(check.n_shots for check in checks) == counted
     assert network.shots_["calibration"] <= plan.calibration
     assert 0.97 < progress[-1] < 1  # falls to the end, and not before it

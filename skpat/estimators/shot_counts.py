@@ -1,0 +1,155 @@
+"""How many shots the parts of a fit take, counted before anything is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+__all__ = ["ShotCounts"]
+
+_FEWEST_STATISTICS_ROWS = 16
+_CHECK_SHARE = 0.1  # of the training's shots: checks of the gradient, or a trial, that would take more are left out
+_AUTO_CALIBRATION_SHOTS = (200, 10_000)
+
+
+@dataclass(frozen=True)
+class ShotCounts:
+    """What a fit takes at most, part by part.
+
+    Parameters
+    ----------
+    gradient : GradientEstimator
+    n_rows : int
+        Rows to train on.
+    n_calls : int
+        Device calls of one row.
+    n_shots : int
+        Measurements of each setting.
+    n_calibration_shots : int or "auto"
+    batch_size : int
+    max_iter : int
+    max_shots : int or None
+        The budget, of which each part gets a share.
+    """
+
+    gradient: Any
+    n_rows: int
+    n_calls: int
+    n_shots: int
+    n_calibration_shots: Any
+    batch_size: int
+    max_iter: int
+    max_shots: int | None
+
+    @classmethod
+    def of(cls, estimator: Any, gradient: Any, n_rows: int, n_calls: int) -> ShotCounts:
+        """Those of an estimator's fit to so many rows, with a network of so many calls."""
+        return cls(
+            gradient=gradient,
+            n_rows=n_rows,
+            n_calls=n_calls,
+            n_shots=estimator.n_shots,
+            n_calibration_shots=estimator.n_calibration_shots,
+            batch_size=estimator._count_batch(n_rows),
+            max_iter=estimator.max_iter,
+            max_shots=estimator.max_shots,
+        )
+
+    @property
+    def training(self) -> int:
+        """Shots of all epochs, as far as the budget allows."""
+        n: int = self.n_rows * self.max_iter * self.n_calls * self.n_shots * self.gradient.shots_per_row
+        return n if self.max_shots is None else min(n, self.max_shots)
+
+    @property
+    def first_step(self) -> int:
+        """Shots of one batch, and of what the method does with it at the end of a training."""
+        per_row: int = self.gradient.shots_per_row + self.gradient.final_shots_per_row
+        return self.batch_size * per_row * self.n_calls * self.n_shots
+
+    @property
+    def statistics_rows(self) -> int:
+        """Rows that the statistics of the outputs start from."""
+        from skpat.training.calibration import STATISTICS_ROWS
+
+        n_rows = min(self.n_rows, STATISTICS_ROWS)
+        if self.max_shots is None:
+            return n_rows
+        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, self.max_shots // (8 * self.n_calls * self.n_shots)))
+
+    @property
+    def twin_settings(self) -> int:
+        """Settings that a twin is calibrated with, each measured ``n_shots`` times."""
+        if self.n_calibration_shots != "auto":
+            return int(self.n_calibration_shots)
+        low, high = _AUTO_CALIBRATION_SHOTS
+        wanted = min(max(2 * self.n_rows * self.n_calls, low), high)
+        return wanted if self.max_shots is None else min(wanted, self.max_shots // (4 * self.n_shots))
+
+    @property
+    def check(self) -> int:
+        """Shots of one check that tells a useless twin; none where the checks would be a burden."""
+        from skpat.training.useless_twin import CHECK_AT, count_check_shots
+
+        if not (self.gradient.uses_twin and self.gradient.trains_on_device):
+            return 0
+        per_row = self.n_calls * self.n_shots
+        n = count_check_shots(self.n_rows, per_row, self.training, self.gradient.shots_per_row - 1)
+        return n if len(CHECK_AT) * n <= _CHECK_SHARE * self.training else 0
+
+    @property
+    def checks(self) -> int:
+        """Shots of all of these."""
+        from skpat.training.useless_twin import CHECK_AT
+
+        return len(CHECK_AT) * self.check
+
+    @property
+    def calibration(self) -> int:
+        """Shots that are counted as calibration, the checks of the training among them."""
+        n_twin = self.twin_settings if self.gradient.uses_twin else 0
+        return (self.statistics_rows * self.n_calls + n_twin) * self.n_shots + self.checks
+
+    def trial(self, twin: Any) -> int:
+        """Shots, counted as calibration, too, that tell what a training in silico is worth.
+
+        None, if there is no such training, if they would be a burden, or if the budget would not reach to the first step.
+        """
+        from skpat.training.pretraining import TRIAL_ROWS
+
+        if self.gradient.pretrain != "auto" or not self.gradient.begins_in_silico(twin):
+            return 0
+        n: int = TRIAL_ROWS * self.n_calls * self.n_shots
+        if n > _CHECK_SHARE * self.training:
+            return 0
+        return n if self.max_shots is None or self.calibration + self.first_step + n <= self.max_shots else 0
+
+    def check_budget(self, goes_on: bool = False) -> None:
+        """Refuse a budget that does not reach to the first step of the training. Nothing has been sent.
+
+        Parameters
+        ----------
+        goes_on : bool, default=False
+            Whether the fit goes on from another, and needs no calibration.
+
+        Raises
+        ------
+        ValueError
+            That says what would be enough.
+        """
+        if self.max_shots is None:
+            return
+
+        def needed(max_shots: int) -> int:
+            counts = replace(self, max_shots=max_shots)
+            return self.first_step + (counts.checks if goes_on else counts.calibration)
+
+        least = self.max_shots
+        while needed(least) > least:  # a larger budget gives more to the calibration
+            least = needed(least)
+        if self.max_shots < least:
+            what = "one batch" if goes_on else "the calibration and one batch"
+            raise ValueError(
+                f"'max_shots' must allow for {what}, {least:,} shots in all. Got {self.max_shots:,}. Nothing was sent. "
+                f"Use a larger max_shots, or a smaller {'' if goes_on else 'n_calibration_shots, '}batch_size or n_shots."
+            )
