@@ -76,7 +76,7 @@ for name, (device, setting) in devices.items():
         reference, _ = train(device, setting, gradient="spsa", max_iter=60, learning_rate_init=0.003)
     aware, shots = train(device, setting, gradient="physics_aware")
     silico, _ = train(device, setting, gradient="in_silico")
-    identity, _ = train(IdentityDevice.like(device), setting, gradient="exact")
+    identity, _ = train(IdentityDevice.like(device, **setting), setting, gradient="exact")
     table[name] = aware, reference, silico, identity
     print(f"{name:<14}" + "".join(f"{value:>17.1%}" for value in table[name]) + f"{shots:>9,}", flush=True)
 logistic = LogisticRegression().fit(X_train, y_train).score(X_test, y_test)

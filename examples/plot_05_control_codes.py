@@ -65,18 +65,19 @@ random_codes = [with_random_code(seed) for seed in range(10)]
 # %%
 # Train the code. The twin of physics-aware training learns from the model's answers alone.
 
+split = ControlSplit(model.data_index)  # every other channel is the prompt
 methods = {
     "physics-aware, from answers alone": dict(device=answers_only, gradient="physics_aware"),
     "exact gradient, through the module": dict(device=model, gradient="exact"),
     "in silico": dict(device=answers_only, gradient="in_silico"),
-    "identity in place of the model": dict(device=IdentityDevice.like(model), gradient="exact"),
+    "identity in place of the model": dict(device=IdentityDevice.like(model, split), gradient="exact"),
 }
 trained = {}
 print(f"{'':<38}{'test accuracy':>14}{'questions asked':>17}")
 for method, how in methods.items():
     classifier = PhysicalNetworkClassifier(
         **how,
-        control_split=ControlSplit(model.data_index),  # every other channel is the prompt
+        control_split=split,
         encoder="direct",
         readout="linear",
         learning_rate_init=0.05,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skpat.controls import ControlBatch
+from skpat.controls import ControlBatch, ControlSplit
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification
 
@@ -28,6 +28,10 @@ class IdentityDevice(Device):
         numbers allow; with more, controls are repeated.
     bounds : array-like of shape (n_controls, 2)
         Legal values of the controls.
+    input_index : array-like of int, default=None
+        The channels that carry data. Every output is then the mean of two such shares, one of these channels and one of the
+        others: as much of the data comes through as the outputs have room for, wherever its channels lie. None: channels that
+        lie together share an output, whatever they carry.
 
     Examples
     --------
@@ -35,29 +39,55 @@ class IdentityDevice(Device):
     >>> from skpat.devices import IdentityDevice, SecondHarmonicLaser
     >>> IdentityDevice(4, 2, bounds=[[0, 1]] * 4).measure(np.array([[0.0, 1.0, 0.5, 0.5]]))
     array([[0.5, 0.5]])
+    >>> IdentityDevice(4, 2, bounds=[[0, 1]] * 4, input_index=[0, 1]).measure(np.array([[0.0, 1.0, 0.5, 0.5]]))
+    array([[0.25, 0.75]])
     >>> IdentityDevice.like(SecondHarmonicLaser()).n_outputs
     50
     """
 
-    def __init__(self, n_controls, n_outputs, bounds):
+    def __init__(self, n_controls, n_outputs, bounds, input_index=None):
         self.n_controls = n_controls
         self.n_outputs = n_outputs
         self.bounds = bounds
+        self.input_index = input_index
 
     @classmethod
-    def like(cls, device: Any) -> IdentityDevice:
-        """The identity with the channels, outputs and bounds of another device."""
+    def like(cls, device: Any, control_split: ControlSplit | None = None) -> IdentityDevice:
+        """The identity with the channels, outputs and bounds of another device.
+
+        Parameters
+        ----------
+        device : Device
+        control_split : ControlSplit, default=None
+            That of the network: which channels carry data. Without it, a network whose data channels lie together loses most
+            of its data in the averages. A layout "random" needs its ``random_state``.
+        """
         bounds = check_device_specification(device)
-        return cls(device.n_controls, device.n_outputs, bounds)
+        if control_split is None:
+            return cls(device.n_controls, device.n_outputs, bounds)
+        if (
+            isinstance(control_split.layout, str)
+            and control_split.layout == "random"
+            and control_split.random_state is None
+        ):
+            raise ValueError(
+                "The 'control_split' of an IdentityDevice must have a random_state where its layout is 'random'. Got None. "
+                "Use ControlSplit('random', random_state=0), in the network too."
+            )
+        index = control_split.resolve(device.n_controls).input_index
+        return cls(device.n_controls, device.n_outputs, bounds, index)
 
     def _mixing(self) -> np.ndarray:
-        """The matrix (n_controls, n_outputs): output o averages the controls its share of the axis covers."""
-        edges = np.arange(self.n_outputs + 1) * self.n_controls / self.n_outputs
-        first = np.floor(edges[:-1] + 1e-9).astype(int)
-        last = np.maximum(first + 1, np.floor(edges[1:] + 1e-9).astype(int))
-        channel = np.arange(self.n_controls)[:, None]
-        member = (channel >= first) & (channel < last)
-        return member / member.sum(axis=0)
+        """The matrix (n_controls, n_outputs): output o averages the controls that its share of the axis covers."""
+        if self.input_index is None:
+            return _shares(self.n_controls, self.n_outputs)
+        inputs = np.asarray(self.input_index, dtype=int)
+        others = np.setdiff1d(np.arange(self.n_controls), inputs)
+        mixing = np.zeros((self.n_controls, self.n_outputs))
+        for index in (inputs, others):
+            if len(index):
+                mixing[index] = _shares(len(index), self.n_outputs)
+        return mixing / mixing.sum(axis=0)
 
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
         """The controls, averaged or repeated; shape (n_rows, n_outputs)."""
@@ -67,3 +97,13 @@ class IdentityDevice(Device):
     def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """The same on tensors, differentiable."""
         return controls @ controls.new_tensor(self._mixing())
+
+
+def _shares(n_channels: int, n_outputs: int) -> np.ndarray:
+    """The matrix (n_channels, n_outputs) that averages neighbours, as evenly as whole numbers allow, or repeats channels."""
+    edges = np.arange(n_outputs + 1) * n_channels / n_outputs
+    first = np.floor(edges[:-1] + 1e-9).astype(int)
+    last = np.maximum(first + 1, np.floor(edges[1:] + 1e-9).astype(int))
+    channel = np.arange(n_channels)[:, None]
+    member = (channel >= first) & (channel < last)
+    return member / member.sum(axis=0)

@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC, SVR
 from sklearn.utils.class_weight import compute_sample_weight
 
+from skpat.controls import ControlSplit
 from skpat.devices.identity import IdentityDevice
 from skpat.estimators.base import PhysicalNetwork
 from skpat.estimators.specification import default_device
@@ -238,7 +239,12 @@ def _identity(task: _Task) -> Any:
     device = default_device() if network.device is None else network.device
     twin = network.twin if isinstance(network.twin, NeuralTwin) else None
     n_shots = 1 if network.max_shots is None else network.n_shots  # there is no noise
-    return network.set_params(device=IdentityDevice.like(device), twin=twin, journal=None, n_shots=n_shots)
+    split = network.control_split
+    split = ControlSplit(split) if isinstance(split, str) else split
+    if split.random_state is None:
+        split = clone(split).set_params(random_state=0)  # which channels a random layout takes is the same to it
+    identity = IdentityDevice.like(device, split)
+    return network.set_params(device=identity, control_split=split, twin=twin, journal=None, n_shots=n_shots)
 
 
 def _in_silico(task: _Task) -> Any:

@@ -171,7 +171,7 @@ def build(name: str, method: str, seed: int, **changes: Any) -> PhysicalNetworkC
     elif method == "in silico":
         how["gradient"] = "in_silico"
     elif method == "identity":
-        how |= {"device": IdentityDevice.like(device), "gradient": "exact"}
+        how |= {"device": IdentityDevice.like(device, system.split(device)), "gradient": "exact"}
     return PhysicalNetworkClassifier(
         **({"control_split": system.split(device), "random_state": seed} | system.network | how | changes)
     )
