@@ -341,7 +341,7 @@ class DeployedNetwork:
             "target_ndim": None if self.is_classifier else self._target_ndim,
             "feature_names": names,
             "n_shots": int(self._n_shots),
-            "n_before": int(self.ledger_.asked_in_all),
+            "n_before": int(self.ledger_.clock),
             "identity": self.identity,
             "device": {"name": device_name(self.device_), "fingerprint": device_description(self.device_)}
             | {name: str(getattr(self.device_, name, "")) for name in STATED_OF_DEVICE},

@@ -29,9 +29,9 @@ class IdentityDevice(Device):
     bounds : array-like of shape (n_controls, 2)
         Legal values of the controls.
     input_index : array-like of int, default=None
-        The channels that carry data. Every output is then the mean of two such shares, one of these channels and one of the
-        others: as much of the data comes through as the outputs have room for, wherever its channels lie. None: channels that
-        lie together share an output, whatever they carry.
+        The channels that carry data. With fewer outputs than controls every output is then the mean of two such runs, one of
+        these channels and one of the others: as much of the data comes through as the outputs have room for, wherever its
+        channels lie. None: channels that lie together share an output, whatever they carry.
 
     Examples
     --------
@@ -79,7 +79,7 @@ class IdentityDevice(Device):
 
     def _mixing(self) -> np.ndarray:
         """The matrix (n_controls, n_outputs): output o averages the controls that its share of the axis covers."""
-        if self.input_index is None:
+        if self.input_index is None or self.n_outputs >= self.n_controls:
             return _shares(self.n_controls, self.n_outputs)
         inputs = np.asarray(self.input_index, dtype=int)
         others = np.setdiff1d(np.arange(self.n_controls), inputs)

@@ -508,7 +508,7 @@ class PhysicalNetwork(
             feature_names=getattr(self, "feature_names_in_", None),
             n_shots=self.n_shots,
             identity=self._identity,
-            n_before=self.ledger_.asked_in_all,
+            n_before=self.ledger_.clock,
         )
 
     @property

@@ -16,7 +16,7 @@ _BY_CHANCE = 0.025  # probability of a difference, to one side, where there is n
 _OVER = {
     "linear": ("The network", "a linear model ({label})"),  # what is digital in it may do that alone
     "identity": ("The device", "the same network with the identity in its place"),
-    "untrained": ("Training the device", "the same device untrained, with a fitted linear readout"),
+    "untrained": ("Training", "the same network untrained, with a fitted linear readout"),
     "in_silico": ("The training as it is", "training in silico, with the readout refitted on the device"),
 }
 

@@ -59,6 +59,7 @@ class Ledger:
         self._conversions = dict.fromkeys(_ALWAYS_SHOWN, 0)
         self._settling = dict.fromkeys(_ALWAYS_SHOWN, 0.0)
         self._faults = dict.fromkeys(FAULTS, 0)
+        self._in_vain = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -87,10 +88,11 @@ class Ledger:
         with self._lock:
             self._conversions[purpose] = self._conversions.get(purpose, 0) + n
 
-    def add_replayed(self, purpose: str, n_shots: int, *, conversions: int = 0) -> None:
-        """Count rows that a journal answered, and shots on record that got no answer."""
+    def add_replayed(self, purpose: str, n_shots: int, *, conversions: int = 0, in_vain: int = 0) -> None:
+        """Count rows that a journal answered, and shots on record that got no answer; ``in_vain`` of these ended a run."""
         check_purpose(purpose)
         with self._lock:
+            self._in_vain += in_vain
             self._replayed[purpose] = self._replayed.get(purpose, 0) + n_shots
             self._conversions[purpose] = self._conversions.get(purpose, 0) + conversions
 
@@ -160,6 +162,11 @@ class Ledger:
             return self.n_before + sum(self._shots.values()) + sum(self._replayed.values())
 
     @property
+    def clock(self) -> int:
+        """Rows before the next one, of a run that was never interrupted: what a device that drifts is told."""
+        return self.asked_in_all - self._in_vain
+
+    @property
     def asked_in_fit(self) -> int:
         """The same without predictions, such as those that callbacks make."""
         with self._lock:
@@ -199,6 +206,7 @@ class Ledger:
         self.__dict__.update(state)
         self.__dict__.setdefault("_conversions", dict.fromkeys(_ALWAYS_SHOWN, 0))  # a ledger of an older version
         self.__dict__.setdefault("_settling", dict.fromkeys(_ALWAYS_SHOWN, 0.0))
+        self.__dict__.setdefault("_in_vain", 0)
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:

@@ -159,7 +159,6 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
         self.max_shots = max_shots
         self.kept_back = 0
         self._answered_before = self.ledger.asked_in_all
-        self._n_in_vain = 0  # shots that ended a run which this one goes on with
 
     def __enter__(self) -> Session:
         return self
@@ -332,9 +331,11 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 known, missing, keys, n_lost = self.journal.take(batch, aside)
             n_lost = n_lost + self.journal.take_pending()
         n_known = batch.n_rows - len(missing)
-        self._n_in_vain += int(n_lost[1])
         self.ledger.add_replayed(
-            purpose, n_known + int(n_lost[0]), conversions=n_known * self._count_conversions(batch)
+            purpose,
+            n_known + int(n_lost[0]),
+            conversions=n_known * self._count_conversions(batch),
+            in_vain=int(n_lost[1]),
         )
         if not len(missing):
             return known
@@ -400,11 +401,6 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             self._connection = connection
         return self._connection
 
-    @property
-    def _clock(self) -> int:
-        """Rows before, of a run that was never interrupted."""
-        return self.ledger.asked_in_all - self._n_in_vain
-
     def _measure_piece(
         self, connection: Connection, piece: ControlBatch, purpose: str, first_row: int, asked: list[int]
     ) -> np.ndarray:
@@ -428,7 +424,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                     if self._limits.limits_changes:
                         self._limits.check_changes(piece, connection.last_row)
                         connection.last_row = np.asarray(piece.rows(slice(-1, None)))[0]
-                    answer = connection.measure(self.device, piece.started_at(self._clock), count, expected)
+                    answer = connection.measure(self.device, piece.started_at(self.ledger.clock), count, expected)
             except DeviceIdentityError as error:
                 raise self._given_up(DeviceIdentityError, str(error)) from error
             except IncompleteAnswer as error:

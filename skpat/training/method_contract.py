@@ -5,11 +5,13 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 
 from skpat.exceptions import DeviceContractError
+from skpat.twins.base import respond
 
-__all__ = ["check_gradient", "check_loss", "check_outputs"]
+__all__ = ["check_gradient", "check_loss", "check_outputs", "check_shots", "check_twin"]
 
 
 def check_outputs(outputs: Any, like: torch.Tensor, n_outputs: int, method: Any) -> None:
@@ -50,4 +52,26 @@ def check_gradient(has_gradient: bool, method: Any) -> None:
             f"The loss_and_gradient(loss_of, apparatus) of {type(method).__name__} must leave a gradient in the .grad of the "
             "weights in apparatus.trainable. Got none in any batch of an epoch: nothing is trained. Call loss.backward() "
             "or set weight.grad; a method that moves the weights itself says leaves_gradient = False."
+        )
+
+
+def check_shots(n_asked: int, n_settings: int, method: Any) -> None:
+    """DeviceContractError if a batch of so many settings (rows times device calls) was measured more often than the method says
+    of itself."""
+    if n_asked > method.shots_per_row * n_settings:
+        raise DeviceContractError(
+            f"The shots_per_row of {type(method).__name__} must be how often it measures each row, in each layer and unit. Got "
+            f"{method.shots_per_row}, and {n_asked:,} measurements of {n_settings:,} settings in a batch. plan(X) and "
+            "max_shots go by it: state what it costs."
+        )
+
+
+def check_twin(twin: Any, setting: np.ndarray, n_outputs: int) -> None:
+    """DeviceContractError if a fitted twin's module does not turn a legal setting (n_controls,) into a row of outputs."""
+    with torch.no_grad():
+        answer = respond(twin.module_, torch.from_numpy(setting[None, :]))
+    if tuple(answer.shape) != (1, n_outputs):
+        raise DeviceContractError(
+            f"The module_ of {type(twin).__name__} must turn controls of shape (n_rows, {len(setting)}) into outputs of shape "
+            f"(n_rows, {n_outputs}). Got {tuple(answer.shape)} for one row. Its fit was given outputs of that shape."
         )

@@ -154,7 +154,7 @@ class SharpnessAware(GradientEstimator):
         import torch
 
         trained = list(apparatus.trainable.values())
-        loss = self.explorer.loss_and_gradient(loss_of, apparatus).detach()
+        loss = torch.as_tensor(self.explorer.loss_and_gradient(loss_of, apparatus)).detach()
         slopes = [torch.zeros_like(w) if w.grad is None else w.grad for w in trained]
         length = float(np.sqrt(sum(float(slope.square().sum()) for slope in slopes)))
         start = [w.detach().clone() for w in trained]

@@ -20,7 +20,7 @@ from skpat.network.layers import OutputStatistics
 from skpat.training.far_reading import warn_of_far_reading
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement, half_cosine
 from skpat.training.loss import weighted_mean
-from skpat.training.method_contract import check_gradient, check_loss, check_outputs
+from skpat.training.method_contract import check_gradient, check_loss, check_outputs, check_shots
 from skpat.twins.base import Twin
 
 __all__ = ["Data", "Settings", "Trainer", "threads_for"]
@@ -198,8 +198,15 @@ class Trainer:
                 loss = loss + (0.5 * self.settings.alpha / float(total_weight)) * coef.square().sum()
             return loss
 
+        measure, n_asked = self.session.run(data.row_keys[rows], self.purpose), 0
+
+        def counted(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
+            nonlocal n_asked
+            n_asked += batch.n_rows
+            return measure(batch, layer, unit)
+
         apparatus = Apparatus(
-            measure=self.session.run(data.row_keys[rows], self.purpose),
+            measure=counted,
             device=self.session.device,
             twin=self.twin,
             weights=self.weights,
@@ -218,6 +225,7 @@ class Trainer:
             self._go_on(n_further, lambda: self._further_loss(loss_of, apparatus), start)
         self._update_statistics(measurements, data.sample_weight[rows])
         self.gradient.after_batch(apparatus, measurements)
+        check_shots(n_asked, len(rows) * self.network.n_calls, self.gradient)
         return loss
 
     def _backward(self, loss_and_gradient: Callable[[], torch.Tensor]) -> float:

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 _OUTPUT_FLOOR = 0.01  # of the mean variance, added to each output's
+_MOST_FEATURES_AT_ONCE = 1000  # of a linear path that is solved by them, however few the shots
 _RIDGE = 0.1  # penalty of the first linear path per channel, in units of the standardised noise
 
 Shots = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -112,10 +113,24 @@ def build_module(
             layer.weight.copy_(torch.from_numpy(rng.standard_normal(shape) * spread / np.sqrt(shape[1])))
             if layer.bias is not None:
                 layer.bias.zero_()
-        x, y, w = standard_tensors(module, (controls, outputs, weight))
-        ridge = _RIDGE * x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype)
-        module.linear.weight.copy_(torch.linalg.solve((w[:, None] * x).T @ x + ridge, (w[:, None] * x).T @ y).T)
+        module.linear.weight.copy_(_ridge(*standard_tensors(module, (controls, outputs, weight))).T)
     return module.to(place)
+
+
+def _ridge(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Ridge regression of outputs (n_shots, n_outputs) on features (n_shots, n_features): (n_features, n_outputs).
+
+    Many features of fewer shots go by an equation for each shot, not for each feature: a camera's worth of channels would fill
+    the memory.
+    """
+    n_shots, n_features = x.shape
+    strength = _RIDGE * n_features
+    if n_features <= _MOST_FEATURES_AT_ONCE or n_shots >= n_features:
+        ridge = strength * torch.eye(n_features, dtype=x.dtype)
+        return torch.linalg.solve((weight[:, None] * x).T @ x + ridge, (weight[:, None] * x).T @ y)
+    root = weight.sqrt()[:, None]
+    x, y = root * x, root * y
+    return x.T @ torch.linalg.solve(x @ x.T + strength * torch.eye(n_shots, dtype=x.dtype), y)
 
 
 def _no_zeros(scale: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardSca
 from sklearn.svm import SVC
 
 from skpat import ControlSplit, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
-from skpat.devices import IdentityDevice
+from skpat.devices import IdentityDevice, SimulatedDevice
 from skpat.inspection import BaselineComparison, compare_baselines
 from skpat.inspection.baselines import CLASSICAL, hidden_width
 from skpat.inspection.comparison_report import standard_error
@@ -395,6 +395,51 @@ def test_an_identity_does_as_well_as_an_identity(params: dict[str, Any]) -> None
     device = as_device(lambda controls: controls, n_controls=8, n_outputs=8, bounds=(-1, 1))
     found = compare_baselines(network(device, **params), X, y, cv=2, baselines=["identity"])
     np.testing.assert_array_equal(found["estimator"].scores, found["identity"].scores)
+
+
+class Wire(SimulatedDevice):
+    """The identity of its first eight channels; the others do nothing."""
+
+    n_controls, n_outputs, bounds = 40, 8, (-1.0, 1.0)
+
+    def forward(self, controls: Any, constants: Any = None) -> Any:
+        return controls[:, :8]
+
+
+@pytest.mark.parametrize(
+    "split", [ControlSplit("contiguous", n_inputs=8), ControlSplit(np.arange(8)), ControlSplit([*range(7, -1, -1)])]
+)
+def test_a_wire_adds_nothing_wherever_the_data_lies(split: ControlSplit) -> None:
+    X = np.random.default_rng(1).normal(size=(240, 8))
+    y = (X @ np.random.default_rng(2).normal(size=(8, 3))).argmax(axis=1)
+    est = network(Wire(), gradient="exact", control_split=split, max_iter=12, learning_rate_init=0.03, encoder="direct")
+    found = compare_baselines(est, X, y, cv=3, baselines=["identity"])
+    assert found["identity"].mean > 0.75
+    assert abs(found.difference("identity")[0]) < 0.1
+
+
+@pytest.mark.parametrize("layout", ["random", "interleaved", "contiguous"])
+@pytest.mark.parametrize(("n_controls", "n_outputs", "n_inputs"), [(60, 7, 20), (60, 30, 12), (9, 4, 9), (12, 20, 6)])
+def test_as_much_of_the_data_comes_through_as_there_is_room_for(
+    layout: str, n_controls: int, n_outputs: int, n_inputs: int
+) -> None:
+    split = ControlSplit(layout, n_inputs=n_inputs, random_state=0)
+    device = as_device(np.sin, n_controls=n_controls, n_outputs=n_outputs, bounds=(0, 1))
+    identity = IdentityDevice.like(device, split)
+    answers = identity.measure(np.eye(n_controls))
+    of_data = answers[split.resolve(n_controls).input_index]
+    assert np.linalg.matrix_rank(of_data) == min(n_inputs, n_outputs)
+    np.testing.assert_allclose(answers.sum(axis=0), 1.0)
+    legal = np.random.default_rng(0).uniform(0, 1, (5, n_controls))
+    assert 0 <= identity.measure(legal).min() <= identity.measure(legal).max() <= 1
+
+
+def test_a_random_split_of_an_identity_needs_its_seed() -> None:
+    with pytest.raises(ValueError, match="must have a random_state where its layout is 'random'"):
+        IdentityDevice.like(BANK, ControlSplit("random"))
+    X, y = products(60)
+    est = network(control_split=ControlSplit("random"))
+    assert compare_baselines(est, X, y, cv=2, baselines=["identity"])["identity"].n_shots_fit == 0
 
 
 def test_an_identity_is_said_to_add_nothing() -> None:

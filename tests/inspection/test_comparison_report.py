@@ -16,18 +16,18 @@ from .compared_rows import row
 @pytest.mark.parametrize(
     ("scores", "says"),
     [
-        ([0.9, 0.92, 0.91], "Training the device adds 0.110 ± 0.000 of accuracy over the same device untrained"),
+        ([0.9, 0.92, 0.91], "Training adds 0.110 ± 0.000 of accuracy over the same network untrained"),
         (
             [0.8, 0.9, 0.7],
-            r"adds nothing over the same device untrained, with a fitted linear readout: the difference is 0\.000 ± 0\.0",
+            r"adds nothing over the same network untrained, with a fitted linear readout: the difference is 0\.000 ± 0\.0",
         ),
-        ([0.7, 0.72, 0.71], "adds nothing over the same device untrained, .*: it is worse by 0.090 ± 0.000"),
+        ([0.7, 0.72, 0.71], "adds nothing over the same network untrained, .*: it is worse by 0.090 ± 0.000"),
         ([0.79, 0.81, 0.8], "the difference is 0.000 ± 0.000"),
         ([0.85, 0.95, 0.7], "adds nothing over .*: the difference is 0.033 ± 0.09"),
         ([0.99, 0.71, 0.68], "the difference is -0.007"),
         (
             [0.85, 0.95, 0.84],
-            "Training the device may add something over the same device untrained, with a fitted linear readout: the "
+            "Training may add something over the same network untrained, with a fitted linear readout: the "
             r"difference is 0\.080 ± 0\.04., but 3 folds do not make it certain",
         ),
     ],

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skpat import Device, PhysicalNetworkClassifier
+from skpat.deployment import load
 from skpat.exceptions import DeviceConnectionError, JournalError
 from skpat.inspection import compare_baselines, shots_scorer
 from skpat.lab import Journal, Ledger, Session
@@ -176,3 +177,33 @@ def test_what_others_are_answered_meanwhile_is_not_lost(tmp_path: Path) -> None:
         session.measure(rows)
     with Journal(tmp_path / "run.db") as journal:
         assert journal.query("SELECT count(*) FROM lost") == [(0,)]
+
+
+class Dated(Flaky):
+    """Tells its first output by the clock: the row's number in a run that was never interrupted."""
+
+    def measure(self, batch: Any) -> np.ndarray:
+        answer = super().measure(batch)
+        answer[:, 0] += batch.clock / 1000
+        return answer
+
+
+def test_predictions_after_a_crash_are_at_the_clock_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    def fitted(journal: Any) -> PhysicalNetworkClassifier:
+        return network(journal, None).set_params(device=Dated()).fit(*data())
+
+    process()
+    whole = fitted(tmp_path / "whole.db")
+    process(crash=9)
+    with suppress(Crash):
+        fitted(tmp_path / "run.db")
+    process()
+    resumed = fitted(tmp_path / "run.db")
+    assert resumed.ledger_.asked_in_all > whole.ledger_.asked_in_all  # what was lost is counted
+    assert resumed.ledger_.clock == whole.ledger_.clock
+    assert same_weights(resumed, whole)
+    resumed.deploy().save(tmp_path / "resumed.skpat")
+    whole.deploy().save(tmp_path / "whole.skpat")
+    np.testing.assert_array_equal(resumed.decision_function(data()[0]), whole.decision_function(data()[0]))
+    found = [load(tmp_path / f"{name}.skpat", Dated()).decision_function(data()[0]) for name in ("resumed", "whole")]
+    np.testing.assert_array_equal(*found)

@@ -12,8 +12,18 @@ from sklearn.datasets import load_iris
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import SecondHarmonicLaser
 from skpat.exceptions import DeviceContractError
-from skpat.training import Apparatus, GradientEstimator, bridge, device_alone, half_cosine
+from skpat.training import (
+    Apparatus,
+    GradientEstimator,
+    InSilico,
+    PhysicsAware,
+    SharpnessAware,
+    bridge,
+    device_alone,
+    half_cosine,
+)
 from skpat.twins import NeuralTwin
+from skpat.twins.base import Twin
 
 X, Y = load_iris(return_X_y=True)
 
@@ -178,3 +188,67 @@ def test_a_model_that_is_not_the_devices_is_told() -> None:
         fit(Through(narrow))
     with pytest.raises(TypeError, match=r"must return a torch tensor of shape \(30, 6\)\. Got ndarray"):
         fit(Through(of_numpy))
+
+
+def as_float(loss: torch.Tensor) -> float:
+    return float(loss.detach())
+
+
+class Thrice(GradientEstimator):
+    """Measures every row three times, and says what it is told to say."""
+
+    def __init__(self, says: int = 1):
+        self.says = says
+
+    @property
+    def shots_per_row(self) -> int:
+        return self.says
+
+    def loss_and_gradient(self, loss_of: Any, apparatus: Apparatus) -> Any:
+        run = device_alone(apparatus)
+        for _ in range(2):
+            loss_of(run)
+        loss = loss_of(run)
+        loss.backward()
+        return loss
+
+
+def test_a_method_that_measures_more_than_it_says_is_told_so_at_its_first_batch() -> None:
+    told = r"shots_per_row of Thrice must be how often .* Got 2, and 450 measurements of 150 settings in a batch"
+    with pytest.raises(DeviceContractError, match=told):
+        fit(Thrice(2), batch_size=150)
+    assert fit(Thrice(3), batch_size=150).shots_["training"] == 2 * 3 * 150
+
+
+class OfThree(Twin):
+    """Its module has three outputs, whatever it is fitted to."""
+
+    def fit(self, controls: Any, outputs: Any, sample_weight: Any = None) -> OfThree:
+        self.n_features_in_ = np.shape(controls)[1]
+        self._made = torch.nn.Linear(self.n_features_in_, 3, dtype=torch.float64)
+        return self
+
+    @property
+    def module_(self) -> torch.nn.Module:
+        return self._made
+
+
+@pytest.mark.parametrize("gradient", [PhysicsAware(), PhysicsAware(refine=False), InSilico()])
+def test_a_twin_of_other_outputs_is_told_in_its_own_name(gradient: GradientEstimator) -> None:
+    with pytest.raises(
+        DeviceContractError, match=r"module_ of OfThree must turn .* \(n_rows, 6\)\. Got \(1, 3\) for one row"
+    ):
+        fit(gradient, twin=OfThree())
+
+
+def test_what_climbs_takes_a_loss_that_is_a_float() -> None:
+    X_, y_ = X[:60], Y[:60]
+    device = SecondHarmonicLaser(8, 6, random_state=0)
+    how = {"max_iter": 2, "batch_size": 30, "random_state": 0}
+    of_float, of_tensor = (
+        PhysicalNetworkClassifier(device, gradient=SharpnessAware(Leaves(returned)), **how).fit(X_, y_)
+        for returned in (as_float, torch.clone)
+    )
+    assert of_float.loss_curve_ == pytest.approx(of_tensor.loss_curve_)
+    with pytest.raises(ValueError, match="'gradient' of SharpnessAware must be another method"):
+        fit(SharpnessAware(SharpnessAware(rho=5.0)))

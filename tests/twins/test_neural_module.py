@@ -141,3 +141,30 @@ def test_shots_are_drawn_as_often_as_their_weights_say(weights: list[int]) -> No
     total = sum(weights)
     rows = drawn(np.array(weights, dtype=float), np.arange(total) / total)
     np.testing.assert_array_equal(rows, np.repeat(np.arange(len(weights)), weights))
+
+
+def test_few_shots_of_many_channels_give_the_same_linear_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    controls, weight = rng.uniform(-1, 1, (30, 50)), rng.uniform(0, 2, 30)
+    outputs = np.tanh(controls @ rng.normal(size=(50, 4)))
+    made = []
+    for most in (1000, 10):
+        monkeypatch.setattr(neural_module, "_MOST_FEATURES_AT_ONCE", most)
+        made.append(neural_module.build_module([50, 4], controls, outputs, weight, np.random.RandomState(0), "cpu"))
+    by_feature, by_shot = (module.linear.weight.detach().numpy() for module in made)
+    np.testing.assert_allclose(by_shot, by_feature, rtol=1e-9, atol=1e-12)
+    assert np.abs(by_feature).max() > 0.1
+
+
+def test_many_channels_of_few_shots_are_solved_by_the_shots(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, ...]] = []
+    solve = torch.linalg.solve
+
+    def noted(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(matrix.shape))
+        return solve(matrix, right)
+
+    monkeypatch.setattr(torch.linalg, "solve", noted)
+    controls = np.random.default_rng(0).uniform(-1, 1, (50, 3000))
+    neural_module.build_module([3000, 2], controls, controls[:, :2], np.ones(50), np.random.RandomState(0), "cpu")
+    assert sizes == [(50, 50)]
