@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval
 
 from skpat.network.forward import Network, Run
 from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
-from skpat.training.movable_weights import MovableWeights, count_movable
+from skpat.training.movable_weights import MovableWeights, count_movable, warn_of_coarse_steps
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ class FiniteDifferences(GradientEstimator):
         return 2 * getattr(self, "_n_weights", 0)
 
     def prepare(self, network: Network) -> None:
-        """Count the weights.
+        """Count the weights; warn where their channels have steps that no move spans.
 
         Raises
         ------
@@ -90,6 +90,7 @@ class FiniteDifferences(GradientEstimator):
                 "and unit. Nothing was sent. Use gradient='spsa', which moves all weights at once, fewer channels or "
                 "encoder='direct', or FiniteDifferences(max_weights=...) if the shots are cheap."
             )
+        warn_of_coarse_steps(network, self)
 
     def run(self, apparatus: Apparatus) -> Run:
         """The device; its answer is a constant to autograd."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skpat.network.forward import Network, is_trainable
+from skpat.user_warning import warn_user
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MovableWeights", "count_movable", "is_movable"]
+__all__ = ["MovableWeights", "count_movable", "is_movable", "warn_of_coarse_steps"]
 
 
 def is_movable(name: str) -> bool:
@@ -35,6 +36,24 @@ def count_movable(network: Network) -> int:
     rows = np.zeros((1, network.made_with["n_features"]))
     weights = network.initial_weights(rows, np.ones(1), np.random.RandomState(0))
     return sum(weight.size for name, weight in weights.items() if is_movable(name))
+
+
+def warn_of_coarse_steps(network: Network, method: Any) -> None:
+    """Warn where a method's ``perturbation`` is too small to send another setting of most channels that carry weights.
+
+    A weight moved by so much to either side spans at most this part of its channel's range.
+    """
+    index = network.split.weight_index
+    width = np.ptp(network.bounds[index], axis=1)
+    steps = network.control_steps[index] / np.where(width > 0, width, 1.0)
+    if not len(index) or np.mean(steps > method.perturbation) <= 0.5:
+        return
+    name = type(method).__name__
+    warn_user(
+        f"The 'perturbation' of {name} must span the steps of the channels that carry weights. Got {method.perturbation:g} of "
+        f"a range, and steps of up to {steps.max():.2g}: most moves change nothing that is sent, and these weights are hardly "
+        f"trained. Use {name}(perturbation={2 * steps.max():.1g}), finer steps, or gradient='physics_aware'.",
+    )
 
 
 class MovableWeights:

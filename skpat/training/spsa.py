@@ -10,9 +10,9 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 
-from skpat.network.forward import Run
+from skpat.network.forward import Network, Run
 from skpat.training.gradient import Apparatus, GradientEstimator, device_alone
-from skpat.training.movable_weights import is_movable
+from skpat.training.movable_weights import is_movable, warn_of_coarse_steps
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,10 @@ class SPSA(GradientEstimator):
     @property
     def shots_per_row(self) -> int:
         return 2 * self.n_directions
+
+    def prepare(self, network: Network) -> None:
+        """Warn where the channels of the weights have steps that no move spans."""
+        warn_of_coarse_steps(network, self)
 
     def run(self, apparatus: Apparatus) -> Run:
         """The device; its answer is a constant to autograd."""

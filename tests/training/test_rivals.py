@@ -12,7 +12,7 @@ from sklearn.datasets import load_iris
 from sklearn.preprocessing import StandardScaler
 
 from skpat import ControlSplit, PhysicalNetworkClassifier
-from skpat.devices import SecondHarmonicLaser
+from skpat.devices import Quantized, SecondHarmonicLaser
 from skpat.exceptions import NoExactGradientError
 from skpat.network.forward import Network, forward
 from skpat.training import (
@@ -21,6 +21,7 @@ from skpat.training import (
     Asymmetric,
     DirectFeedbackAlignment,
     ExactGradient,
+    FiniteDifferences,
     PhysicsAware,
     SharpnessAware,
 )
@@ -206,3 +207,20 @@ def test_the_plan_counts_what_the_checks_of_the_gradient_take(gradient: str) -> 
     assert len(network.alignments_) == 3
     plan, spent = network.plan(X).calibration, network.shots_["calibration"]
     assert 0.9 * plan < spent <= plan  # what has been measured already is not asked again
+
+
+@pytest.mark.parametrize("method", [SPSA, FiniteDifferences])
+def test_moves_below_the_steps_of_the_weights_are_told(method: Any) -> None:
+    X_, y_ = X[:40], Y[:40]
+
+    def fit(bits: int, perturbation: float) -> None:
+        device = Quantized(SecondHarmonicLaser(6, 4, n_steps=2), control_bits=bits)
+        gradient = method(perturbation=perturbation)
+        how = {"encoder": "direct", "control_split": ControlSplit(n_inputs=4), "max_iter": 1, "random_state": 0}
+        PhysicalNetworkClassifier(device, gradient=gradient, **how).fit(X_, y_)
+
+    told = rf"of {method.__name__} must span .* Got 0.1 of a range, and steps of up to 0.33: .*\(perturbation=0.7\)"
+    with pytest.warns(UserWarning, match=told):
+        fit(2, 0.1)
+    fit(2, 0.7)  # a warning would be an error
+    fit(4, 0.1)
