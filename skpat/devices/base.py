@@ -58,7 +58,8 @@ class Device(BaseEstimator):
         Readings at or beyond are saturated. None: not checked.
     on_bad_output : {"retry", "mask", "raise"}
         What the session does about NaN, infinite or saturated readings: measure the rows again (up to ``max_retries``
-        times), put the mean of the batch's good readings of that output in their place, or raise at once.
+        times), put the mean of the call's good readings of that output in their place, or raise at once.
+        Where a call has none of an output, "mask" keeps saturated readings, at the end of the range.
     max_retries : int
         How often a batch is repeated after a fault before the session gives up.
     settling_seconds : float

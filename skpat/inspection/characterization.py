@@ -268,7 +268,8 @@ class _Bench:
                     raise
                 raise ShotBudgetError(
                     f"'n_shots' must allow for the repeats that the device's faults ask for. Got {self.n_shots:,}, of which "
-                    f"too few are left for another. The last fault: {error} Use a larger n_shots.",
+                    f"too few are left for another. The last fault: {error} Use a larger n_shots, or a lower "
+                    "max_batch: a repeat takes a whole call.",
                     max_shots=self.n_shots,
                 ) from error
             pieces.append(outputs.astype(np.float64))

@@ -83,7 +83,7 @@ def inspect(device: Any, answer: Any, n_rows: int, first_row: int) -> tuple[np.n
 
 
 def mask(device: Any, outputs: np.ndarray) -> np.ndarray | None:
-    """Put the mean of the good readings of an output in the place of its bad ones.
+    """Put the mean of the good readings of an output in the place of its bad ones; without any, saturated ones stay.
 
     Parameters
     ----------
@@ -93,14 +93,18 @@ def mask(device: Any, outputs: np.ndarray) -> np.ndarray | None:
     Returns
     -------
     ndarray or None
-        None if an output has no good reading.
+        None if an output has no good reading, and one that is not finite.
     """
     bad = _is_bad(device, outputs)
     n_good = (~bad).sum(axis=0)
-    if not n_good.all():
+    without = n_good == 0
+    if not np.isfinite(outputs[:, without]).all():
         return None
-    mean = np.where(bad, 0, outputs).sum(axis=0, dtype=np.float64) / n_good
-    return np.where(bad, mean.astype(outputs.dtype), outputs)
+    mean = np.where(bad, 0, outputs).sum(axis=0, dtype=np.float64) / np.maximum(n_good, 1)
+    masked = np.where(bad, mean.astype(outputs.dtype), outputs)
+    if without.any():  # an instrument that clips has told the end of its range, at least
+        masked[:, without] = np.clip(outputs[:, without], *device.output_range)
+    return masked
 
 
 def _is_bad(device: Any, outputs: np.ndarray) -> np.ndarray:
@@ -115,7 +119,8 @@ def _is_bad(device: Any, outputs: np.ndarray) -> np.ndarray:
 def advise(device: Any, outputs: np.ndarray, policy: str, repeats: bool) -> str:
     """What to do where bad readings have ended a measurement: a sentence for the end of the message."""
     if policy == "mask":
-        where = f"output {int(np.argmin((~_is_bad(device, outputs)).sum(axis=0)))}"
+        worst = (~_is_bad(device, outputs)).sum(axis=0) + np.isfinite(outputs).all(axis=0)
+        where = f"output {int(np.argmin(worst))}"
         none = f"No row of the call had a good reading of {where} to put in the place of a bad one"
         return f"{none}: measure more rows at once, or leave the output out of the driver if it never has one."
     allow = "Allow it with on_bad_output='mask'"

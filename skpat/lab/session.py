@@ -437,9 +437,10 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                 self._count_fault("connection", str(error))
                 if attempt == retries:
                     connection.make_safe(self.device)
-                    raise self._given_up(
-                        DeviceConnectionError, f"{_sentence(error)} Tried {_times(retries + 1)}."
-                    ) from error
+                    told = f"{_sentence(error)} Tried {_times(retries + 1)}."
+                    if retries and piece.n_rows > 1:
+                        told += f" Each try asks for all {piece.n_rows} rows of the call: a lower max_batch makes it shorter."
+                    raise self._given_up(DeviceConnectionError, told) from error
                 self._check_way_back(connection, piece, DeviceConnectionError, _sentence(error))
                 if n_lost:  # the first time at once
                     time.sleep(min(_FIRST_PAUSE * 4 ** (n_lost - 1), _LONGEST_PAUSE))

@@ -153,8 +153,17 @@ def test_a_reading_at_the_end_of_the_range_is_saturated() -> None:
     session = Session(device)
     np.testing.assert_array_equal(session.measure([[0.1, 0.2], [0.3, 0.95]]), [[0.1, 0.2], [0.3, 0.2]])
     assert session.ledger.faults["saturated"] == 1
-    with pytest.raises(DeviceOutputError, match="saturated"):  # nothing good to put in its place
-        session.measure([[0.1, 0.95]])
+    np.testing.assert_array_equal(session.measure([[0.1, 0.95]]), [[0.1, 0.9]])  # nothing good to put in its place
+    assert session.ledger.faults["saturated"] == 2
+
+
+def test_a_reading_that_is_not_finite_never_stays() -> None:
+    def measure(controls: np.ndarray) -> np.ndarray:
+        return np.where(controls > 0.5, np.nan, 2 * controls)
+
+    device = as_device(measure, n_controls=3, n_outputs=3, bounds=(0, 1), output_range=(0, 0.9), on_bad_output="mask")
+    with pytest.raises(DeviceOutputError, match="No row of the call had a good reading of output 2 to put"):
+        Session(device).measure([[0.1, 0.48, 0.7], [0.2, 0.49, 0.8]])
 
 
 def test_another_instrument_behind_the_same_address_is_noticed() -> None:

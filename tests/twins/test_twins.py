@@ -176,7 +176,7 @@ def test_single_precision_stays_single() -> None:
 
 def test_refuses_more_channels_than_it_can_hold_before_allocating() -> None:
     many = np.zeros((2, 200_000), dtype=np.float32)
-    with pytest.raises(TwinError, match=r"200,000 channels.* Use PhysicsTwin.* hold channels with"):
+    with pytest.raises(TwinError, match=r"200,000 channels.* Use PhysicsTwin.* fewer channels or outputs"):
         NeuralTwin().fit(many, np.zeros((2, 3)))
 
 
