@@ -200,7 +200,10 @@ class _Check:
                     "np.asarray(batch) puts both in their places."
                 )
             else:
-                mend = "Legal settings must be measured without an error; raise an OSError only if the line is broken."
+                mend = (
+                    "Legal settings must be measured without an error; raise an OSError (a TimeoutError, say) only if the line "
+                    "is broken or no answer has come in time."
+                )
             self.add(name, "failed", seen, mend)
         else:
             return True
@@ -272,6 +275,8 @@ class _Check:
         self._report_noise(readings)
         if not readings.live.any():
             return
+        if (stale := driver_faults.stale_fault(readings)).found:
+            self.judge("stale answers", stale, "")
         memory = driver_faults.memory_fault(readings)
         company = driver_faults.Verdict(False) if memory.found else driver_faults.company_fault(readings)
         if not memory.found and (not company.found or company is driver_faults.ANOTHER_ANSWER):

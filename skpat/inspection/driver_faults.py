@@ -19,6 +19,7 @@ __all__ = [
     "memory_fault",
     "settling_fault",
     "square_is_transposed",
+    "stale_fault",
 ]
 
 _FAR = 30.0
@@ -29,6 +30,7 @@ AGAIN = 9.0
 _DARK, _CLEAR = 4.0, 100.0
 """Variance between settings over that of repeats, of an output that tells nothing, where another one tells much."""
 _LEAST_WEIGHT = 1e-6
+_SEVERAL_OUTPUTS = 3
 _ROUNDING = 1e-4  # of an output's spread: matrix products of another shape, float32 inside
 
 
@@ -292,3 +294,31 @@ def square_is_transposed(readings: ReferenceReadings, outputs: np.ndarray, setti
 def _misfit(design: np.ndarray, outputs: np.ndarray) -> tuple[float, np.ndarray]:
     coefficients = np.linalg.lstsq(design, outputs, rcond=None)[0]
     return float(np.square(outputs - design @ coefficients).sum()), coefficients
+
+
+def stale_fault(readings: ReferenceReadings) -> Verdict:
+    """Whether rows were answered with the answer of the row before, to the last bit, though the device is noisy.
+
+    What is coarse may give two settings the same answer by chance. It then does so for rows that do not follow each other, too:
+    there are far more pairs of these. Without any, two pairs of neighbours are no chance; nor is a single one, where none of
+    several outputs has ever read the same twice.
+    """
+    outputs, setting = readings.record.outputs[:, readings.live], readings.record.setting
+    if not readings.is_noisy or not outputs.shape[1]:
+        return Verdict(False)
+    _, group = np.unique(outputs, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    repeats = (np.diff(group) == 0) & (np.diff(setting) != 0)
+    own = np.concatenate([[True], np.diff(group) != 0])  # the first of each run of equal answers
+    by_chance = len(np.unique(group[own])) < own.sum()
+    n_repeats = int(repeats.sum())
+    several = outputs.shape[1] >= _SEVERAL_OUTPUTS
+    never_twice = several and all(len(np.unique(values)) == own.sum() for values in outputs[own].T)
+    if by_chance or n_repeats < (1 if never_twice else 2):
+        return Verdict(False)
+    return Verdict(
+        True,
+        f"{n_repeats} of {len(repeats)} rows were answered with the answer of the row before, to the last bit.",
+        "An old reading was taken for a new one, a frame that came twice, say. Wait for the new one, or compare its number or "
+        "time with the last one's, and raise a TimeoutError where it has not moved.",
+    )

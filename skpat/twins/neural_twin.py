@@ -314,9 +314,9 @@ class NeuralTwin(Twin):
         if n_weights > _LARGEST_WEIGHT_COUNT:
             raise TwinError(
                 f"NeuralTwin would need {n_weights:,} weights for {n_channels:,} channels and {widths[-1]:,} outputs, more "
-                "than it can learn. Use PhysicsTwin(device, constants) where the system's equations are known, fewer channels or "
-                "outputs (let measure drive groups of channels, and average groups of readings), or gradient='spsa', which "
-                "needs no twin."
+                "than it can learn. Use PhysicsTwin(device, constants) where the system's equations are known, fewer channels "
+                "or outputs (let measure drive groups of channels, and average groups of readings), or gradient='spsa', "
+                "which needs no twin."
             )
 
     def forget(self) -> None:

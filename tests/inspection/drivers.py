@@ -41,6 +41,25 @@ class Driver(Device):
         return self.noisy(self.response(np.asarray(batch)))
 
 
+class ComesTwice(Driver):
+    """Now and then gives the reading before once more; readings may have steps."""
+
+    def __init__(self, noise=0.05, seed=0, share=0.1, step=0.0):
+        super().__init__(noise, seed)
+        self.share = share
+        self.step = step
+
+    def measure(self, batch):
+        readings = super().measure(batch)
+        readings = np.round(readings / self.step) * self.step if self.step else readings
+        if not hasattr(self, "_chance"):
+            self._chance, self._last = np.random.default_rng(self.seed + 1), readings[0]
+        for reading in readings:
+            reading[:] = self._last if self._chance.uniform() < self.share else reading
+            self._last = reading.copy()
+        return readings
+
+
 class Transposed(Driver):
     def measure(self, batch):
         return super().measure(batch).T

@@ -468,3 +468,29 @@ def test_a_wholly_dark_device_is_no_fault_of_the_driver() -> None:
     check = check_device(drivers.AllDark(0.02), on_fail=None)
     assert not check.failures
     assert check["company"].status == "skipped"
+
+
+# ---- readings that come twice ----
+
+
+def found_stale(device: Any, seed: int) -> bool:
+    check = check_device(device, on_fail=None, random_state=seed)
+    found = [finding for finding in check.findings if finding.name == "stale answers"]
+    assert all(finding.status == "failed" and "to the last bit" in finding.seen for finding in found)
+    return bool(found)
+
+
+def test_readings_that_come_twice_are_found_amid_noise() -> None:
+    assert all(found_stale(drivers.ComesTwice(share=0.15, seed=seed), seed) for seed in range(8))
+    assert sum(found_stale(drivers.ComesTwice(share=0.15, step=0.02, seed=seed), seed) for seed in range(8)) >= 5
+
+
+@pytest.mark.parametrize("step", [0.0, 0.005, 0.05, 0.5])
+@pytest.mark.parametrize("n_outputs", [1, 2, 4])
+def test_coarse_readings_are_not_taken_for_old_ones(n_outputs: int, step: float) -> None:
+    class Few(drivers.ComesTwice):
+        def measure(self, batch):
+            return super().measure(batch)[:, :n_outputs]
+
+    Few.n_outputs = n_outputs
+    assert sum(found_stale(Few(0.1, seed, 0.0, step), seed) for seed in range(12)) == 0
