@@ -428,9 +428,14 @@ def _channel_numbers(values: Any, what: str, n_controls: int) -> np.ndarray:
     except ValueError:  # ragged
         array = np.empty((0, 0))
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        use = "layout=[0, 2] for channels 0 and 2, for example"
+        if array.dtype == bool:
+            use = "np.flatnonzero(mask) for the numbers of the channels that a mask marks"
+        elif array.ndim > 1 and np.issubdtype(array.dtype, np.integer):
+            use = f"numbers of shape ({array.size},): .ravel() makes one row of them"
         raise ControlSplitError(
             f"'layout' must be a name ({', '.join(LAYOUTS)}), an array of channel numbers, or a pair of such arrays. "
-            f"Got {values!r} for the {what}. Use layout=[0, 2] for channels 0 and 2, for example."
+            f"Got {values!r:.200} for the {what}. Use {use}."
         )
     if array.size and (array.min() < 0 or array.max() >= n_controls):
         raise ControlSplitError(

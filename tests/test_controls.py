@@ -109,6 +109,8 @@ def test_explicit_channels_keep_their_order() -> None:
     [
         (ControlSplit("diagonal"), r"'layout' must be one of 'interleaved', .*arrays of channel numbers.* 'diagonal'"),
         (ControlSplit(None), r"'layout' must be a name .*Got None for the inputs"),
+        (ControlSplit(np.array([True, False, True, False])), r"Use np\.flatnonzero\(mask\) for the numbers"),
+        (ControlSplit(np.array([[0], [1], [2]])), r"Use numbers of shape \(3,\): \.ravel\(\) makes one row"),
         (ControlSplit([0.5, 1.5]), r"'layout' must be a name .*array of channel numbers.*Got \[0\.5, 1\.5\]"),
         (ControlSplit([True, False, True, False]), r"'layout' must be a name .*for the inputs"),
         (ControlSplit(np.array([[0, 1], [2, 3]])), r"'layout' must be a name .*pair of such arrays"),

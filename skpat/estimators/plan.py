@@ -19,7 +19,8 @@ class Plan:
     prediction_per_row : int
         Shots of one predicted row.
     seconds_per_shot, joules_per_shot : float or None
-        What the device states.
+        What the device states. ``seconds`` is time on the device; the computer's own, which a twin of many channels and outputs
+        needs for each step, comes on top.
     settling_seconds : float
         What the device states: for so long it settles after each change of controls that all rows of a call share. How often
         that will be is not foreseen; ``ledger_.settling`` has it after a fit.

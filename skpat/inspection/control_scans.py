@@ -70,7 +70,12 @@ def check_steps(
             return Finding(name, "passed", "Fractions of a unit reach the device.")
         return Finding(name, "skipped", "The outputs are too coarse to tell.") if coarse else finding
     if expected < 60 * readings.noise.max():
-        return Finding(name, "skipped", "The noise would hide steps of one unit.")
+        return Finding(
+            name,
+            "skipped",
+            "The noise would hide steps of one unit.",
+            "If the device takes whole numbers only, state control_steps=1.",
+        )
     if seen < 10 * readings.noise.max():
         return finding
     return Finding(name, "passed", "Fractions of a unit reach the device.")

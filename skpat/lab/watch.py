@@ -163,6 +163,16 @@ class _NothingYetError(JournalError):
     """A fit may be about to make it."""
 
 
+def _save(figure: Any, path: Path) -> None:
+    """Put a figure in the place of the last one, whole: who is ended in the middle of it has not lost that."""
+    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    try:
+        figure.savefig(unfinished, dpi=120)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def draw(status: Status) -> Any:
     """A figure: loss and validation score against shots, and when faults happened.
 
@@ -245,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
                     print(f"          {time.strftime('%H:%M:%S', time.localtime(when))} {kind}: {message}", flush=True)
                 if options.save:
                     try:
-                        draw(status).savefig(options.save, dpi=120)
+                        _save(draw(status), Path(options.save))
                     except (OSError, ValueError) as error:  # no such folder, or kind of figure
                         parser.error(f"'save' must be a place for a figure. Got {options.save!r}: {error}")
                 seen = status
