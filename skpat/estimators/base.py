@@ -430,13 +430,13 @@ class PhysicalNetwork(
 
     def _train(self, session: Session, data: Any, held_out: Any, watch: FitWatch, go_on: bool) -> tuple[Any, Any, Any]:
         """All epochs of a fit: in silico first, if the method asks for it. The trainer, its best weights and the history."""
-        from skpat.training.loop import train
+        from skpat.training.loop import Checks, train
         from skpat.training.pretraining import BEGIN_AT
         from skpat.training.progress import Progress
         from skpat.training.useless_twin import CHECK_AT, check_alignment, warn_if_useless
 
-        checks: list[Any] = []
-        self.alignments_ = checks
+        found: list[Any] = []
+        self.alignments_ = found
         in_silico = None if go_on else self._pretrain(session, data)
         trainer = self._make_trainer(session, len(data))
         if in_silico is not None and in_silico.interrupted:
@@ -445,7 +445,7 @@ class PhysicalNetwork(
         counts = self._shot_counts(len(data))
 
         def check() -> None:
-            checks.append(check_alignment(trainer, data, n_training_shots=counts.training, random_state=len(checks)))
+            found.append(check_alignment(trainer, data, n_training_shots=counts.training, random_state=len(found)))
 
         n_validated = 0 if held_out is None or not self._gradient.trains_on_device else len(held_out)
         per_epoch = len(data) * self._gradient.shots_per_row + n_validated
@@ -457,12 +457,10 @@ class PhysicalNetwork(
             note=Progress(session, trainer.settings, on_twin=not self._gradient.trains_on_device),
             watch=watch,
             shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
-            check=check,
-            check_at=CHECK_AT if counts.check else (),
-            shots_per_check=counts.check,
+            checks=Checks(check, CHECK_AT, counts.check) if counts.check else None,
             begin_at=BEGIN_AT if self.pretrained_ and not go_on else 0.0,
         )
-        warn_if_useless(checks, trainer)
+        warn_if_useless(found, trainer)
         return trainer, weights, history
 
     def _record(self, trainer: Any, weights: Any, history: Any, incremental: bool, validated: bool) -> None:

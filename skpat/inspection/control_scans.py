@@ -140,68 +140,81 @@ def check_scans(scan: Scan, readings: ReferenceReadings, outputs: np.ndarray) ->
     if not len(scan.channels):
         return [Finding("channels", "skipped", "No channel could be moved over its range.")]
     answers = readings.in_scale(outputs).reshape(len(scan.channels), 4, -1)
-    noise, exact = readings.noise.max(), not readings.is_noisy
-    low_end, middle, high_end = (np.square(answers[:, i + 1] - answers[:, i]).sum(axis=1) for i in range(3))
-    whole = np.stack([low_end, middle, high_end]).max(axis=0)
+    steps = np.square(np.diff(answers, axis=1)).sum(axis=2)  # at the low end, over the middle, and at the high end
+    ignored = _ignored(steps.max(axis=1), readings)
+    return [
+        _report_ignored(scan, ignored, not readings.is_noisy),
+        _report_ends(scan, readings, answers, steps, ignored),
+    ]
+
+
+def _ignored(whole: np.ndarray, readings: ReferenceReadings) -> np.ndarray:
+    """Which channels did nothing (n_channels,), where others did; ``whole`` is the largest squared step of each."""
     sensed = float(np.median(whole))
-    if exact:
-        fine = readings.scale > 0
-        coarse = sensed < 9 * np.sum((_resolution(readings)[fine] / readings.scale[fine]) ** 2)
-        ignored = (whole <= _EXACT) & ~coarse
-    else:
-        ignored = (whole < 6 * noise) & (sensed > 100 * noise)
-    findings = []
-    if ignored.any():
-        many = ignored.mean() > 0.5
-        findings.append(
-            Finding(
-                "channels",
-                "failed" if many and exact else "warning",
-                f"{listed('Channel', scan.channels[ignored])} of {len(ignored)} tried had no effect on any output.",
-                "Check that every channel is sent, the first and the last too, and that it is wired.",
-            )
-        )
-    else:
-        findings.append(Finding("channels", "passed", f"{listed('Channel', scan.channels)} have an effect."))
+    if readings.is_noisy:
+        noise = readings.noise.max()
+        return np.asarray((whole < 6 * noise) & (sensed > 100 * noise))
+    fine = readings.scale > 0
+    coarse = sensed < 9 * np.sum((_resolution(readings)[fine] / readings.scale[fine]) ** 2)
+    return np.asarray((whole <= _EXACT) & ~coarse)
+
+
+def _report_ignored(scan: Scan, ignored: np.ndarray, exact: bool) -> Finding:
+    if not ignored.any():
+        return Finding("channels", "passed", f"{listed('Channel', scan.channels)} have an effect.")
+    many = ignored.mean() > 0.5
+    return Finding(
+        "channels",
+        "failed" if many and exact else "warning",
+        f"{listed('Channel', scan.channels[ignored])} of {len(ignored)} tried had no effect on any output.",
+        "Check that every channel is sent, the first and the last too, and that it is wired.",
+    )
+
+
+def _report_ends(
+    scan: Scan, readings: ReferenceReadings, answers: np.ndarray, steps: np.ndarray, ignored: np.ndarray
+) -> Finding:
     if not scan.reaches.any():
-        return [*findings, Finding("range", "skipped", "The ends of the bounds were not tried.")]
+        return Finding("range", "skipped", "The ends of the bounds were not tried.")
+    flat, at_a_rail = _flat_ends(readings, answers, steps, scan.reaches & ~ignored)
+    if not flat.any():
+        return Finding("range", "passed", "The response goes on up to the bounds.")
+    seen = f"Near the ends of the bounds nothing changes any more ({listed('channel', scan.channels[flat])}): the control is "
+    if not readings.is_noisy and (flat & ~at_a_rail).any():
+        mend = "Narrow 'bounds' to the range that is really sent; never clip silently."
+        return Finding("range", "failed", f"{seen}clipped on the way.", mend)
+    return Finding(
+        "range",
+        "warning",
+        f"{seen}clipped on the way, or the device saturates, or its response is flat there.",
+        "If it is clipped, narrow 'bounds' to the range that is really sent. A square is flat at 0: that is sound.",
+    )
+
+
+def _flat_ends(
+    readings: ReferenceReadings, answers: np.ndarray, steps: np.ndarray, tried: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the channels tried do nothing near an end of their bounds, and which of these perhaps because all outputs that
+    move at all stand at the end of what they ever read; (n_channels,) each."""
+    low_end, middle, high_end = steps.T
+    noise, exact = readings.noise.max(), not readings.is_noisy
     expected = (_NEAR_THE_END / (1 - 2 * _NEAR_THE_END)) ** 2 * middle
     resolution = np.sum((_resolution(readings) / readings.scale) ** 2)
-    flat, at_a_rail = np.zeros(len(whole), bool), np.zeros(len(whole), bool)
+    flat, at_a_rail = np.zeros(len(steps), bool), np.zeros(len(steps), bool)
     everything = np.concatenate([readings.scaled, answers.reshape(-1, answers.shape[2])])
     lowest, highest = everything.min(axis=0), everything.max(axis=0)
-    for end, first in ((low_end, 0), (high_end, 2)):
+    change = np.abs(answers[:, 2] - answers[:, 1])
+    moving = change > 0.05 * change.max(axis=1, keepdims=True)
+    near = 1e-9 if exact else 3 * np.sqrt(noise / max(answers.shape[2], 1))
+    for end, plateau in ((low_end, answers[:, 0]), (high_end, answers[:, 3])):
         is_flat = (
             (end <= _EXACT) & (expected > 9 * resolution) if exact else (end < 6 * noise) & (expected > 40 * noise)
         )
-        plateau = answers[:, first if first == 0 else 3]
-        moving = np.abs(answers[:, 2] - answers[:, 1]) > 0.05 * np.abs(answers[:, 2] - answers[:, 1]).max(
-            axis=1, keepdims=True
-        )
-        near = 1e-9 if exact else 3 * np.sqrt(noise / max(answers.shape[2], 1))
         railed = (plateau <= lowest + near) | (plateau >= highest - near)
-        is_flat &= scan.reaches & ~ignored
+        is_flat &= tried
         flat |= is_flat
         at_a_rail |= is_flat & (railed | ~moving).all(axis=1)
-    if not flat.any():
-        return [*findings, Finding("range", "passed", "The response goes on up to the bounds.")]
-    sure = exact and (flat & ~at_a_rail).any()
-    findings.append(
-        Finding(
-            "range",
-            "failed" if sure else "warning",
-            f"Near the ends of the bounds nothing changes any more ({listed('channel', scan.channels[flat])}): the control is "
-            + (
-                "clipped on the way."
-                if sure
-                else "clipped on the way, or the device saturates, or its response is flat there."
-            ),
-            "Narrow 'bounds' to the range that is really sent; never clip silently."
-            if sure
-            else "If it is clipped, narrow 'bounds' to the range that is really sent. A square is flat at 0: that is sound.",
-        )
-    )
-    return findings
+    return flat, at_a_rail
 
 
 def check_integers(readings: ReferenceReadings, outputs: np.ndarray, dtypes: set[np.dtype]) -> Finding:

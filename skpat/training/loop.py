@@ -15,7 +15,7 @@ from skpat.network.layers import OutputStatistics
 from skpat.training.trainer import Data, Trainer
 from skpat.user_warning import warn_user
 
-__all__ = ["History", "Watch", "train"]
+__all__ = ["Checks", "History", "Watch", "train"]
 
 
 @dataclass
@@ -38,6 +38,25 @@ class Watch(Protocol):
         """An epoch has ended; True ends the run."""
 
 
+@dataclass(frozen=True)
+class Checks:
+    """What a run measures besides its epochs.
+
+    Parameters
+    ----------
+    run : callable
+        ``run()`` makes one check.
+    at : tuple of float
+        Parts of the run: before the first epoch that begins at or after each; for 1 at its end.
+    shots_each : int
+        What one takes of the session's budget.
+    """
+
+    run: Callable[[], None]
+    at: tuple[float, ...]
+    shots_each: int
+
+
 def train(
     trainer: Trainer,
     data: Data,
@@ -47,9 +66,7 @@ def train(
     note: Callable[[int, History], None] | None = None,
     watch: Watch | None = None,
     shots_per_epoch: int = 0,
-    check: Callable[[], None] | None = None,
-    check_at: tuple[float, ...] = (),
-    shots_per_check: int = 0,
+    checks: Checks | None = None,
     begin_at: float = 0.0,
 ) -> tuple[dict[str, np.ndarray], History]:
     """Train for at most ``max_iter`` epochs. Ctrl-C ends it, and so does the session's budget, with the best weights so far.
@@ -67,10 +84,8 @@ def train(
         Called before and after each epoch; ends the run if it says so. Shots that it takes are allowed for as they come.
     shots_per_epoch : int, default=0
         What an epoch takes of the session's budget: where that will end the run, the step size falls in time.
-    check : callable, default=None
-        Called before the first epoch that begins at or after each part ``check_at`` of the run, and at its end for 1.
-    shots_per_check : int, default=0
-        What it takes of the session's budget, which ends the run so much earlier.
+    checks : Checks, default=None
+        What is measured besides. The session's budget ends the run so much earlier.
     begin_at : float, default=0.0
         How far the step size has fallen already when the run begins, as a part of its way.
 
@@ -86,8 +101,8 @@ def train(
     """
     settings = trainer.settings
     best, history = _Best(trainer), History()
-    checks = _Checks(trainer, check, check_at, shots_per_check)
-    horizon = _Horizon(trainer, checks, shots_per_epoch)
+    pending = _PendingChecks(trainer, checks)
+    horizon = _Horizon(trainer, pending, shots_per_epoch)
     patience = _Patience(settings.n_iter_no_change, settings.tol)
 
     def score_or_loss() -> float:
@@ -96,7 +111,7 @@ def train(
 
     try:
         for epoch in range(settings.max_iter):
-            checks.run_due(epoch / horizon.n_epochs)
+            pending.run_due(epoch / horizon.n_epochs)
             if watch is not None:
                 with horizon.watching():
                     watch.begin_epoch(history, best.weights)
@@ -116,10 +131,10 @@ def train(
             horizon.look_again(epoch + 1)
             if patience.is_over(score_or_loss()):
                 break
-        checks.run_last()
+        pending.run_last()
     except ShotBudgetError:
         n_done = _record_broken_epoch(history, trainer)
-        _end_of_budget(history, trainer, checks, n_done, validated=validate is not None)
+        _end_of_budget(history, trainer, pending, n_done, validated=validate is not None)
     except KeyboardInterrupt:
         n_done = _record_broken_epoch(history, trainer)
         history.interrupted = True
@@ -162,13 +177,14 @@ class _Best:
         return self.weights()
 
 
-class _Checks:
-    """The checks of a run, and the shots that are kept back for them."""
+class _PendingChecks:
+    """The checks of a run that are still to come, and the shots that are kept back for them."""
 
-    def __init__(self, trainer: Trainer, check: Callable[[], None] | None, at: tuple[float, ...], shots_each: int):
-        self._session, self._check, self._shots_each = trainer.session, check, shots_each
-        self._at = sorted(at) if check is not None else []
-        self._session.kept_back = shots_each if self._at and self._at[-1] >= 1 else 0
+    def __init__(self, trainer: Trainer, checks: Checks | None):
+        self._session, self._run = trainer.session, None if checks is None else checks.run
+        self._at = [] if checks is None else sorted(checks.at)
+        self._shots_each = 0 if checks is None else checks.shots_each
+        self._session.kept_back = self._shots_each if self._at and self._at[-1] >= 1 else 0
 
     @property
     def shots_left(self) -> float:
@@ -178,22 +194,22 @@ class _Checks:
 
     def run_due(self, part: float) -> None:
         """Those that are due when this part of the run is over."""
-        while self._check is not None and self._at and self._at[0] < 1 and self._at[0] <= part:
+        while self._run is not None and self._at and self._at[0] < 1 and self._at[0] <= part:
             self._at.pop(0)
-            self._check()
+            self._run()
 
     def run_last(self) -> None:
         """The one at the end; also where the run has ended before those within it."""
         self._session.kept_back = 0
-        if self._check is not None and self._at:
+        if self._run is not None and self._at:
             self._at.clear()
-            self._check()
+            self._run()
 
 
 class _Horizon:
     """How many epochs the run will have, as far as that can be known; along them the step size falls."""
 
-    def __init__(self, trainer: Trainer, checks: _Checks, shots_per_epoch: int):
+    def __init__(self, trainer: Trainer, checks: _PendingChecks, shots_per_epoch: int):
         self._ledger, self._checks = trainer.session.ledger, checks
         self._most, self._shots_per_epoch, self._n_watched = trainer.settings.max_iter, shots_per_epoch, 0
         self.n_epochs = float(self._most)
@@ -239,7 +255,7 @@ def _record_broken_epoch(history: History, trainer: Trainer) -> int:
     return n_done
 
 
-def _end_of_budget(history: History, trainer: Trainer, checks: _Checks, n_done: int, validated: bool) -> None:
+def _end_of_budget(history: History, trainer: Trainer, checks: _PendingChecks, n_done: int, validated: bool) -> None:
     """What is still to be done, and to be said, when ``max_shots`` has ended a run."""
     if not n_done and np.isnan(trainer.loss_so_far):
         warn_user(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skpat.exceptions import ShotBudgetError
-from skpat.training.loop import train
+from skpat.training.loop import Checks, train
 
 
 class Ledger:
@@ -93,7 +93,7 @@ def test_an_epoch_that_is_cut_short_is_on_record_once_if_it_made_a_step(
     error: BaseException, n_steps: int, losses: list[float]
 ) -> None:
     trainer = Counting(stop=(error, n_steps))
-    kept, history = run(trainer, check=lambda: None, check_at=(1.0,), shots_per_check=10)
+    kept, history = run(trainer, checks=Checks(lambda: None, (1.0,), 10))
     assert kept == n_steps
     np.testing.assert_array_equal(history.loss_curve, losses)
     assert len(history.shots_curve) == len(losses)
@@ -102,15 +102,17 @@ def test_an_epoch_that_is_cut_short_is_on_record_once_if_it_made_a_step(
 
 
 @CTRL_C
-@pytest.mark.parametrize("where", ["validate", "note", "begin_epoch", "end_epoch", "check"])
+@pytest.mark.parametrize("where", ["validate", "note", "begin_epoch", "end_epoch", "checks"])
 def test_ctrl_c_beside_the_steps_puts_no_epoch_on_record_twice(where: str) -> None:
     stop = raising(KeyboardInterrupt())
     watch = SimpleNamespace(begin_epoch=lambda *args: None, end_epoch=lambda *args: False)
     params: dict[str, Any] = {"watch": watch}
     if where in ("begin_epoch", "end_epoch"):
         setattr(watch, where, lambda history, weights: stop() if len(history.loss_curve) == 1 else False)
+    elif where == "checks":
+        params["checks"] = Checks(stop, (0.25,), 0)
     else:
-        params |= {where: stop, "check_at": (0.25,)}
+        params[where] = stop
     kept, history = run(Counting(), **params)
     assert kept == 2
     assert history.loss_curve == [98.0]
@@ -139,7 +141,7 @@ def test_whoever_looks_on_makes_no_run_longer_than_its_epochs(max_shots: float) 
 
 def test_a_budget_that_does_not_reach_for_the_checks_is_one_epoch_long() -> None:
     trainer = Counting(max_shots=20)
-    run(trainer, check=lambda: None, check_at=(0.0, 0.5, 1.0), shots_per_check=8, shots_per_epoch=8)
+    run(trainer, checks=Checks(lambda: None, (0.0, 0.5, 1.0), 8), shots_per_epoch=8)
     assert trainer.progress[0] == (0.0, 1.0)
 
 
@@ -181,7 +183,7 @@ def test_checks_are_made_when_they_are_due_and_what_the_last_one_takes_is_kept(
         trainer.session.spend(5)
         seen.append(trainer.weight)
 
-    run(trainer, check=check, check_at=(1.0, 0.0, 0.5), shots_per_check=5, shots_per_epoch=8)
+    run(trainer, checks=Checks(check, (1.0, 0.0, 0.5), 5), shots_per_epoch=8)
     assert seen == checked_at
 
 
@@ -192,7 +194,7 @@ def test_a_last_check_that_finds_no_shots_is_not_made_again() -> None:
         n_checks.append(1)
         raise ShotBudgetError("repeats have taken them", max_shots=1)
 
-    kept, _ = run(Counting(), check=check, check_at=(1.0,), shots_per_check=5)
+    kept, _ = run(Counting(), checks=Checks(check, (1.0,), 5))
     assert (kept, len(n_checks)) == (8, 1)
 
 
