@@ -16,10 +16,11 @@ from skpat.devices.specification import check_device_specification, device_name,
 from skpat.exceptions import DeviceConnectionError, DeviceOutputError, ShotBudgetError
 from skpat.inspection.device_report import DeviceReport
 from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
+from skpat.inspection.repeats import count_stale
 from skpat.inspection.response_statistics import Readings, silent_units, summarize
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
-from skpat.row_keys import splitmix64
+from skpat.row_keys import hash_rows, splitmix64
 from skpat.seeding import LARGEST_SEED
 from skpat.value_checks import is_int
 
@@ -290,6 +291,8 @@ class _Bench:
         n_outputs = int(self.device.n_outputs)
         probe_outputs, at = np.empty((2 * self.n_probes, n_outputs)), np.empty(2 * self.n_probes, dtype=int)
         reference_outputs, pair_outputs = [], []
+        keys: list[np.ndarray] = []
+        sent: list[np.ndarray] = []
         before = np.full(2 * self.n_probes, -1)
         self.unfiltered.rows_to_come = self.n_rounds * len(twice) + len(order) + 2 * len(self.moved)
         for number in range(self.n_rounds):
@@ -297,7 +300,10 @@ class _Bench:
             interleaved = np.stack([bases[of_pairs], partners[of_pairs]], axis=1).reshape(-1, self.n_units)
             first, others = np.split(of_probes, [number * (number + 1) // 2 % 11])  # a hum meets others
             block = [probes[first % self.n_probes], references[twice], probes[others % self.n_probes], interleaved]
-            outputs = self.measure(np.concatenate(block))
+            rows = np.concatenate(block)
+            outputs = self.measure(rows)
+            keys.append(hash_rows(outputs))
+            sent.append(hash_rows(rows))
             parts = np.split(outputs, np.cumsum([len(part) for part in block[:-1]]))
             reference_outputs.append(parts[1].reshape(self.n_references, 2, n_outputs))
             probe_outputs[of_probes], at[of_probes] = np.concatenate([parts[0], parts[2]]), number
@@ -313,6 +319,7 @@ class _Bench:
             before=before.reshape(2, -1),
             moved=self.moved,
             pairs=np.concatenate(pair_outputs),
+            n_stale=count_stale(np.concatenate(keys), np.diff(np.concatenate(sent)) != 0),
         )
         readings.silent_groups, readings.untested = self._test_groups(readings)
         return readings

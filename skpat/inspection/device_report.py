@@ -91,6 +91,8 @@ class DeviceReport:
         they are dead.
     still_channels : ndarray of int
         Slow channels, which stood still: nothing is known of them, and their ``sensitivity`` is NaN.
+    n_stale : int
+        Rows that were answered with the answer of the row before, to the last bit, though the setting was another.
     """
 
     device: str
@@ -124,6 +126,7 @@ class DeviceReport:
     untested_channels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
     nonlinear_error: float = 0.0
     still_channels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    n_stale: int = 0
 
     @property
     def saturation(self) -> float:
@@ -219,6 +222,11 @@ class DeviceReport:
         if abs(self.memory) > 0 and self.verdict != "drifting":
             moves = f"The row before moves an answer by {self.memory:.1%} of the step between"
             remarks.append(f"{moves}: allow more time to settle.")
+        if self.n_stale:
+            remarks.append(
+                f"{self.n_stale:,} rows were answered with the answer of the row before, to the last bit, and count as noise: "
+                "wait for a new reading."
+            )
         if self.n_significant == 1 and self.n_outputs > 1:
             remarks.append("All outputs say the same: the response has one direction.")
         return tuple(remarks)

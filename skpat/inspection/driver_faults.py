@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from skpat.inspection.repeats import Settling, share_of_signal
+from skpat.inspection.repeats import Settling, count_stale, share_of_signal
+from skpat.row_keys import hash_rows
 
 __all__ = [
     "AGAIN",
@@ -297,28 +298,18 @@ def _misfit(design: np.ndarray, outputs: np.ndarray) -> tuple[float, np.ndarray]
 
 
 def stale_fault(readings: ReferenceReadings) -> Verdict:
-    """Whether rows were answered with the answer of the row before, to the last bit, though the device is noisy.
-
-    What is coarse may give two settings the same answer by chance. It then does so for rows that do not follow each other, too:
-    there are far more pairs of these. Without any, two pairs of neighbours are no chance; nor is a single one, where none of
-    several outputs has ever read the same twice.
-    """
+    """Whether rows were answered with the answer of the row before: :func:`~skpat.inspection.repeats.count_stale`. A single one
+    is no chance either, where none of several outputs has ever read the same twice."""
     outputs, setting = readings.record.outputs[:, readings.live], readings.record.setting
-    if not readings.is_noisy or not outputs.shape[1]:
-        return Verdict(False)
-    _, group = np.unique(outputs, axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    repeats = (np.diff(group) == 0) & (np.diff(setting) != 0)
-    own = np.concatenate([[True], np.diff(group) != 0])  # the first of each run of equal answers
-    by_chance = len(np.unique(group[own])) < own.sum()
-    n_repeats = int(repeats.sum())
-    several = outputs.shape[1] >= _SEVERAL_OUTPUTS
-    never_twice = several and all(len(np.unique(values)) == own.sum() for values in outputs[own].T)
-    if by_chance or n_repeats < (1 if never_twice else 2):
+    keys, another = hash_rows(outputs), np.diff(setting) != 0
+    first = outputs[np.concatenate([[True], keys[1:] != keys[:-1]])]
+    never_twice = all(len(np.unique(values)) == len(values) for values in first.T)
+    n_stale = count_stale(keys, another, 1 if never_twice and outputs.shape[1] >= _SEVERAL_OUTPUTS else 2)
+    if not n_stale:
         return Verdict(False)
     return Verdict(
         True,
-        f"{n_repeats} of {len(repeats)} rows were answered with the answer of the row before, to the last bit.",
+        f"{n_stale} of {len(setting)} rows were answered with the answer of the row before, to the last bit.",
         "An old reading was taken for a new one, a frame that came twice, say. Wait for the new one, or compare its number or "
         "time with the last one's, and raise a TimeoutError where it has not moved.",
     )

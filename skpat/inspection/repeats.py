@@ -11,7 +11,7 @@ from scipy.stats import f as f_distribution
 from skpat.controls import ControlBatch
 from skpat.row_keys import splitmix64
 
-__all__ = ["Settling", "measured_settling", "settling", "share_of_signal", "trace_and_squares"]
+__all__ = ["Settling", "count_stale", "measured_settling", "settling", "share_of_signal", "trace_and_squares"]
 
 _ROWS_BEFORE = (1, 2, 4)  # a round in which every setting is measured twice in a row
 
@@ -157,3 +157,29 @@ def trace_and_squares(noise: np.ndarray, n_free: int) -> tuple[float, float]:
     product = noise.T @ noise if k <= n else noise @ noise.T  # one norm, one trace
     trace = float(np.trace(product))
     return trace, max(float(np.square(product).sum()) - trace**2 / n_free, trace**2 / k)
+
+
+def count_stale(keys: np.ndarray, another: np.ndarray, least: int = 2) -> int:
+    """Rows that were answered with the answer of the row before, to the last bit, though the setting was another.
+
+    Without noise, or where readings are coarse, settings may share an answer honestly. They then do so in rows that do not
+    follow each other, too: there are far more pairs of these. Without any such pair, two pairs of neighbours are no chance.
+
+    Parameters
+    ----------
+    keys : ndarray of uint64, shape (n_rows,)
+        A hash of each row's answer, in the order in which they were measured.
+    another : ndarray of bool, shape (n_rows - 1,)
+        Whether a row has another setting than the one before.
+    least : int, default=2
+        Fewer are taken for chance.
+
+    Returns
+    -------
+    int
+        0 where chance may have made them.
+    """
+    new = keys[1:] != keys[:-1]
+    runs = keys[np.concatenate([[True], new])]
+    n_stale = int((~new & another).sum())
+    return n_stale if n_stale >= least and len(np.unique(runs)) == len(runs) else 0

@@ -44,6 +44,8 @@ class Readings:
         Units that, moved together, had no effect.
     untested : ndarray of int
         Units without an effect so far, for whose test the shots did not do.
+    n_stale : int
+        Rows that were answered with the answer of the row before.
     """
 
     references: np.ndarray
@@ -56,6 +58,7 @@ class Readings:
     pairs: np.ndarray
     silent_groups: list[np.ndarray] = field(default_factory=list)
     untested: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    n_stale: int = 0
 
     @cached_property
     def scale(self) -> np.ndarray:
@@ -361,6 +364,7 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
         restrictions=tuple(about["restrictions"]),
         still_channels=np.asarray(about.get("still", ()), dtype=int),
         grouped=grouped,
+        n_stale=readings.n_stale,
     )
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from skpat.inspection.repeats import measured_settling, settling
+from skpat import characterize
+from skpat.inspection.repeats import count_stale, measured_settling, settling
+from tests.inspection.drivers import ComesTwice
 
 N_OUTPUTS = 20
 AT_FIRST = 1e-2  # what chance may do in three rounds, before a second look
@@ -126,3 +130,29 @@ def test_a_hum_is_not_taken_for_what_is_carried(period: int) -> None:
         return SETTLED[np.asarray(batch).astype(int)[:, 0]] + 0.2 * hum
 
     assert measured_settling(measure, np.arange(6.0)[:, None]).share == 0
+
+
+# ---- readings that come twice ----
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=12), st.integers(1, 3))
+def test_stale_rows_are_repeats_of_neighbours_and_of_nobody_else(runs: list[int], least: int) -> None:
+    lengths = [1 + run % 3 for run in range(len(runs))]
+    keys = np.repeat(np.array(runs, dtype=np.uint64), lengths)
+    found = count_stale(keys, np.ones(len(keys) - 1, dtype=bool), least)
+    merged = [key for i, key in enumerate(runs) if not i or key != runs[i - 1]]
+    n = len(keys) - len(merged)
+    assert found == (n if n >= least and len(set(merged)) == len(merged) else 0)
+    assert (
+        count_stale(keys, np.zeros(len(keys) - 1, dtype=bool), least) == 0
+    )  # the same setting may well be answered alike
+
+
+@pytest.mark.parametrize("share", [0.0, 0.03])
+@pytest.mark.parametrize(("noise", "step"), [(0.05, 0.0), (0.05, 0.02), (0.0, 0.0), (0.0, 0.5)])
+def test_a_report_counts_readings_that_come_twice(share: float, noise: float, step: float) -> None:
+    device = ComesTwice(noise, 1, share, step)
+    report = characterize(device, n_shots=400, random_state=1)
+    told = [remark for remark in report.remarks if "to the last bit" in remark]
+    assert bool(report.n_stale) == bool(told) == bool(share and noise)
+    assert report.n_stale == report.to_dict()["n_stale"] <= 3 * 0.03 * 400
