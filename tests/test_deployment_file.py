@@ -449,7 +449,7 @@ def test_a_forged_file_is_refused_by_one_named_error(name: str, path: Path) -> N
         (change("multilabel", to=True), "'multilabel' of a regressor must be false"),
         (change("target_ndim", to=1), "'target_ndim' must be 2 for several targets"),
         (put("targets/mean", np.zeros(3)), "'targets/mean' must be 2 numbers"),
-        (put("targets/scale", np.zeros(2)), "'targets/scale' must be above 0"),
+        (put("targets/scale", -np.ones(2)), "'targets/scale' must not be below 0"),
     ],
 )
 def test_a_forged_file_of_a_regressor_is_refused(forge: Callable[[Path], Any], message: str, path: Path) -> None:

@@ -156,8 +156,6 @@ def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outpu
     """
     if not callable(function):
         raise TypeError(f"'function' must be callable as function(controls). Got {function!r}.")
-    if np.ndim(bounds) == 1 and np.size(bounds) == 2 and isinstance(n_controls, (int, np.integer)):
-        bounds = [tuple(bounds)] * n_controls
     about.setdefault("name", getattr(function, "__name__", None))
     device = FunctionDevice(function, n_controls=n_controls, n_outputs=n_outputs, bounds=bounds, **about)
     check_device_specification(device)

@@ -40,7 +40,7 @@ from skpat.estimators.specification import (
     refuse_changes,
     specify,
 )
-from skpat.estimators.validation import Validated, dense
+from skpat.estimators.validation import Validated, dense, warn_of_other_scales
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.journal import Journal, JournalRun
 from skpat.lab.ledger import Ledger
@@ -257,7 +257,11 @@ class PhysicalNetwork(
             self._gradient: Any = copy.deepcopy(self._gradient)
         else:
             self._begin(made, network, rng, data.X, data.sample_weight)
+        if go_on:
+            self._scale_what_was_constant(data)
         data = self._ready(data, set_scale=not go_on)
+        if go_on:
+            warn_of_other_scales(data.X, self.weights_, data.targets)
         held_out = None if held_out is None else self._ready(held_out, set_scale=False)
 
         with (
@@ -535,6 +539,9 @@ class PhysicalNetwork(
     def _reweight(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         return sample_weight
 
+    def _scale_what_was_constant(self, data: Any) -> None:
+        """Targets that were constant until now have no scale; a fit that goes on may bring one."""
+
     def _strata(self, targets: np.ndarray) -> np.ndarray | None:
         return None
 
@@ -566,5 +573,5 @@ def _penalty(weights: dict[str, np.ndarray], alpha: float, sample_weight: np.nda
 
 def _shape(X: Any, estimator: Any) -> tuple[int, int]:
     """Rows and features of data that a fit would take."""
-    n_rows, n_features = check_array(X, accept_sparse="csr", dtype=_FLOATS, estimator=estimator).shape
+    n_rows, n_features = check_array(X, accept_sparse="csr", dtype=_FLOATS, estimator=estimator, input_name="X").shape
     return n_rows, n_features

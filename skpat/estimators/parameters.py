@@ -52,7 +52,8 @@ max_shots : int or None, default=None
     weights so far, and its step size falls in time. The resource of
     :class:`~sklearn.model_selection.HalvingGridSearchCV`. None: no limit but ``max_iter``.
 batch_size : int or "auto", default="auto"
-    Rows per step. "auto": all up to 64 rows, else 32.
+    Rows per step. "auto": all up to 64 rows, else 32. Larger batches take fewer steps, and less of the computer's time, for
+    each epoch: with a fast device and many rows try 256 or more.
 max_iter : int, default=30
     Most passes over the data. The step size falls over them along half a cosine, to a hundredth.
 learning_rate_init : float, default=0.01

@@ -34,7 +34,8 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
 
     Notes
     -----
-    The loss is the squared error of standardised targets. {notes}
+    The loss is half the squared error of the standardised targets, summed over them. A constant target is predicted as it is.
+    {notes}
 
     References
     ----------
@@ -154,7 +155,10 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         return self._fit(X, y, sample_weight, X_val, y_val)
 
     def partial_fit(self, X, y, sample_weight=None):
-        """Go through the given rows once. The first call also calibrates, and sets the targets' scale.
+        """Go through the given rows once. The first call also calibrates, and sets the scales of features and targets.
+
+        A target that has been constant so far gets its scale from the first rows in which it changes. Rows that lie far beyond
+        the scales of the first call are warned of.
 
         Parameters
         ----------
@@ -200,7 +204,18 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
     def _prepare_targets(self, targets: np.ndarray, sample_weight: np.ndarray | None, dtype: Any) -> np.ndarray:
         if sample_weight is not None:
             self._target_mean, self._target_scale = weighted_mean_and_scale(targets, sample_weight.astype(np.float64))
-        return ((targets - self._target_mean) / self._target_scale).astype(dtype)
+        unit = np.where(self._target_scale > 0, self._target_scale, 1.0)  # a constant target is predicted as it is
+        return ((targets - self._target_mean) / unit).astype(dtype)
+
+    def _scale_what_was_constant(self, data: Any) -> None:
+        constant = self._target_scale == 0
+        if not constant.any():
+            return
+        mean, scale = weighted_mean_and_scale(data.targets, data.sample_weight.astype(np.float64))
+        step = np.abs(mean - self._target_mean)
+        step = np.where(step > 1e-12 * np.abs(mean), step, 0.0)  # to another constant
+        self._target_mean = np.where(constant & (scale > 0), mean, self._target_mean)
+        self._target_scale = np.where(constant, np.where(scale > 0, scale, step), self._target_scale)
 
     def _count_scores(self) -> int:
         return self.n_targets_
@@ -211,6 +226,7 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         return squared_error
 
     def _score_targets(self, scores: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray) -> float:
+        scores = np.where(self._target_scale > 0, scores, 0.0)  # as in a prediction
         return float(r2_score(targets, scores, sample_weight=sample_weight))
 
     def __sklearn_tags__(self) -> Any:

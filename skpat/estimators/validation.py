@@ -10,8 +10,11 @@ from sklearn.utils.validation import validate_data
 from skpat.lab.session import Session
 from skpat.network.forward import forward
 from skpat.row_keys import hash_rows
+from skpat.user_warning import warn_user
 
-__all__ = ["Validated", "dense"]
+__all__ = ["Validated", "dense", "warn_of_other_scales"]
+
+_FAR_BEYOND = 30.0  # scales
 
 
 class Validated:
@@ -88,3 +91,28 @@ class Validated:
 def dense(X: Any) -> np.ndarray:
     """Rows as an array whose rows lie one after the other."""
     return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)
+
+
+def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets: np.ndarray) -> None:
+    """Warn where a fit that goes on is given rows far beyond the scales of its first call, which stay.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_features)
+    weights : dict of str to ndarray
+        With ``encoder.mean`` and ``encoder.scale``.
+    targets : ndarray of shape (n_rows,) or (n_rows, n_targets)
+        On the scale of the scores, where they are numbers; classes are no concern.
+    """
+    features = np.median(np.abs(X - weights["encoder.mean"]) / weights["encoder.scale"], axis=0)
+    found = [("features of X", "feature", features)]
+    if targets.ndim == 2:
+        found.append(("targets", "target", np.median(np.abs(targets), axis=0)))
+    for what, one, distance in found:
+        if (furthest := distance.max(initial=0.0)) > _FAR_BEYOND:
+            warn_user(
+                f"The {what} must stay on the scale of the first rows that were fitted, which a fit that goes on keeps. Got "
+                f"{one} {int(distance.argmax())} at {furthest:.3g} times that scale, by its median. Little will be learned of "
+                "it: fit anew to rows of the whole range, or scale the data by what is known of it before the first call.",
+            )
+            return

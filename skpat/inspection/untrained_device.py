@@ -208,7 +208,7 @@ def _readout(network: Any, answers: np.ndarray, y: Any) -> tuple[np.ndarray, np.
     else:
         targets = np.asarray(y, dtype=np.float64).reshape(len(answers), -1)
         model = make_pipeline(StandardScaler(), Ridge()).fit(
-            answers, (targets - network._target_mean) / network._target_scale
+            answers, network._prepare_targets(targets, None, np.float64)
         )
         coef, intercept = np.atleast_2d(model[-1].coef_), model[-1].intercept_
     coef = coef / model[0].scale_

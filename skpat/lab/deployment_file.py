@@ -124,7 +124,7 @@ def _targets(ndim: Any, groups: dict[str, dict[str, np.ndarray]], n_targets: int
         _check(
             array.shape == (n_targets,) and array.dtype == np.float64, f"'targets/{name}' must be {n_targets} numbers"
         )
-    _check(bool((targets["scale"] > 0).all()), "'targets/scale' must be above 0")
+    _check(bool((targets["scale"] >= 0).all()), "'targets/scale' must not be below 0")
     return {"target_mean": targets["mean"], "target_scale": targets["scale"], "target_ndim": ndim}
 
 

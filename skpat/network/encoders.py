@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 Weights = dict[str, Any]
-_FEWEST_ROUNDED = 16  # the mean of fewer rows is taken to have the rounding error of so many
+_ROUNDING = 16 * np.finfo(np.float64).eps  # of the largest number of a column: what varies less is constant
 
 
 def route(n_slots: int, n_sources: int) -> np.ndarray:
@@ -39,15 +39,17 @@ def route(n_slots: int, n_sources: int) -> np.ndarray:
 
 
 def weighted_mean_and_scale(X: np.ndarray, sample_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column, whatever its unit; a column that is constant but for rounding has scale 1."""
+    """Mean and standard deviation of each column, whatever its unit; a column that is constant but for rounding has scale 0."""
     total = sample_weight.sum()
-    exponent = np.frexp(np.abs(X).max(axis=0))[1]  # scaling by powers of two is exact; squares then stay finite
+    low, high = X.min(axis=0), X.max(axis=0)
+    largest = np.maximum(-low, high)
+    exponent = np.frexp(largest)[1]  # scaling by powers of two is exact; squares then stay finite
+    constant = high / 2 - low / 2 <= _ROUNDING / 2 * largest
     X = np.ldexp(X, -exponent)
     mean = sample_weight @ X / total
     variance = sample_weight @ np.square(X - mean) / total
-    rounding = max(len(X), _FEWEST_ROUNDED) * np.finfo(np.float64).eps
-    constant = variance <= (rounding * np.maximum(np.abs(mean), 1e-30)) ** 2
-    return np.ldexp(mean, exponent), np.where(constant, 1.0, np.ldexp(np.sqrt(variance), exponent))
+    mean = np.where(constant, low / 2 + high / 2, np.ldexp(mean, exponent))  # exactly what it is, if it is constant
+    return mean, np.where(constant, 0.0, np.ldexp(np.sqrt(variance), exponent))
 
 
 class LinearEncoder:
@@ -64,7 +66,7 @@ class LinearEncoder:
         coef = rng.standard_normal((self.n_features, self.n_slots)) / np.sqrt(self.n_features)
         return {
             "encoder.mean": mean,
-            "encoder.scale": scale,
+            "encoder.scale": np.where(scale > 0, scale, 1.0),
             "encoder.coef": coef,
             "encoder.intercept": np.zeros(self.n_slots),
         }

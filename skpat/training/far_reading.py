@@ -34,7 +34,20 @@ def far_reading(outputs: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> tu
     distance = np.abs(outputs - mean) / np.maximum(spread, common)
     row, output = (int(i) for i in np.unravel_index(np.argmax(distance), distance.shape))
     found = float(distance[row, output])
-    return (row, output, found) if found > _FAR else None
+    if found <= _FAR or _has_company(outputs[:, output], row, max(float(spread[output]), common)):
+        return None
+    return row, output, found
+
+
+def _has_company(values: np.ndarray, row: int, spread: float) -> bool:
+    """Whether the other readings of the call are as far away, or far apart themselves: then the device is elsewhere now, or had
+    been given one setting only before."""
+    others = np.delete(values, row)
+    if not len(others):
+        return False
+    middle = np.median(others)
+    apart = float(np.median(np.abs(others - middle)))  # whatever a few of them are
+    return bool(np.abs(values[row] - middle) <= _FAR * max(spread, apart))
 
 
 def usual(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -46,7 +46,7 @@ def cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def squared_error(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Half the squared error, averaged over targets.
+    """Half the squared error.
 
     Parameters
     ----------
@@ -55,6 +55,7 @@ def squared_error(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     tensor of shape (n_rows,)
+        Sum over the targets.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def squared_error(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         If the shapes differ.
     """
     _check_one_shape(scores, targets)
-    return 0.5 * (scores - targets).square().mean(dim=1)
+    return 0.5 * (scores - targets).square().sum(dim=1)
 
 
 def weighted_mean(losses: torch.Tensor, sample_weight: torch.Tensor) -> torch.Tensor:

@@ -216,9 +216,12 @@ def test_a_function_gets_the_plain_array() -> None:
         np.testing.assert_array_equal(array, DENSE)
 
 
-def test_bounds_of_all_channels_alike_are_broadcast() -> None:
+def test_bounds_of_all_channels_alike_are_broadcast_and_shown_as_they_were_given() -> None:
     alike = as_device(double, n_controls=3, n_outputs=3, bounds=(-1, 2))
-    np.testing.assert_array_equal(alike.bounds, [[-1, 2]] * 3)
+    np.testing.assert_array_equal(check_device_specification(alike), [[-1, 2]] * 3)
+    assert "bounds=(-1, 2)" in repr(alike)
+    of_two = as_device(double, n_controls=2, n_outputs=2, bounds=(-1, 2))
+    np.testing.assert_array_equal(check_device_specification(of_two), [[-1, 2]] * 2)
     each = as_device(double, n_controls=2, n_outputs=2, bounds=[[0, 1], [2, 3]])  # rows are channels
     np.testing.assert_array_equal(each.bounds, [[0, 1], [2, 3]])
 

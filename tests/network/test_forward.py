@@ -214,7 +214,7 @@ def test_mean_and_scale_follow_the_unit_of_a_feature(exponent: int) -> None:
     mean, scale = weighted_mean_and_scale(X, weight)
     mean_in_unit, scale_in_unit = weighted_mean_and_scale(X * 2.0**exponent, weight)
     np.testing.assert_array_equal(mean_in_unit, mean * 2.0**exponent)
-    np.testing.assert_array_equal(scale_in_unit, [scale[0] * 2.0**exponent, 1.0])  # 1: of a constant
+    np.testing.assert_array_equal(scale_in_unit, [scale[0] * 2.0**exponent, 0.0])  # 0: of a constant
 
 
 @given(st.integers(1, 400), st.floats(1e-3, 1e3), st.integers(0, 2**32 - 1))
@@ -223,7 +223,11 @@ def test_what_rounding_makes_of_a_constant_is_no_feature(n_rows: int, level: flo
     constant = np.full(n_rows, level)
     rounded = np.nextafter(constant, rng.choice([-np.inf, np.inf], n_rows))
     _, scale = weighted_mean_and_scale(np.column_stack([constant, rounded]), rng.uniform(0.1, 3, n_rows))
-    np.testing.assert_array_equal(scale, 1.0)
+    np.testing.assert_array_equal(scale, 0.0)
+    varying = level * (
+        1 + 1e-13 * rng.choice([-1, 1], 400)
+    )  # however many rows there are, and however little it varies
+    assert weighted_mean_and_scale(varying[:, None], np.ones(400))[1] == pytest.approx(varying.std(), rel=1e-2)
 
 
 def test_bins_readout_is_a_mean_of_disjoint_groups() -> None:

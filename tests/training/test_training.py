@@ -228,7 +228,7 @@ def test_losses_match_their_definitions() -> None:
     targets = torch.tensor([0, 2, 1, 1, 0])
     expected = -torch.log_softmax(scores, 1)[torch.arange(5), targets]
     torch.testing.assert_close(cross_entropy(scores, targets), expected)
-    torch.testing.assert_close(squared_error(scores, scores + 2), torch.full((5,), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(squared_error(scores, scores + 2), torch.full((5,), 6.0, dtype=torch.float64))
 
 
 def test_targets_never_broadcast_in_silence() -> None:
