@@ -129,9 +129,9 @@ def test_an_encoder_with_parameters_is_described_by_them(monkeypatch: pytest.Mon
     deployed._network.made_with["encoder"] = Patches([3, 3])
     with pytest.raises(ValueError, match=r"encoder of a network to be saved must be one of \['auto'.*ENCODER_OBJECTS"):
         deployed.save(path)
-    monkeypatch.setitem(description.ENCODER_OBJECTS, "patch", Patches)
+    monkeypatch.setitem(description.ENCODER_OBJECTS, "patches", Patches)
     plain = network_to_dict(deployed._network)["encoder"]
-    assert plain == {"name": "patch", "patch_shape": [3, 3]}
+    assert plain == {"name": "patches", "patch_shape": [3, 3]}
     assert description._encoder_from_plain(plain).patch_shape == [3, 3]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skpat.controls import ControlBatch, ControlSplit
+from skpat.controls import ChannelSplit, ControlBatch, ControlSplit
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification
 
@@ -45,6 +45,8 @@ class IdentityDevice(Device):
     50
     """
 
+    input_index = None  # also of one that was pickled before it had any
+
     def __init__(self, n_controls, n_outputs, bounds, input_index=None):
         self.n_controls = n_controls
         self.n_outputs = n_outputs
@@ -52,36 +54,37 @@ class IdentityDevice(Device):
         self.input_index = input_index
 
     @classmethod
-    def like(cls, device: Any, control_split: ControlSplit | None = None) -> IdentityDevice:
+    def like(cls, device: Any, control_split: ControlSplit | ChannelSplit | str | None = None) -> IdentityDevice:
         """The identity with the channels, outputs and bounds of another device.
 
         Parameters
         ----------
         device : Device
-        control_split : ControlSplit, default=None
-            That of the network: which channels carry data. Without it, a network whose data channels lie together loses most
-            of its data in the averages. A layout "random" needs its ``random_state``.
+        control_split : ControlSplit, ChannelSplit or str, default=None
+            That of the network: which channels carry data. The name of a layout will do, and so will a fitted network's
+            ``control_split_``. Without it, a network whose data channels lie together loses most of its data in the
+            averages. A layout "random" needs its ``random_state``.
         """
         bounds = check_device_specification(device)
         if control_split is None:
             return cls(device.n_controls, device.n_outputs, bounds)
-        if (
-            isinstance(control_split.layout, str)
-            and control_split.layout == "random"
-            and control_split.random_state is None
-        ):
+        if isinstance(control_split, ChannelSplit):
+            return cls(device.n_controls, device.n_outputs, bounds, control_split.input_index)
+        split = ControlSplit(control_split) if isinstance(control_split, str) else control_split
+        if isinstance(split.layout, str) and split.layout == "random" and split.random_state is None:
             raise ValueError(
                 "The 'control_split' of an IdentityDevice must have a random_state where its layout is 'random'. Got None. "
                 "Use ControlSplit('random', random_state=0), in the network too."
             )
-        index = control_split.resolve(device.n_controls).input_index
-        return cls(device.n_controls, device.n_outputs, bounds, index)
+        return cls(device.n_controls, device.n_outputs, bounds, split.resolve(device.n_controls).input_index)
 
     def _mixing(self) -> np.ndarray:
         """The matrix (n_controls, n_outputs): output o averages the controls that its share of the axis covers."""
         if self.input_index is None or self.n_outputs >= self.n_controls:
             return _shares(self.n_controls, self.n_outputs)
-        inputs = np.asarray(self.input_index, dtype=int)
+        inputs = (
+            ControlSplit(self.input_index).resolve(self.n_controls).input_index
+        )  # refuses what is no set of channels
         others = np.setdiff1d(np.arange(self.n_controls), inputs)
         mixing = np.zeros((self.n_controls, self.n_outputs))
         for index in (inputs, others):

@@ -64,7 +64,7 @@ class Calibrated:
                 self.twin_.fit(*shots)
             if self.twin is None:
                 self._correct_equations(data, shots, measure, n_most - len(shots[0]))
-        check_twin(self.twin_, network.bounds.mean(axis=1), network.n_outputs)
+        check_twin(self.twin_, network.bounds, network.n_outputs)
         self.twin_score_ = getattr(self.twin_, "score_", np.nan)  # a twin of the user's own need not know
         if self.verbose:
             print(f"Calibration: {session.ledger.total:,} shots, R² of the twin {self.twin_score_:.3f}", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Plan", "amount"]
+__all__ = ["Plan", "amount", "settling_line"]
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,17 @@ class Plan:
             f"  validation  {self.validation:>12,}",
             "  time        " + amount(self.seconds, "s", "seconds_per_shot"),
             "  energy      " + amount(self.joules, "J", "joules_per_shot"),
-            *self._settling(),
+            *settling_line(self.settling_seconds),
             f"A prediction takes {self.prediction_per_row:,} per row. Nothing has been sent.",
         ]
         return "\n".join(lines)
 
-    def _settling(self) -> list[str]:
-        if not self.settling_seconds:
-            return []
-        return [f"  settling    {self.settling_seconds:>12.4g} s more for each change of what all rows of a call share"]
+
+def settling_line(seconds: float) -> list[str]:
+    """What settling takes besides, as a line of a plan; none where nothing settles."""
+    return (
+        [f"  settling    {seconds:>12.4g} s more for each change of what all rows of a call share"] if seconds else []
+    )
 
 
 def amount(value: float | None, unit: str, attribute: str) -> str:

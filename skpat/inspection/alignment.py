@@ -22,8 +22,8 @@ def gradient_alignment(
 ) -> Alignment:
     """Cosine between the gradient that a network is trained with and what its device really does, layer by layer.
 
-    What counts is the gradient of a batch's mean loss with respect to the weights. A twin may agree row by row and yet be
-    wrong here: errors that all rows share do not average out.
+    What counts is the gradient of a batch's mean loss, weighted by ``class_weight`` as in the training, with respect to the
+    weights. A twin may agree row by row and yet be wrong here: errors that all rows share do not average out.
 
     Parameters
     ----------
@@ -91,6 +91,11 @@ def gradient_alignment(
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
     X = before_network(est, X)
     data = network._labelled_data(X, y)
+    if not len(data):
+        raise ValueError(
+            "'y' of gradient_alignment must have rows of positive weight. Got none: class_weight gives all of them the weight "
+            "0. Nothing was sent. Give rows of other classes, too."
+        )
     with Session(network.device_, n_shots=network.n_shots, ledger=network.ledger_) as session:
         trainer = network._make_trainer(session, len(data))
         return measure_alignment(

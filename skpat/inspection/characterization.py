@@ -16,7 +16,7 @@ from skpat.devices.specification import check_device_specification, device_name,
 from skpat.exceptions import DeviceConnectionError, DeviceOutputError, ShotBudgetError
 from skpat.inspection.device_report import DeviceReport
 from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
-from skpat.inspection.repeats import count_stale
+from skpat.inspection.repeats import count_stale, has_masked
 from skpat.inspection.response_statistics import Readings, silent_units, summarize
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
@@ -319,7 +319,9 @@ class _Bench:
             before=before.reshape(2, -1),
             moved=self.moved,
             pairs=np.concatenate(pair_outputs),
-            n_stale=count_stale(np.concatenate(keys), np.diff(np.concatenate(sent)) != 0),
+            n_stale=0
+            if has_masked(self.device, self.ledger)
+            else count_stale(np.concatenate(keys), np.diff(np.concatenate(sent)) != 0),
         )
         readings.silent_groups, readings.untested = self._test_groups(readings)
         return readings

@@ -12,7 +12,7 @@ from sklearn.utils import _safe_indexing, check_random_state
 from skpat.devices.identity import IdentityDevice
 from skpat.devices.specification import device_name
 from skpat.estimators.base import PhysicalNetwork
-from skpat.estimators.plan import Plan, amount
+from skpat.estimators.plan import Plan, amount, settling_line
 from skpat.estimators.specification import default_device
 from skpat.inspection.baseline_comparison import count_targets, splits_of
 from skpat.inspection.baselines import Baseline, make_baselines, physical_network
@@ -54,6 +54,8 @@ class ComparisonPlan:
         Of those that use the device, the estimator first.
     seconds_per_shot, joules_per_shot : float or None
         What the device states.
+    settling_seconds : float
+        What the device states: see :class:`~skpat.estimators.plan.Plan`.
     """
 
     device: str
@@ -61,6 +63,7 @@ class ComparisonPlan:
     rows: tuple[PlannedRow, ...]
     seconds_per_shot: float | None = None
     joules_per_shot: float | None = None
+    settling_seconds: float = 0.0
 
     @property
     def shots(self) -> int:
@@ -78,7 +81,7 @@ class ComparisonPlan:
         return None if self.joules_per_shot is None else self.shots * self.joules_per_shot
 
     def __str__(self) -> str:
-        width = max(len(row.label) for row in self.rows)
+        width = max((len(row.label) for row in self.rows), default=0)
         return "\n".join(
             [
                 f"A comparison on {self.device} in {self.n_folds} folds takes at most {self.shots:,} shots, repeats after "
@@ -86,6 +89,7 @@ class ComparisonPlan:
                 f"  {'':{width}}  {'fits':>12}  {'predictions':>12}",
                 *(f"  {row.label:{width}}  {row.fits:>12,}  {row.predictions:>12,}" for row in self.rows),
                 "  time        " + amount(self.seconds, "s", "seconds_per_shot"),
+                *settling_line(self.settling_seconds),
                 "  energy      " + amount(self.joules, "J", "joules_per_shot"),
                 "Nothing has been sent.",
             ]
@@ -156,6 +160,7 @@ def plan_comparison(
         rows=tuple(rows),
         seconds_per_shot=getattr(device, "seconds_per_shot", None),
         joules_per_shot=getattr(device, "joules_per_shot", None),
+        settling_seconds=float(getattr(device, "settling_seconds", None) or 0.0),
     )
 
 
@@ -176,10 +181,9 @@ def _uses_device(model: Any) -> bool:
         If there is one elsewhere in it.
     """
     last = model.steps[-1][1] if isinstance(model, Pipeline) else model
-    if isinstance(last, UntrainedDevice):
-        return True
-    if isinstance(last, PhysicalNetwork):
-        return not isinstance(last.device, IdentityDevice)
+    network = last.network if isinstance(last, UntrainedDevice) else last
+    if isinstance(network, PhysicalNetwork):
+        return not isinstance(network.device, IdentityDevice)
     if any(isinstance(value, PhysicalNetwork) for value in model.get_params(deep=True).values()):
         raise TypeError(
             "A plan can count the shots of a network, or of a Pipeline that ends in one. Got one within a "

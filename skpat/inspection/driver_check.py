@@ -23,7 +23,7 @@ from skpat.inspection.findings import DeviceCheck, Finding, listed
 from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
 from skpat.inspection.observed_device import AnotherAnswerError, DriverError, ObservedDevice, WrongAnswerError
 from skpat.inspection.period_scans import check_periods, period_plan
-from skpat.inspection.repeats import measured_settling
+from skpat.inspection.repeats import has_masked, measured_settling
 from skpat.lab.ledger import Ledger
 from skpat.lab.session import Session
 from skpat.row_keys import hash_rows
@@ -275,7 +275,7 @@ class _Check:
         self._report_noise(readings)
         if not readings.live.any():
             return
-        if (stale := driver_faults.stale_fault(readings)).found:
+        if (stale := driver_faults.stale_fault(readings)).found and not has_masked(self.copy, self.ledger):
             self.judge("stale answers", stale, "")
         memory = driver_faults.memory_fault(readings)
         company = driver_faults.Verdict(False) if memory.found else driver_faults.company_fault(readings)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import f as f_distribution
 
 from skpat.controls import ControlBatch
+from skpat.lab.ledger import Ledger
 from skpat.row_keys import splitmix64
 
 __all__ = ["Settling", "count_stale", "measured_settling", "settling", "share_of_signal", "trace_and_squares"]
@@ -163,7 +165,8 @@ def count_stale(keys: np.ndarray, another: np.ndarray, least: int = 2) -> int:
     """Rows that were answered with the answer of the row before, to the last bit, though the setting was another.
 
     Without noise, or where readings are coarse, settings may share an answer honestly. They then do so in rows that do not
-    follow each other, too: there are far more pairs of these. Without any such pair, two pairs of neighbours are no chance.
+    follow each other, too: there are far more pairs of these. Without any such pair, two pairs of neighbours are no chance. If
+    most rows are answered so, it is not old readings: the settings have no effect.
 
     Parameters
     ----------
@@ -182,4 +185,11 @@ def count_stale(keys: np.ndarray, another: np.ndarray, least: int = 2) -> int:
     new = keys[1:] != keys[:-1]
     runs = keys[np.concatenate([[True], new])]
     n_stale = int((~new & another).sum())
-    return n_stale if n_stale >= least and len(np.unique(runs)) == len(runs) else 0
+    is_some = least <= n_stale <= another.sum() / 2
+    return n_stale if is_some and len(np.unique(runs)) == len(runs) else 0
+
+
+def has_masked(device: Any, ledger: Ledger) -> bool:
+    """Whether a session has put means in the place of bad readings: rows of a call then share them, and are no old ones."""
+    is_bad = any(ledger.faults[kind] for kind in ("not_finite", "saturated"))
+    return is_bad and getattr(device, "on_bad_output", None) == "mask"

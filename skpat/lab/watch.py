@@ -165,6 +165,7 @@ class _NothingYetError(JournalError):
 
 def _save(figure: Any, path: Path) -> None:
     """Put a figure in the place of the last one, whole: who is ended in the middle of it has not lost that."""
+    path = path if path.suffix else path.with_suffix(".png")
     unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     try:
         figure.savefig(unfinished, dpi=120)

@@ -16,7 +16,7 @@ from skpat.value_checks import is_int
 
 __all__ = ["ENCODER_OBJECTS", "network_from_dict", "network_to_dict", "weight_shapes"]
 
-ENCODER_OBJECTS: dict[str, Any] = {"patch": PatchEncoder}
+ENCODER_OBJECTS: dict[str, Any] = {"patches": PatchEncoder}
 """Encoders with parameters of their own, by the name that stands in files. The parameters must be plain values."""
 
 _COUNTS = ("n_features", "n_outputs", "n_targets", "n_layers", "n_units")
@@ -110,7 +110,7 @@ def _encoder_to_plain(encoder: Any) -> Any:
         if type(encoder) is kind:
             return {"name": name, **{key: _as_plain(value) for key, value in encoder.get_params(deep=False).items()}}
     raise ValueError(
-        f"The encoder of a network to be saved must be one of {[*{**ENCODERS, **ENCODER_OBJECTS}]}. Got {encoder!r:.80}. "
+        f"The encoder of a network to be saved must be one of {[*ENCODERS]}, or a PatchEncoder. Got {encoder!r:.80}. "
         "Keep the estimator itself, or enter the encoder in skpat.network.description.ENCODER_OBJECTS."
     )
 
@@ -123,7 +123,7 @@ def _encoder_from_plain(plain: Any) -> Any:
             return ENCODER_OBJECTS[plain["name"]](**{name: value for name, value in plain.items() if name != "name"})
         except TypeError as error:
             raise ValueError(f"'encoder' must be described by its parameters. Got {plain!r:.80}") from error
-    raise ValueError(f"'encoder' must be one of {[*{**ENCODERS, **ENCODER_OBJECTS}]}. Got {plain!r:.80}")
+    raise ValueError(f"'encoder' must be one of {[*ENCODERS]}, or a PatchEncoder. Got {plain!r:.80}")
 
 
 def _as_plain(value: Any) -> Any:

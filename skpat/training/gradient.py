@@ -124,7 +124,8 @@ class GradientEstimator(BaseEstimator):
     trains_on_device : bool
         Whether the forward pass of the training runs on the device. If not, validation does not either.
     shots_per_row : int
-        Shots that one row of a batch costs, in each layer and unit; for plans. Known after :meth:`prepare`.
+        Shots that one row of a batch costs, in each layer and unit; known after :meth:`prepare`. Plans and ``max_shots`` go by
+        it, and an epoch that takes more ends the fit.
     final_shots_per_row : int
         Shots that one row costs in :meth:`finish`, in each layer and unit, once in a training.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -56,22 +57,23 @@ def check_gradient(has_gradient: bool, method: Any) -> None:
 
 
 def check_shots(n_asked: int, n_settings: int, method: Any) -> None:
-    """DeviceContractError if a batch of so many settings (rows times device calls) was measured more often than the method says
-    of itself."""
-    if n_asked > method.shots_per_row * n_settings:
+    """DeviceContractError if the batches of an epoch, of so many settings (rows times device calls), were measured more often
+    than the method says of itself."""
+    if n_asked > math.ceil(method.shots_per_row * n_settings):
         raise DeviceContractError(
             f"The shots_per_row of {type(method).__name__} must be how often it measures each row, in each layer and unit. Got "
-            f"{method.shots_per_row}, and {n_asked:,} measurements of {n_settings:,} settings in a batch. plan(X) and "
+            f"{method.shots_per_row}, and {n_asked:,} measurements of {n_settings:,} settings in an epoch. plan(X) and "
             "max_shots go by it: state what it costs."
         )
 
 
-def check_twin(twin: Any, setting: np.ndarray, n_outputs: int) -> None:
-    """DeviceContractError if a fitted twin's module does not turn a legal setting (n_controls,) into a row of outputs."""
-    with torch.no_grad():
-        answer = respond(twin.module_, torch.from_numpy(setting[None, :]))
-    if tuple(answer.shape) != (1, n_outputs):
+def check_twin(twin: Any, bounds: np.ndarray, n_outputs: int) -> None:
+    """DeviceContractError if a fitted twin's module does not turn two settings within the bounds (n_controls, 2) into two rows
+    of outputs."""
+    settings = np.stack([bounds.mean(axis=1), 0.75 * bounds[:, 0] + 0.25 * bounds[:, 1]])
+    shape = tuple(respond(twin.module_, torch.from_numpy(settings)).shape)
+    if shape != (2, n_outputs):
         raise DeviceContractError(
-            f"The module_ of {type(twin).__name__} must turn controls of shape (n_rows, {len(setting)}) into outputs of shape "
-            f"(n_rows, {n_outputs}). Got {tuple(answer.shape)} for one row. Its fit was given outputs of that shape."
+            f"The module_ of {type(twin).__name__} must turn controls of shape (n_rows, {len(bounds)}) into outputs of shape "
+            f"(n_rows, {n_outputs}). Got {shape} for two rows. Its fit was given outputs of that shape."
         )

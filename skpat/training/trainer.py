@@ -132,6 +132,7 @@ class Trainer:
         self.progress = 0.0
         self._told = False  # of a far reading
         self._has_gradient = False  # some weight, in some batch
+        self._n_asked = 0  # rows measured in this epoch
         self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
         self.trainable = [w.requires_grad_() for name, w in self.weights.items() if is_trainable(name)]
         self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
@@ -166,7 +167,7 @@ class Trainer:
         n_batches = -(-len(data) // self.settings.batch_size)
         order = rng.permutation(len(data)) if self.settings.shuffle else np.arange(len(data))
         total = weight = 0.0
-        self.loss_so_far = np.nan
+        self.loss_so_far, self._n_asked = np.nan, 0
         for number, rows in enumerate(np.array_split(order, n_batches)):
             if progress is not None:
                 self.set_step(min(progress[0] + (progress[1] - progress[0]) * number / n_batches, 1.0))
@@ -175,6 +176,7 @@ class Trainer:
             weight += batch_weight
             self.loss_so_far = total / weight
         check_gradient(self._has_gradient, self.gradient)
+        check_shots(self._n_asked, len(data) * self.network.n_calls, self.gradient)
         return self.loss_so_far
 
     def _batch(self, data: Data, rows: np.ndarray) -> float:
@@ -198,11 +200,10 @@ class Trainer:
                 loss = loss + (0.5 * self.settings.alpha / float(total_weight)) * coef.square().sum()
             return loss
 
-        measure, n_asked = self.session.run(data.row_keys[rows], self.purpose), 0
+        measure = self.session.run(data.row_keys[rows], self.purpose)
 
         def counted(batch: ControlBatch, layer: int, unit: int) -> np.ndarray:
-            nonlocal n_asked
-            n_asked += batch.n_rows
+            self._n_asked += batch.n_rows
             return measure(batch, layer, unit)
 
         apparatus = Apparatus(
@@ -225,7 +226,6 @@ class Trainer:
             self._go_on(n_further, lambda: self._further_loss(loss_of, apparatus), start)
         self._update_statistics(measurements, data.sample_weight[rows])
         self.gradient.after_batch(apparatus, measurements)
-        check_shots(n_asked, len(rows) * self.network.n_calls, self.gradient)
         return loss
 
     def _backward(self, loss_and_gradient: Callable[[], torch.Tensor]) -> float:

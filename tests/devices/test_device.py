@@ -16,7 +16,7 @@ from sklearn.utils import estimator_html_repr
 from skpat import ControlBatch, ControlSplit, Device, PhysicalNetworkClassifier, as_device
 from skpat.devices import IdentityDevice, Noisy, SecondHarmonicLaser
 from skpat.devices.specification import check_device_specification, device_name
-from skpat.exceptions import DeviceContractError
+from skpat.exceptions import ControlSplitError, DeviceContractError
 from skpat.lab import Session
 from skpat.twins import NeuralTwin
 
@@ -383,3 +383,25 @@ def test_the_identity_like_another_device() -> None:
 
 def test_the_identity_averages_whole_numbers() -> None:
     np.testing.assert_array_equal(IdentityDevice(2, 1, [[0, 9]] * 2).measure(np.array([[1, 2]])), [[1.5]])
+
+
+@pytest.mark.parametrize("split", ["contiguous", ControlSplit("contiguous"), ControlSplit("contiguous").resolve(6)])
+def test_an_identity_takes_a_split_as_it_comes(split: Any) -> None:
+    device = as_device(lambda c: c[:, :2], n_controls=6, n_outputs=2, bounds=(0, 1))
+    identity = IdentityDevice.like(device, split)
+    np.testing.assert_array_equal(identity.input_index, [0, 1, 2])
+    assert clone(identity).measure(np.eye(6))[0].tolist() == identity.measure(np.eye(6))[0].tolist()
+
+
+@pytest.mark.parametrize("wrong", [[True, True, False, False], [1, 1], [9], [[0, 1], [2, 3]]])
+def test_an_identity_refuses_what_is_no_set_of_channels(wrong: list) -> None:
+    with pytest.raises(ControlSplitError):
+        IdentityDevice(4, 2, [[0, 1]] * 4, np.array(wrong)).measure(np.zeros((1, 4)))
+
+
+def test_an_identity_that_was_pickled_before_it_knew_of_data_is_as_it_was() -> None:
+    old = IdentityDevice(4, 2, [[0, 1]] * 4)
+    del old.__dict__["input_index"]
+    old = pickle.loads(pickle.dumps(old))
+    np.testing.assert_array_equal(old.measure(np.eye(4)), IdentityDevice(4, 2, [[0, 1]] * 4).measure(np.eye(4)))
+    assert "IdentityDevice" in repr(old)

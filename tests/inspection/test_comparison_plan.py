@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, LeaveOneOut, RepeatedStratifiedKFold
 from sklearn.pipeline import make_pipeline
 
-from skpat import Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor
+from skpat import Device, PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.devices import IdentityDevice
 from skpat.inspection import compare_baselines, plan_comparison
 from skpat.inspection.untrained_device import UntrainedDevice
@@ -109,6 +109,22 @@ def test_a_plan_is_printed_as_it_is_read() -> None:
     assert time.split() == ["time", f"{plan.seconds:.4g}", "s"]
     assert energy.endswith("unknown (the device states no joules_per_shot)")
     assert last == "Nothing has been sent."
+
+
+def test_what_has_no_device_takes_no_shots() -> None:
+    X, y = data()
+    plan = plan_comparison(
+        network().set_params(device=IdentityDevice.like(Bank())), X, y, cv=2, baselines=["untrained"]
+    )
+    assert (plan.rows, plan.shots) == ((), 0)
+    assert "at most 0 shots" in str(plan)
+
+
+def test_settling_is_told() -> None:
+    X, y = data()
+    device = as_device(lambda c: c[:, :2], n_controls=8, n_outputs=2, bounds=(0, 1), settling_seconds=0.25)
+    plan = plan_comparison(network().set_params(device=device), X, y, cv=2, baselines=[])
+    assert "0.25 s more for each change" in str(plan)
 
 
 def test_what_cannot_be_counted_is_refused() -> None:

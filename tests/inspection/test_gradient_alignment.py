@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -158,3 +159,15 @@ def test_an_unfitted_network_is_refused() -> None:
     X, y = data()
     with pytest.raises(NotFittedError, match="not fitted"):
         gradient_alignment(PhysicalNetworkClassifier(LASER), X, y)
+
+
+def test_rows_without_weight_are_refused() -> None:
+    X, y = load_iris(return_X_y=True)
+    network = PhysicalNetworkClassifier(
+        LASER, gradient="exact", class_weight={0: 0.0, 1: 1.0, 2: 4.0}, max_iter=1, random_state=0
+    ).fit(X, y)
+    shots = network.ledger_.total
+    with pytest.raises(ValueError, match="must have rows of positive weight"):
+        gradient_alignment(network, X[y == 0], y[y == 0])
+    assert network.ledger_.total == shots
+    assert np.isfinite(gradient_alignment(network, X, y).cosine)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from skpat import characterize
+from skpat import characterize, check_device
 from skpat.inspection.repeats import count_stale, measured_settling, settling
-from tests.inspection.drivers import ComesTwice
+from tests.inspection.drivers import AllDead, AveragesOverBatch, ComesTwice, Driver, TruncatesUnitControls
 
 N_OUTPUTS = 20
 AT_FIRST = 1e-2  # what chance may do in three rounds, before a second look
@@ -135,17 +133,49 @@ def test_a_hum_is_not_taken_for_what_is_carried(period: int) -> None:
 # ---- readings that come twice ----
 
 
-@given(st.lists(st.integers(0, 6), min_size=2, max_size=12), st.integers(1, 3))
-def test_stale_rows_are_repeats_of_neighbours_and_of_nobody_else(runs: list[int], least: int) -> None:
-    lengths = [1 + run % 3 for run in range(len(runs))]
-    keys = np.repeat(np.array(runs, dtype=np.uint64), lengths)
-    found = count_stale(keys, np.ones(len(keys) - 1, dtype=bool), least)
-    merged = [key for i, key in enumerate(runs) if not i or key != runs[i - 1]]
-    n = len(keys) - len(merged)
-    assert found == (n if n >= least and len(set(merged)) == len(merged) else 0)
-    assert (
-        count_stale(keys, np.zeros(len(keys) - 1, dtype=bool), least) == 0
-    )  # the same setting may well be answered alike
+ONE, TWO, THREE, FOUR = range(4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "least", "n_stale"),
+    [
+        ([ONE, TWO, TWO, THREE, FOUR, FOUR, 5, 6], 2, 2),
+        ([ONE, TWO, TWO, THREE, FOUR, 5], 2, 0),  # a single one is chance
+        ([ONE, TWO, TWO, THREE, FOUR, 5], 1, 1),
+        ([ONE, TWO, TWO, THREE, FOUR, FOUR, ONE, 6], 2, 0),  # ONE comes again later: the readings are coarse
+        ([ONE, TWO, TWO, TWO, TWO, THREE, FOUR, 5, 6, 7], 2, 3),  # the same old one for a while
+        ([ONE] * 9, 2, 0),  # nothing has an effect
+        ([ONE] * 4 + [TWO] * 4 + [THREE] * 4, 2, 0),  # an answer for each call
+        ([ONE, TWO, THREE, FOUR], 1, 0),
+    ],
+)
+def test_old_readings_are_repeats_of_neighbours_and_of_nobody_else(keys: list[int], least: int, n_stale: int) -> None:
+    found = np.array(keys, dtype=np.uint64)
+    another = np.ones(len(keys) - 1, dtype=bool)
+    assert count_stale(found, another, least) == n_stale
+    assert count_stale(found, ~another, least) == 0  # the same setting may well be answered alike
+
+
+@pytest.mark.parametrize("device", [AllDead(), AveragesOverBatch(), AveragesOverBatch(0.05), TruncatesUnitControls()])
+def test_settings_without_an_effect_are_no_old_readings(device: Driver) -> None:
+    assert characterize(device, n_shots=400, random_state=0).n_stale == 0
+
+
+def test_means_in_the_place_of_bad_readings_are_no_old_ones() -> None:
+    class Bursts(Driver):
+        on_bad_output = "mask"
+
+        def measure(self, batch):
+            readings = super().measure(batch)
+            chance = self.__dict__.setdefault("_chance", np.random.default_rng(self.seed))
+            for first in np.flatnonzero(chance.uniform(size=len(readings)) < 0.03):
+                readings[first : first + 2] = np.nan
+            return readings
+
+    for seed in range(4):
+        assert characterize(Bursts(0.05, seed), n_shots=400, random_state=seed).n_stale == 0
+        check = check_device(Bursts(0.05, seed), on_fail=None, random_state=seed)
+        assert "stale answers" not in [finding.name for finding in check.findings]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.03])

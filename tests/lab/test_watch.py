@@ -103,6 +103,9 @@ def test_the_next_run_of_a_journal_is_told_with_its_name_and_its_faults(
 def test_the_command_prints_once_and_saves_a_figure(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = journal.with_suffix(".png")
     assert main([str(journal), "--once", "--save", str(picture)]) == 0
+    assert main([str(journal), "--once", "--save", str(picture.with_name("without_a_kind"))]) == 0
+    assert picture.with_name("without_a_kind.png").read_bytes()[:4] == picture.read_bytes()[:4] == b"\x89PNG"
+    assert not list(picture.parent.glob(".*unfinished*"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "bench 1: PhysicalNetworkClassifier, 40 rows"
     assert "epoch 4/4" in lines[1]

@@ -340,4 +340,4 @@ def test_a_file_that_asks_for_too_many_patches_is_refused() -> None:
     with pytest.raises(ValueError, match="Got patches that need more"):
         network_from_dict(plain | {"n_features": 1 << 20}, n_weights)
     with pytest.raises(ValueError, match="'encoder' must be described by its parameters"):
-        network_from_dict(plain | {"encoder": {"name": "patch", "colour": 1}}, n_weights)
+        network_from_dict(plain | {"encoder": {"name": "patches", "colour": 1}}, n_weights)

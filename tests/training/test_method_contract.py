@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.datasets import load_iris
 
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import SecondHarmonicLaser
-from skpat.exceptions import DeviceContractError
+from skpat.exceptions import DeviceContractError, UselessTwinWarning
 from skpat.training import (
     Apparatus,
     GradientEstimator,
@@ -213,8 +214,8 @@ class Thrice(GradientEstimator):
         return loss
 
 
-def test_a_method_that_measures_more_than_it_says_is_told_so_at_its_first_batch() -> None:
-    told = r"shots_per_row of Thrice must be how often .* Got 2, and 450 measurements of 150 settings in a batch"
+def test_a_method_that_measures_more_than_it_says_is_told_so_in_its_first_epoch() -> None:
+    told = r"shots_per_row of Thrice must be how often .* Got 2, and 450 measurements of 150 settings in an epoch"
     with pytest.raises(DeviceContractError, match=told):
         fit(Thrice(2), batch_size=150)
     assert fit(Thrice(3), batch_size=150).shots_["training"] == 2 * 3 * 150
@@ -236,7 +237,7 @@ class OfThree(Twin):
 @pytest.mark.parametrize("gradient", [PhysicsAware(), PhysicsAware(refine=False), InSilico()])
 def test_a_twin_of_other_outputs_is_told_in_its_own_name(gradient: GradientEstimator) -> None:
     with pytest.raises(
-        DeviceContractError, match=r"module_ of OfThree must turn .* \(n_rows, 6\)\. Got \(1, 3\) for one row"
+        DeviceContractError, match=r"module_ of OfThree must turn .* \(n_rows, 6\)\. Got \(2, 3\) for two rows"
     ):
         fit(gradient, twin=OfThree())
 
@@ -252,3 +253,57 @@ def test_what_climbs_takes_a_loss_that_is_a_float() -> None:
     assert of_float.loss_curve_ == pytest.approx(of_tensor.loss_curve_)
     with pytest.raises(ValueError, match="'gradient' of SharpnessAware must be another method"):
         fit(SharpnessAware(SharpnessAware(rho=5.0)))
+
+
+class OnceMore(GradientEstimator):
+    """Measures its rows once more every fifth batch."""
+
+    def __init__(self, says: float = 1.2):
+        self.says = says
+
+    @property
+    def shots_per_row(self) -> Any:
+        return self.says
+
+    def loss_and_gradient(self, loss_of: Any, apparatus: Apparatus) -> Any:
+        loss = loss_of(device_alone(apparatus))
+        loss.backward()
+        return loss
+
+    def after_batch(self, apparatus: Apparatus, measurements: Any) -> None:
+        self._n_batches = getattr(self, "_n_batches", 0) + 1
+        if self._n_batches % 5 == 0:
+            apparatus.measure(measurements[0].batch.numpy(), 0, 0)
+
+
+def test_the_mean_of_an_epoch_is_what_a_method_owes() -> None:
+    assert fit(OnceMore(1.2), batch_size=30).shots_["training"] == 2 * 6 * 30
+    with pytest.raises(DeviceContractError, match="180 measurements of 150 settings"):
+        fit(OnceMore(1.1), batch_size=30)
+
+
+@pytest.mark.parametrize("kind", ["of batches", "of derivatives"])
+def test_a_twin_may_need_more_than_one_row_or_a_gradient_inside(kind: str) -> None:
+    class OfDerivatives(torch.nn.Module):
+        def __init__(self, n_controls: int, n_outputs: int):
+            super().__init__()
+            self.map = torch.nn.Linear(n_controls, n_outputs, dtype=torch.float64)
+
+        def forward(self, controls: torch.Tensor) -> torch.Tensor:
+            controls = controls if controls.requires_grad else controls.detach().requires_grad_()
+            answer = self.map(controls).tanh()
+            slope = torch.autograd.grad(answer.sum(), controls, create_graph=True)[0]
+            return answer + slope.sum(1, keepdim=True)
+
+    class Own(OfThree):
+        def fit(self, controls: Any, outputs: Any, sample_weight: Any = None) -> Own:
+            n_controls, n_outputs = np.shape(controls)[1], np.shape(outputs)[1]
+            linear = torch.nn.Linear(n_controls, n_outputs, dtype=torch.float64)
+            batches = torch.nn.Sequential(torch.nn.BatchNorm1d(n_controls, dtype=torch.float64), linear)
+            self._made = batches if kind == "of batches" else OfDerivatives(n_controls, n_outputs)
+            self.n_features_in_ = n_controls
+            return self
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UselessTwinWarning)
+        assert fit(PhysicsAware(refine=False), twin=Own()).n_iter_ == 2
