@@ -27,6 +27,7 @@ from skpat.estimators.journaled import (
     find_run,
     left_alone_if_nothing_was_asked,
     own_random_state,
+    scales_taken_back_on_error,
     taken_back_on_error,
 )
 from skpat.estimators.plan import Plan
@@ -232,7 +233,11 @@ class PhysicalNetwork(
         with closed_at_the_end(self, record):
             rng = self._rng if go_on else own_random_state(self.random_state, record)
             try:
-                with taken_back_on_error(self, record, rng, go_on), left_alone_if_nothing_was_asked(self):
+                with (
+                    taken_back_on_error(self, record, rng, go_on),
+                    left_alone_if_nothing_was_asked(self),
+                    scales_taken_back_on_error(self, go_on),
+                ):
                     accepted = self._accept(rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
                     self._fit_from(rng, record, watch, accepted, incremental)
             finally:

@@ -24,6 +24,7 @@ __all__ = [
     "left_alone_if_nothing_was_asked",
     "open_run",
     "own_random_state",
+    "scales_taken_back_on_error",
     "taken_back_on_error",
 ]
 
@@ -109,6 +110,18 @@ def left_alone_if_nothing_was_asked(estimator: Any) -> Iterator[None]:
         if ledger is None or ledger.asked_in_all == (n_before if ledger is before.get("ledger_") else ledger.n_before):
             vars(estimator).clear()
             vars(estimator).update(before)
+        raise
+
+
+@contextmanager
+def scales_taken_back_on_error(estimator: Any, go_on: bool) -> Iterator[None]:
+    """After an error a fit that was to go on has the scales of the targets that its weights belong to."""
+    names = ("_target_mean", "_target_scale", "_scaled_late") if go_on else ()
+    saved = {name: vars(estimator)[name] for name in names if name in vars(estimator)}
+    try:
+        yield
+    except BaseException:
+        vars(estimator).update(saved)
         raise
 
 

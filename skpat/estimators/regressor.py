@@ -11,6 +11,7 @@ from sklearn.metrics import r2_score
 
 from skpat.estimators.base import PhysicalNetwork
 from skpat.estimators.parameters import describe
+from skpat.estimators.validation import FAR_BEYOND
 from skpat.network.encoders import weighted_mean_and_scale
 
 __all__ = ["PhysicalNetworkRegressor"]
@@ -204,18 +205,21 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
     def _prepare_targets(self, targets: np.ndarray, sample_weight: np.ndarray | None, dtype: Any) -> np.ndarray:
         if sample_weight is not None:
             self._target_mean, self._target_scale = weighted_mean_and_scale(targets, sample_weight.astype(np.float64))
-        unit = np.where(self._target_scale > 0, self._target_scale, 1.0)  # a constant target is predicted as it is
-        return ((targets - self._target_mean) / unit).astype(dtype)
+            self._scaled_late = np.zeros(len(self._target_scale), dtype=bool)
+        varies = self._target_scale > 0  # a constant target is predicted as it is, and nothing is learned of it
+        standard = (targets - self._target_mean) / np.where(varies, self._target_scale, 1.0)
+        return np.where(varies, standard, 0.0).astype(dtype)
 
     def _scale_what_was_constant(self, data: Any) -> None:
-        constant = self._target_scale == 0
-        if not constant.any():
-            return
         mean, scale = weighted_mean_and_scale(data.targets, data.sample_weight.astype(np.float64))
         step = np.abs(mean - self._target_mean)
         step = np.where(step > 1e-12 * np.abs(mean), step, 0.0)  # to another constant
-        self._target_mean = np.where(constant & (scale > 0), mean, self._target_mean)
-        self._target_scale = np.where(constant, np.where(scale > 0, scale, step), self._target_scale)
+        late = getattr(self, "_scaled_late", np.zeros(len(scale), dtype=bool))
+        outgrown = late & (np.maximum(scale, step) > FAR_BEYOND * self._target_scale)  # it had hardly begun to change
+        new = ((self._target_scale == 0) | outgrown) & (np.maximum(scale, step) > 0)
+        self._target_mean = np.where(new & (scale > 0), mean, self._target_mean)
+        self._target_scale = np.where(new, np.where(scale > 0, scale, step), self._target_scale)
+        self._scaled_late = late | new
 
     def _count_scores(self) -> int:
         return self.n_targets_

@@ -12,9 +12,12 @@ from skpat.network.forward import forward
 from skpat.row_keys import hash_rows
 from skpat.user_warning import warn_user
 
-__all__ = ["Validated", "dense", "warn_of_other_scales"]
+__all__ = ["FAR_BEYOND", "Validated", "dense", "warn_of_other_scales"]
 
-_FAR_BEYOND = 30.0  # scales
+FAR_BEYOND = 30.0
+"""Scales of the first rows that were fitted: what lies further is on another scale."""
+
+_FEWEST_ROWS = 8  # to say so
 
 
 class Validated:
@@ -104,12 +107,14 @@ def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets:
     targets : ndarray of shape (n_rows,) or (n_rows, n_targets)
         On the scale of the scores, where they are numbers; classes are no concern.
     """
+    if len(X) < _FEWEST_ROWS:
+        return
     features = np.median(np.abs(X - weights["encoder.mean"]) / weights["encoder.scale"], axis=0)
     found = [("features of X", "feature", features)]
     if targets.ndim == 2:
         found.append(("targets", "target", np.median(np.abs(targets), axis=0)))
     for what, one, distance in found:
-        if (furthest := distance.max(initial=0.0)) > _FAR_BEYOND:
+        if (furthest := distance.max(initial=0.0)) > FAR_BEYOND:
             warn_user(
                 f"The {what} must stay on the scale of the first rows that were fitted, which a fit that goes on keeps. Got "
                 f"{one} {int(distance.argmax())} at {furthest:.3g} times that scale, by its median. Little will be learned of "

@@ -22,6 +22,7 @@ _BY_ANY_CHANCE = 2e-4  # and that noise of whatever distribution does
 _AT_FIRST = 1e-2  # the same of the first rounds: more are measured only if it is below this
 _N_FLIPS = 20_000
 _ROUNDING = 1e-4  # of an output's spread: matrix products of another shape, float32 inside
+_MOST_STALE = 0.85  # of the rows
 _LEAST_SHARE = 0.01  # of a step: below, a drift from row to row may look the same
 
 
@@ -166,7 +167,7 @@ def count_stale(keys: np.ndarray, another: np.ndarray, least: int = 2) -> int:
 
     Without noise, or where readings are coarse, settings may share an answer honestly. They then do so in rows that do not
     follow each other, too: there are far more pairs of these. Without any such pair, two pairs of neighbours are no chance. If
-    most rows are answered so, it is not old readings: the settings have no effect.
+    nearly all rows are answered so, it is not old readings: the settings have no effect.
 
     Parameters
     ----------
@@ -185,7 +186,7 @@ def count_stale(keys: np.ndarray, another: np.ndarray, least: int = 2) -> int:
     new = keys[1:] != keys[:-1]
     runs = keys[np.concatenate([[True], new])]
     n_stale = int((~new & another).sum())
-    is_some = least <= n_stale <= another.sum() / 2
+    is_some = least <= n_stale <= _MOST_STALE * another.sum()
     return n_stale if is_some and len(np.unique(runs)) == len(runs) else 0
 
 

@@ -10,11 +10,14 @@ from skpat.user_warning import warn_user
 __all__ = ["far_reading", "usual", "warn_of_far_reading"]
 
 _FAR = 100.0  # spreads
+_FEWEST_ROWS = 3  # of a call, for one of them to be far from the others
 _USUAL = (0.05, 0.95)  # quantiles
 
 
 def far_reading(outputs: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> tuple[int, int, float] | None:
     """The reading that lies furthest beyond all others, if it lies more than a hundred spreads from its output's mean.
+
+    A call of fewer than three rows is not judged, nor is an output whose other readings have moved as far.
 
     Parameters
     ----------
@@ -29,22 +32,21 @@ def far_reading(outputs: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> tu
         From the mean, in spreads.
     """
     common = float(np.sqrt(np.mean(np.square(spread))))
-    if not len(outputs) or not common > 0 or not np.isfinite(common):
+    if len(outputs) < _FEWEST_ROWS or not common > 0 or not np.isfinite(common):
         return None
-    distance = np.abs(outputs - mean) / np.maximum(spread, common)
-    row, output = (int(i) for i in np.unravel_index(np.argmax(distance), distance.shape))
-    found = float(distance[row, output])
-    if found <= _FAR or _has_company(outputs[:, output], row, max(float(spread[output]), common)):
-        return None
-    return row, output, found
+    size = np.maximum(spread, common)
+    distance = np.abs(outputs - mean) / size
+    rows, furthest = distance.argmax(axis=0), distance.max(axis=0)
+    for output in np.argsort(-furthest)[: np.count_nonzero(furthest > _FAR)]:
+        if not _has_company(outputs[:, output], int(rows[output]), float(size[output])):
+            return int(rows[output]), int(output), float(furthest[output])
+    return None
 
 
 def _has_company(values: np.ndarray, row: int, spread: float) -> bool:
     """Whether the other readings of the call are as far away, or far apart themselves: then the device is elsewhere now, or had
     been given one setting only before."""
     others = np.delete(values, row)
-    if not len(others):
-        return False
     middle = np.median(others)
     apart = float(np.median(np.abs(others - middle)))  # whatever a few of them are
     return bool(np.abs(values[row] - middle) <= _FAR * max(spread, apart))

@@ -15,6 +15,7 @@ from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.deployment import load
 from skpat.exceptions import FarReadingWarning
 from skpat.inspection.untrained_device import UntrainedDevice
+from skpat.training.far_reading import far_reading
 from skpat.twins import NeuralTwin
 
 RNG = np.random.default_rng(0)
@@ -101,7 +102,69 @@ def test_equal_targets_shrink_as_a_single_one_does(n_targets: int) -> None:
     assert coef_many < 0.8 * np.linalg.norm(unshrunk.weights_["readout.coef"])
 
 
+def test_a_recalibration_leaves_a_constant_target_alone() -> None:
+    y = np.column_stack([F, np.full(len(X), 5.0)])
+    fitted = regressor().fit(X, y)
+    before = fitted.predict(X)
+    now = np.column_stack([F, 1000 + F])
+    fitted.recalibrate(X, now, max_shots=400)
+    assert fitted.recalibration_.loss_before < 5
+    np.testing.assert_array_equal(fitted.predict(X)[:, 1], 5.0)
+    assert np.abs(fitted.predict(X)[:, 0] - before[:, 0]).max() < 1
+    for _ in range(10):
+        fitted.partial_fit(X, now)
+    assert np.abs(fitted.predict(X)[:, 1] - 1000).max() < 10
+
+
+def test_a_target_that_has_hardly_begun_to_change_gets_its_scale_later() -> None:
+    streamed = regressor().partial_fit(X, np.full(len(X), 5.0))
+    streamed.partial_fit(X, np.append(np.full(len(X) - 1, 5.0), 5.0 + 1e-9))
+    assert 0 < streamed._target_scale[0] < 1e-9
+    streamed.partial_fit(X, 5 + F)
+    assert streamed._target_scale[0] == pytest.approx(F.std())
+    with pytest.warns(UserWarning, match="The targets must stay on the scale"):
+        regressor().fit(X, F).partial_fit(X, 1e4 + F)  # one that changed from the first has it for good
+
+
+@pytest.mark.parametrize("with_journal", [False, True])
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_call_that_fails_leaves_the_scale_that_the_weights_belong_to(
+    with_journal: bool, at: int, tmp_path: Any
+) -> None:
+    calls: list[int] = []
+
+    def failing(controls: np.ndarray) -> np.ndarray:
+        calls.append(len(controls))
+        if len(calls) == calls[0]:
+            raise RuntimeError("the end")
+        return bench(controls)
+
+    device = as_device(failing, n_controls=8, n_outputs=6, bounds=(-1, 1))
+    streamed = regressor(batch_size=20, journal=tmp_path / "run.db" if with_journal else None).set_params(device=device)
+    calls.append(-1)
+    streamed.partial_fit(X, np.full(len(X), 5.0))
+    calls[:] = [at + 2]
+    with pytest.raises(RuntimeError, match="the end"):
+        streamed.partial_fit(X, 1000 + F)
+    calls[:] = [-1]
+    np.testing.assert_array_equal(streamed.predict(X), 5.0)
+    streamed.partial_fit(X, 1000 + F)
+    assert streamed._target_mean[0] == pytest.approx((1000 + F).mean())
+
+
 # ---- far readings ----
+
+
+def test_a_spike_is_found_beside_an_output_that_has_moved() -> None:
+    outputs = 0.1 * np.random.default_rng(0).standard_normal((32, 3))
+    mean, spread = np.zeros(3), np.full(3, 0.1)
+    outputs[:, 0] += 50
+    assert far_reading(outputs, mean, spread) is None
+    outputs[7, 1] = 40
+    found = far_reading(outputs, mean, spread)
+    assert found is not None
+    assert found[:2] == (7, 1)
+    assert far_reading(outputs[6:8], mean, spread) is None  # of two rows, who is far?
 
 
 @pytest.mark.parametrize("first", [np.ones((60, 3)), np.vstack([np.ones((59, 3)), X[:1]]), X[:1]])

@@ -145,7 +145,8 @@ ONE, TWO, THREE, FOUR = range(4)
         ([ONE, TWO, TWO, THREE, FOUR, FOUR, ONE, 6], 2, 0),  # ONE comes again later: the readings are coarse
         ([ONE, TWO, TWO, TWO, TWO, THREE, FOUR, 5, 6, 7], 2, 3),  # the same old one for a while
         ([ONE] * 9, 2, 0),  # nothing has an effect
-        ([ONE] * 4 + [TWO] * 4 + [THREE] * 4, 2, 0),  # an answer for each call
+        ([ONE] * 20 + [TWO] * 20 + [THREE] * 20, 2, 0),  # an answer for each call
+        ([ONE] * 3 + [TWO] * 3 + [THREE] * 3 + [FOUR] * 3, 2, 8),  # three frames for one
         ([ONE, TWO, THREE, FOUR], 1, 0),
     ],
 )
