@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Plan", "amount", "settling_line"]
+__all__ = ["CostOfShots", "Plan", "amount", "settling_line"]
+
+
+class CostOfShots:
+    """What ``shots`` take of a device, by what it states of one."""
+
+    @property
+    def seconds(self: Any) -> float | None:
+        """Time on the device, without settling; None where the device states no seconds_per_shot."""
+        return None if self.seconds_per_shot is None else self.shots * self.seconds_per_shot
+
+    @property
+    def joules(self: Any) -> float | None:
+        """Energy in the device; None where the device states no joules_per_shot."""
+        return None if self.joules_per_shot is None else self.shots * self.joules_per_shot
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(CostOfShots):
     """The most that a fit can cost, and what a prediction will.
 
     Attributes
@@ -41,16 +56,6 @@ class Plan:
     def shots(self) -> int:
         """All shots of the fit."""
         return self.calibration + self.training + self.validation
-
-    @property
-    def seconds(self) -> float | None:
-        """Time on the device for the fit, without settling; None where the device states no seconds_per_shot."""
-        return None if self.seconds_per_shot is None else self.shots * self.seconds_per_shot
-
-    @property
-    def joules(self) -> float | None:
-        """Energy in the device for the fit; None where the device states no joules_per_shot."""
-        return None if self.joules_per_shot is None else self.shots * self.joules_per_shot
 
     def __str__(self) -> str:
         lines = [

@@ -12,7 +12,7 @@ from sklearn.utils import _safe_indexing, check_random_state
 from skpat.devices.identity import IdentityDevice
 from skpat.devices.specification import device_name
 from skpat.estimators.base import PhysicalNetwork
-from skpat.estimators.plan import Plan, amount, settling_line
+from skpat.estimators.plan import CostOfShots, Plan, amount, settling_line
 from skpat.estimators.specification import default_device
 from skpat.inspection.baseline_comparison import count_targets, splits_of
 from skpat.inspection.baselines import Baseline, make_baselines, physical_network
@@ -42,7 +42,7 @@ class PlannedRow:
 
 
 @dataclass(frozen=True)
-class ComparisonPlan:
+class ComparisonPlan(CostOfShots):
     """The most that a comparison can cost.
 
     Attributes
@@ -69,16 +69,6 @@ class ComparisonPlan:
     def shots(self) -> int:
         """Of all fits and predictions."""
         return sum(row.fits + row.predictions for row in self.rows)
-
-    @property
-    def seconds(self) -> float | None:
-        """Time on the device, without settling; None where the device states no seconds_per_shot."""
-        return None if self.seconds_per_shot is None else self.shots * self.seconds_per_shot
-
-    @property
-    def joules(self) -> float | None:
-        """Energy in the device; None where the device states no joules_per_shot."""
-        return None if self.joules_per_shot is None else self.shots * self.joules_per_shot
 
     def __str__(self) -> str:
         width = max((len(row.label) for row in self.rows), default=0)
