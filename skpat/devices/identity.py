@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,17 +81,10 @@ class IdentityDevice(Device):
 
     def _mixing(self) -> np.ndarray:
         """The matrix (n_controls, n_outputs): output o averages the controls that its share of the axis covers."""
-        if self.input_index is None or self.n_outputs >= self.n_controls:
-            return _shares(self.n_controls, self.n_outputs)
-        inputs = (
-            ControlSplit(self.input_index).resolve(self.n_controls).input_index
-        )  # refuses what is no set of channels
-        others = np.setdiff1d(np.arange(self.n_controls), inputs)
-        mixing = np.zeros((self.n_controls, self.n_outputs))
-        for index in (inputs, others):
-            if len(index):
-                mixing[index] = _shares(len(index), self.n_outputs)
-        return mixing / mixing.sum(axis=0)
+        inputs = None
+        if self.input_index is not None and self.n_outputs < self.n_controls:  # refuses what is no set of channels
+            inputs = tuple(ControlSplit(self.input_index).resolve(self.n_controls).input_index.tolist())
+        return _mixing(int(self.n_controls), int(self.n_outputs), inputs)
 
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
         """The controls, averaged or repeated; shape (n_rows, n_outputs)."""
@@ -100,6 +94,20 @@ class IdentityDevice(Device):
     def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """The same on tensors, differentiable."""
         return controls @ controls.new_tensor(self._mixing())
+
+
+@lru_cache(maxsize=4)
+def _mixing(n_controls: int, n_outputs: int, inputs: tuple[int, ...] | None) -> np.ndarray:
+    if inputs is None:
+        mixing = _shares(n_controls, n_outputs)
+    else:
+        mixing = np.zeros((n_controls, n_outputs))
+        for index in (list(inputs), np.setdiff1d(np.arange(n_controls), inputs)):
+            if len(index):
+                mixing[index] = _shares(len(index), n_outputs)
+        mixing /= mixing.sum(axis=0)
+    mixing.flags.writeable = False  # it is the next call's, too
+    return mixing
 
 
 def _shares(n_channels: int, n_outputs: int) -> np.ndarray:

@@ -169,7 +169,6 @@ class PhysicalNetwork(
             network = self._make_network(made, n_features, n_targets=1, dtype=np.dtype(float))
             gradient.prepare(network)
             prepare(made, network.bounds, self.torch_device, np.dtype(float))
-        calls = network.n_calls * self.n_shots
         n_validation = int(np.ceil(self.validation_fraction * n_rows)) if self.early_stopping else 0
         n_training = n_rows - n_validation
         if X_val is not None:
@@ -184,12 +183,9 @@ class PhysicalNetwork(
         counts = ShotCounts.of(self, gradient, n_training, network.n_calls)
         counts.check_budget(goes_on)
         calibration = counts.checks if goes_on else counts.calibration + counts.trial(made.twin)
-        of_epoch = (
-            n_training * calls * gradient.shots_per_row,
-            n_validation * calls * gradient.trains_on_device,
-        )
+        of_epoch = counts.epoch, counts.validation(n_validation)
         training, validation = (self.max_iter * n for n in of_epoch)
-        training += n_training * calls * gradient.final_shots_per_row
+        training += counts.end
         if self.max_shots is not None and calibration + training + validation > self.max_shots:
             left = max(self.max_shots - calibration, 0)
             n_epochs, rest = divmod(left, max(sum(of_epoch), 1)) if validation else (0, left)
@@ -200,7 +196,7 @@ class PhysicalNetwork(
             calibration=calibration,
             training=training,
             validation=validation,
-            prediction_per_row=calls,
+            prediction_per_row=counts.per_row,
             seconds_per_shot=getattr(device, "seconds_per_shot", None),
             settling_seconds=float(getattr(device, "settling_seconds", None) or 0.0),
             joules_per_shot=getattr(device, "joules_per_shot", None),
@@ -456,8 +452,6 @@ class PhysicalNetwork(
         def check() -> None:
             found.append(check_alignment(trainer, data, n_training_shots=counts.training, random_state=len(found)))
 
-        n_validated = 0 if held_out is None or not self._gradient.trains_on_device else len(held_out)
-        per_epoch = len(data) * self._gradient.shots_per_row + n_validated
         weights, history = train(
             trainer,
             data,
@@ -465,7 +459,7 @@ class PhysicalNetwork(
             validate=None if held_out is None else self._validation(session, held_out),
             note=Progress(session, trainer.settings, on_twin=not self._gradient.trains_on_device),
             watch=watch,
-            shots_per_epoch=per_epoch * self._network.n_calls * self.n_shots,
+            shots_per_epoch=counts.epoch + counts.validation(0 if held_out is None else len(held_out)),
             checks=Checks(check, CHECK_AT, counts.check) if counts.check else None,
             begin_at=BEGIN_AT if self.pretrained_ and not go_on else 0.0,
         )

@@ -73,9 +73,8 @@ class Plan(CostOfShots):
 
 def settling_line(seconds: float) -> list[str]:
     """What settling takes besides, as a line of a plan; none where nothing settles."""
-    return (
-        [f"  settling    {seconds:>12.4g} s more for each change of what all rows of a call share"] if seconds else []
-    )
+    line = f"  settling    {seconds:>12.4g} s more for each change of what all rows of a call share"
+    return [line] if seconds else []
 
 
 def amount(value: float | None, unit: str, attribute: str) -> str:

@@ -211,12 +211,15 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         return np.where(varies, standard, 0.0).astype(dtype)
 
     def _scale_what_was_constant(self, data: Any) -> None:
+        late = getattr(self, "_scaled_late", np.zeros(len(self._target_scale), dtype=bool))
+        constant = self._target_scale == 0
+        if not (constant | late).any():
+            return
         mean, scale = weighted_mean_and_scale(data.targets, data.sample_weight.astype(np.float64))
         step = np.abs(mean - self._target_mean)
         step = np.where(step > 1e-12 * np.abs(mean), step, 0.0)  # to another constant
-        late = getattr(self, "_scaled_late", np.zeros(len(scale), dtype=bool))
         outgrown = late & (np.maximum(scale, step) > FAR_BEYOND * self._target_scale)  # it had hardly begun to change
-        new = ((self._target_scale == 0) | outgrown) & (np.maximum(scale, step) > 0)
+        new = (constant | outgrown) & (np.maximum(scale, step) > 0)
         self._target_mean = np.where(new & (scale > 0), mean, self._target_mean)
         self._target_scale = np.where(new, np.where(scale > 0, scale, step), self._target_scale)
         self._scaled_late = late | new

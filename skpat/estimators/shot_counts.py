@@ -56,16 +56,35 @@ class ShotCounts:
         )
 
     @property
+    def per_row(self) -> int:
+        """Shots of one row that is predicted."""
+        return self.n_calls * self.n_shots
+
+    @property
+    def epoch(self) -> int:
+        """Shots of the steps of one epoch."""
+        return self.n_rows * self.per_row * self.gradient.shots_per_row
+
+    def validation(self, n_rows: int) -> int:
+        """Shots of validating on so many rows, after one epoch."""
+        return n_rows * self.per_row if self.gradient.trains_on_device else 0
+
+    @property
     def training(self) -> int:
         """Shots of all epochs, as far as the budget allows."""
-        n: int = self.n_rows * self.max_iter * self.n_calls * self.n_shots * self.gradient.shots_per_row
+        n = self.max_iter * self.epoch
         return n if self.max_shots is None else min(n, self.max_shots)
+
+    @property
+    def end(self) -> int:
+        """Shots that the method takes at the end of a training."""
+        return self.n_rows * self.per_row * self.gradient.final_shots_per_row
 
     @property
     def first_step(self) -> int:
         """Shots of one batch, and of what the method does with it at the end of a training."""
-        per_row: int = self.gradient.shots_per_row + self.gradient.final_shots_per_row
-        return self.batch_size * per_row * self.n_calls * self.n_shots
+        evaluations: int = self.gradient.shots_per_row + self.gradient.final_shots_per_row
+        return self.batch_size * evaluations * self.per_row
 
     @property
     def statistics_rows(self) -> int:
@@ -75,7 +94,7 @@ class ShotCounts:
         n_rows = min(self.n_rows, STATISTICS_ROWS)
         if self.max_shots is None:
             return n_rows
-        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, self.max_shots // (8 * self.n_calls * self.n_shots)))
+        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, self.max_shots // (8 * self.per_row)))
 
     @property
     def twin_settings(self) -> int:
@@ -93,8 +112,7 @@ class ShotCounts:
 
         if not (self.gradient.uses_twin and self.gradient.trains_on_device):
             return 0
-        per_row = self.n_calls * self.n_shots
-        n = count_check_shots(self.n_rows, per_row, self.training, self.gradient.shots_per_row - 1)
+        n = count_check_shots(self.n_rows, self.per_row, self.training, self.gradient.shots_per_row - 1)
         return n if len(CHECK_AT) * n <= _CHECK_SHARE * self.training else 0
 
     @property
@@ -119,7 +137,7 @@ class ShotCounts:
 
         if self.gradient.pretrain != "auto" or not self.gradient.begins_in_silico(twin):
             return 0
-        n: int = TRIAL_ROWS * self.n_calls * self.n_shots
+        n = TRIAL_ROWS * self.per_row
         if n > _CHECK_SHARE * self.training:
             return 0
         return n if self.max_shots is None or self.calibration + self.first_step + n <= self.max_shots else 0

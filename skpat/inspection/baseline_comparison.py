@@ -24,7 +24,7 @@ from skpat.inspection.digital_cost import digital_cost, network_in
 from skpat.seeding import LARGEST_SEED
 from skpat.value_checks import is_int
 
-__all__ = ["compare_baselines", "count_targets", "splits_of"]
+__all__ = ["compare_baselines", "compared"]
 
 _SEEDED_INSIDE = {"device", "twin", "control_split", "gradient"}  # a network derives these from its own random_state
 _FIT_PURPOSES = ("calibration", "training", "validation")
@@ -119,10 +119,6 @@ def compare_baselines(
     (0, False)
     """
     network = physical_network(est)
-    y = y.toarray() if hasattr(y, "toarray") else y  # labels
-    rng = check_random_state(random_state)
-    splits = splits_of(est, X, y, cv, rng)
-    seeds = rng.randint(LARGEST_SEED, size=len(splits))
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ValueError(f"'scoring' must be one name, one callable or None. Got {scoring!r:.80}. Nothing was sent.")
     scorer = check_scoring(est, scoring)
@@ -131,8 +127,9 @@ def compare_baselines(
         ("predict_proba",),
         ["predict_proba"],
     )
-    made = make_baselines(est, baselines, *count_targets(est, y), probabilities)
-    made = [Baseline("estimator", type(network).__name__, lambda fitted: clone(est)), *made]
+    rng = check_random_state(random_state)
+    y, splits, made = compared(est, X, y, cv, baselines, rng, probabilities)
+    seeds = rng.randint(LARGEST_SEED, size=len(splits))
     calls = [delayed(_fold)(est, made, X, y, *parts, scorer) for parts in zip(splits, seeds.tolist(), strict=True)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of baselines that are used as they come
@@ -145,8 +142,18 @@ def compare_baselines(
     return BaselineComparison(device_name(device), metric, tuple(rows), ratio, n_tested)
 
 
-def splits_of(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows to train on and rows to test on, fold by fold."""
+def compared(
+    est: Any, X: Any, y: Any, cv: Any, baselines: Any, rng: np.random.RandomState, probabilities: bool = False
+) -> tuple[Any, list[tuple[np.ndarray, np.ndarray]], list[Baseline]]:
+    """What a comparison is made of, as its arguments say: dense labels, rows to train on and to test on, fold by fold, and what
+    is fitted to them, the estimator first."""
+    y = y.toarray() if hasattr(y, "toarray") else y  # labels
+    splits = _splits(est, X, y, cv, rng)
+    made = make_baselines(est, baselines, *_count_targets(est, y), probabilities)
+    return y, splits, [Baseline("estimator", type(physical_network(est)).__name__, lambda fitted: clone(est)), *made]
+
+
+def _splits(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> list[tuple[np.ndarray, np.ndarray]]:
     if is_int(cv, 2):
         stratified = is_classifier(est) and type_of_target(y) in ("binary", "multiclass")
         cv = (StratifiedKFold if stratified else KFold)(int(cv), shuffle=True, random_state=rng.randint(LARGEST_SEED))
@@ -158,7 +165,7 @@ def splits_of(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> 
     return splits
 
 
-def count_targets(est: Any, y: Any) -> tuple[int, int]:
+def _count_targets(est: Any, y: Any) -> tuple[int, int]:
     """Outputs of a perceptron, and columns of y."""
     n_columns = 1 if np.ndim(y) < 2 else np.shape(y)[1]
     if not is_classifier(est) or n_columns > 1:

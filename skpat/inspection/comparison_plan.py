@@ -14,8 +14,8 @@ from skpat.devices.specification import device_name
 from skpat.estimators.base import PhysicalNetwork
 from skpat.estimators.plan import CostOfShots, Plan, amount, settling_line
 from skpat.estimators.specification import default_device
-from skpat.inspection.baseline_comparison import count_targets, splits_of
-from skpat.inspection.baselines import Baseline, make_baselines, physical_network
+from skpat.inspection.baseline_comparison import compared
+from skpat.inspection.baselines import physical_network
 from skpat.inspection.untrained_device import UntrainedDevice
 
 __all__ = ["ComparisonPlan", "PlannedRow", "plan_comparison"]
@@ -124,15 +124,11 @@ def plan_comparison(
     (['PhysicalNetworkClassifier', 'untrained device'], 150)
     """
     network = physical_network(est)
-    y = y.toarray() if hasattr(y, "toarray") else y  # labels
-    splits = splits_of(est, X, y, cv, check_random_state(random_state))
-    made = make_baselines(est, baselines, *count_targets(est, y))
-    made = [Baseline("estimator", type(network).__name__, lambda fitted: clone(est)), *made]
+    y, splits, made = compared(est, X, y, cv, baselines, check_random_state(random_state))
     rows = []
     for baseline in made:
-        if baseline.name == "mlp" and not isinstance(
-            baselines, dict
-        ):  # no device, and its width is that of a fitted network
+        # the width of this one is that of a fitted network; it uses no device
+        if baseline.name == "mlp" and not isinstance(baselines, dict):
             continue
         model = baseline.build(None)
         if not _uses_device(model):

@@ -302,9 +302,9 @@ def stale_fault(readings: ReferenceReadings) -> Verdict:
     is no chance either, where none of several outputs has ever read the same twice."""
     outputs, setting = readings.record.outputs[:, readings.live], readings.record.setting
     keys, another = hash_rows(outputs), np.diff(setting) != 0
-    first = outputs[np.concatenate([[True], keys[1:] != keys[:-1]])]
-    never_twice = all(len(np.unique(values)) == len(values) for values in first.T)
-    n_stale = count_stale(keys, another, 1 if never_twice and outputs.shape[1] >= _SEVERAL_OUTPUTS else 2)
+    first = np.sort(outputs[np.concatenate([[True], keys[1:] != keys[:-1]])], axis=0)
+    never_twice = outputs.shape[1] >= _SEVERAL_OUTPUTS and bool(np.diff(first, axis=0).all())
+    n_stale = count_stale(keys, another, 1 if never_twice else 2)
     if not n_stale:
         return Verdict(False)
     return Verdict(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import f as f_distribution
 
 from skpat.controls import ControlBatch
-from skpat.lab.ledger import Ledger
 from skpat.row_keys import splitmix64
+
+if TYPE_CHECKING:
+    from skpat.lab.ledger import Ledger
 
 __all__ = ["Settling", "count_stale", "measured_settling", "settling", "share_of_signal", "trace_and_squares"]
 

@@ -17,11 +17,13 @@ _USUAL = (0.05, 0.95)  # quantiles
 def far_reading(outputs: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> tuple[int, int, float] | None:
     """The reading that lies furthest beyond all others, if it lies more than a hundred spreads from its output's mean.
 
-    A call of fewer than three rows is not judged, nor is an output whose other readings have moved as far.
+    And as far from the others of the call: where all have moved, the device is elsewhere now, or had been given one setting
+    only before.
 
     Parameters
     ----------
     outputs : ndarray of shape (n_rows, n_outputs)
+        Of one call; fewer than three rows are not judged.
     mean, spread : ndarray of shape (n_outputs,)
         Of each output. An output that changes less than the others is judged by these.
 
@@ -36,20 +38,14 @@ def far_reading(outputs: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> tu
         return None
     size = np.maximum(spread, common)
     distance = np.abs(outputs - mean) / size
-    rows, furthest = distance.argmax(axis=0), distance.max(axis=0)
-    for output in np.argsort(-furthest)[: np.count_nonzero(furthest > _FAR)]:
-        if not _has_company(outputs[:, output], int(rows[output]), float(size[output])):
-            return int(rows[output]), int(output), float(furthest[output])
-    return None
-
-
-def _has_company(values: np.ndarray, row: int, spread: float) -> bool:
-    """Whether the other readings of the call are as far away, or far apart themselves: then the device is elsewhere now, or had
-    been given one setting only before."""
-    others = np.delete(values, row)
-    middle = np.median(others)
-    apart = float(np.median(np.abs(others - middle)))  # whatever a few of them are
-    return bool(np.abs(values[row] - middle) <= _FAR * max(spread, apart))
+    if not distance.max() > _FAR:
+        return None
+    middle = np.median(outputs, axis=0)  # of this call: where the device may be now, and how far apart its answers are
+    apart = np.median(np.abs(outputs - middle), axis=0)
+    distance = np.minimum(distance, np.abs(outputs - middle) / np.maximum(size, apart))
+    row, output = (int(i) for i in np.unravel_index(np.argmax(distance), distance.shape))
+    found = float(distance[row, output])
+    return (row, output, found) if found > _FAR else None
 
 
 def usual(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

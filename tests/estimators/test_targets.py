@@ -15,7 +15,6 @@ from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor, as_device
 from skpat.deployment import load
 from skpat.exceptions import FarReadingWarning
 from skpat.inspection.untrained_device import UntrainedDevice
-from skpat.training.far_reading import far_reading
 from skpat.twins import NeuralTwin
 
 RNG = np.random.default_rng(0)
@@ -90,18 +89,6 @@ def test_rows_far_beyond_the_first_ones_are_told() -> None:
     classes.partial_fit(X + 2, F > 0)  # a warning would be an error
 
 
-@pytest.mark.parametrize("n_targets", [2, 16])
-def test_equal_targets_shrink_as_a_single_one_does(n_targets: int) -> None:
-    one, many = (
-        regressor(gradient="in_silico_refitted", alpha=30.0, max_iter=1).fit(X, np.tile(F[:, None], (1, n)))
-        for n in (1, n_targets)
-    )
-    coef_one, coef_many = (np.linalg.norm(fitted.weights_["readout.coef"], axis=0).mean() for fitted in (one, many))
-    unshrunk = regressor(gradient="in_silico_refitted", alpha=0.0, max_iter=1).fit(X, F)
-    assert coef_many == pytest.approx(coef_one, rel=0.35)  # other first weights of the encoder
-    assert coef_many < 0.8 * np.linalg.norm(unshrunk.weights_["readout.coef"])
-
-
 def test_a_recalibration_leaves_a_constant_target_alone() -> None:
     y = np.column_stack([F, np.full(len(X), 5.0)])
     fitted = regressor().fit(X, y)
@@ -153,18 +140,6 @@ def test_a_call_that_fails_leaves_the_scale_that_the_weights_belong_to(
 
 
 # ---- far readings ----
-
-
-def test_a_spike_is_found_beside_an_output_that_has_moved() -> None:
-    outputs = 0.1 * np.random.default_rng(0).standard_normal((32, 3))
-    mean, spread = np.zeros(3), np.full(3, 0.1)
-    outputs[:, 0] += 50
-    assert far_reading(outputs, mean, spread) is None
-    outputs[7, 1] = 40
-    found = far_reading(outputs, mean, spread)
-    assert found is not None
-    assert found[:2] == (7, 1)
-    assert far_reading(outputs[6:8], mean, spread) is None  # of two rows, who is far?
 
 
 @pytest.mark.parametrize("first", [np.ones((60, 3)), np.vstack([np.ones((59, 3)), X[:1]]), X[:1]])

@@ -181,6 +181,18 @@ def test_what_is_usual_is_not_far(seed: int, unit: float, kind: str) -> None:
     assert distance > 100
 
 
+def test_a_spike_is_found_beside_an_output_that_has_moved() -> None:
+    outputs = 0.1 * np.random.default_rng(0).standard_normal((32, 3))
+    mean, spread = np.zeros(3), np.full(3, 0.1)
+    outputs[:, 0] += 50
+    assert far_reading(outputs, mean, spread) is None
+    outputs[7, 1] = 40
+    found = far_reading(outputs, mean, spread)
+    assert found is not None
+    assert found[:2] == (7, 1)
+    assert far_reading(outputs[6:8], mean, spread) is None  # of two rows, who is far?
+
+
 @pytest.mark.parametrize("unit", [1e-9, 1.0])
 def test_a_far_reading_is_a_hundred_spreads_from_the_mean(unit: float) -> None:
     mean, spread = np.full(4, 7.0 * unit), np.full(4, unit)
