@@ -87,6 +87,7 @@ def test_rows_far_beyond_the_first_ones_are_told() -> None:
     device = as_device(bench, n_controls=8, n_outputs=6, bounds=(-1, 1))
     classes = PhysicalNetworkClassifier(device, max_iter=1, random_state=0).partial_fit(X, F > 0, classes=[0, 1])
     classes.partial_fit(X + 2, F > 0)  # a warning would be an error
+    classes.partial_fit(X[:4] + 200, F[:4] > 0)  # so few rows may be an exception
 
 
 def test_a_recalibration_leaves_a_constant_target_alone() -> None:

@@ -494,3 +494,22 @@ def test_coarse_readings_are_not_taken_for_old_ones(n_outputs: int, step: float)
 
     Few.n_outputs = n_outputs
     assert sum(found_stale(Few(0.1, seed, 0.0, step), seed) for seed in range(12)) == 0
+
+
+@pytest.mark.parametrize(("n_outputs", "found"), [(4, True), (3, True), (2, False)])
+def test_a_single_reading_that_comes_twice_is_no_chance_where_several_outputs_agree(
+    n_outputs: int, found: bool
+) -> None:
+    class Once(drivers.Driver):
+        n_rows = 0
+
+        def measure(self, batch):
+            readings = super().measure(batch)[:, :n_outputs]
+            for reading in readings:
+                self.n_rows += 1
+                reading[:] = self._last if self.n_rows == 20 else reading
+                self._last = reading.copy()
+            return readings
+
+    Once.n_outputs = n_outputs
+    assert [found_stale(Once(0.05, seed), seed) for seed in range(4)] == [found] * 4

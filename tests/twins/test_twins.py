@@ -174,6 +174,16 @@ def test_single_precision_stays_single() -> None:
     assert next(twin.module_.parameters()).dtype == torch.float32
 
 
+def test_the_weights_of_a_twin_are_counted_once() -> None:
+    NeuralTwin(()).check(4000, 5000)
+    with pytest.raises(TwinError, match="would need 20,004,000 weights for 4,000 channels and 5,001 outputs"):
+        NeuralTwin(()).check(4000, 5001)
+    with pytest.raises(TwinError, match="would need 24,039,600 weights"):  # beside the linear part two hidden layers
+        NeuralTwin((1000, 1980)).check(4000, 3020)
+    with pytest.raises(ValueError, match=r"must be positive whole numbers\. Got \(True,\)"):
+        NeuralTwin((True,)).check(4, 2)
+
+
 def test_refuses_more_channels_than_it_can_hold_before_allocating() -> None:
     many = np.zeros((2, 200_000), dtype=np.float32)
     with pytest.raises(TwinError, match=r"200,000 channels.* Use PhysicsTwin.* fewer channels or outputs"):
