@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import joblib
 import numpy as np
@@ -33,8 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser, results: str, jobs: int = 2) 
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The runs that stand in a file; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The runs that stand in a file; none where there is no file.
+
+    A line that a full disk or a power cut has left half written is told of, and its run is made again.
+    """
+    results = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+        try:
+            results.append(json.loads(line))
+        except json.JSONDecodeError:
+            print(f"{path}, line {number} is no complete run and is left out: {line[:60]!r}", flush=True)
+    return results
 
 
 def run_cases(
@@ -52,10 +61,18 @@ def run_cases(
     ):
         line = json.dumps(result)
         print(line, flush=True)
-        with arguments.results.open("a") as file:
-            file.write(line + "\n")
+        with arguments.results.open("a+b") as file:
+            file.write((b"" if _is_at_line_start(file) else b"\n") + line.encode() + b"\n")
         results.append(result)
     return results
+
+
+def _is_at_line_start(file: BinaryIO) -> bool:
+    """Whether what is written at the end of a file begins a line."""
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read() == b"\n"
 
 
 def accuracy_and_shots(results: list[dict[str, Any]]) -> str:
