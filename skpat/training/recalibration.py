@@ -40,7 +40,8 @@ Weights = dict[str, np.ndarray]
 class Recalibration:
     """What a recalibration found, and what it changed.
 
-    Losses are means over labelled rows that were not used for what they judge: by cross-validation for the readout.
+    Losses are means over labelled rows that were not used for what they judge: by cross-validation for the readout. The first
+    two are of the same rows: all that were measured, with several layers a quarter of them. The third is of a quarter.
 
     Attributes
     ----------
@@ -220,7 +221,7 @@ class _Refit:
         level = 1 + _FEW_ROWS / len(judged)  # with few rows the best of several pulls is better by chance
         self.is_better = _is_better(losses[judged], before, share[judged], level)
         self.statistics = statistics if self.is_better else copy.deepcopy(trainer.statistics)
-        self.loss_before, self.loss_readout = _mean(before, share[judged]), _mean(losses, share)
+        self.loss_before, self.loss_readout = _mean(before, share[judged]), _mean(losses[judged], share[judged])
         self.loss = self.loss_readout if self.is_better else self.loss_before
         of_check = before if has_several else before[check]
         self.losses_of_check = losses[check] if self.is_better else of_check

@@ -77,6 +77,19 @@ def test_what_a_jolt_has_cost_is_restored(device: Any) -> None:
     assert network.shots_["recalibration"] == network.recalibration_.shots <= 1000
 
 
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_a_readout_that_is_kept_has_the_lower_loss(n_layers: int) -> None:
+    """Both losses are of the same rows: with several layers the old one is known of a quarter of them."""
+    X, y = load_wine(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    device = Drifting(SecondHarmonicLaser(20, 10))
+    network = PhysicalNetworkClassifier(device, n_layers=n_layers, gradient="exact", max_iter=4, random_state=5)
+    kept = [network.fit(X, y).recalibrate(X, y, n).recalibration_ for n in (100, 200, 446)]
+    kept = [found for found in kept if found.kept == "readout"]
+    assert kept
+    assert all(found.loss_readout < found.loss_before for found in kept)
+
+
 @pytest.mark.slow  # 15 s
 def test_the_weights_follow_where_the_readout_cannot() -> None:
     params = {"readout": "bins", "encoder": "direct", "n_units": 2, "learning_rate_init": 0.03, "max_iter": 20}
