@@ -17,13 +17,24 @@ if TYPE_CHECKING:
 __all__ = ["gradient_alignment"]
 
 
+_FEWEST_ROWS = 16
+
+
 def gradient_alignment(
-    est: Any, X: Any, y: Any, *, n_rows: int = 32, n_directions: int = 8, random_state: Any = 0
+    est: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    *,
+    n_rows: int = 32,
+    n_directions: int = 8,
+    random_state: Any = 0,
 ) -> Alignment:
     """Cosine between the gradient that a network is trained with and what its device really does, layer by layer.
 
-    What counts is the gradient of a batch's mean loss, weighted by ``class_weight`` as in the training, with respect to the
-    weights. A twin may agree row by row and yet be wrong here: errors that all rows share do not average out.
+    What counts is the gradient of a batch's mean loss, weighted by ``class_weight`` and ``sample_weight`` as in the training,
+    with respect to the weights. A twin may agree row by row and yet be wrong here: errors that all rows share do not
+    average out.
 
     Parameters
     ----------
@@ -33,8 +44,11 @@ def gradient_alignment(
         Rows like those of the training; or what the pipeline's first step takes.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
         Their labels or targets.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows, like those of the training.
     n_rows : int, default=32
-        Rows of the batch, drawn from X; all of them where there are no more.
+        Rows of the batch, at least 16, drawn from X; all of them where there are no more. They tell how large the noise
+        is: with few of them, the more so the deeper the network, the standard errors may come out far too small.
     n_directions : int, default=8
         Random directions for each layer, at least 2. More of them lower the standard errors.
     random_state : int, RandomState instance or None, default=0
@@ -50,7 +64,7 @@ def gradient_alignment(
     Raises
     ------
     ValueError
-        If ``n_rows`` is below 1 or ``n_directions`` below 2, the network's method has no gradient, or X and y are not what
+        If ``n_rows`` is below 16 or ``n_directions`` below 2, the network's method has no gradient, or X and y are not what
         the network was fitted to. Nothing was sent.
     TypeError
         If ``est`` is no physical network.
@@ -80,7 +94,7 @@ def gradient_alignment(
     from skpat.training.alignment import measure_alignment
 
     network = fitted_network(est)
-    for name, value, least in (("n_rows", n_rows, 1), ("n_directions", n_directions, 2)):
+    for name, value, least in (("n_rows", n_rows, _FEWEST_ROWS), ("n_directions", n_directions, 2)):
         if not is_int(value, least):
             raise ValueError(f"{name!r} of gradient_alignment must be an int of at least {least}. Got {value!r}.")
     if not getattr(network._gradient.explorer, "leaves_gradient", True):
@@ -90,11 +104,11 @@ def gradient_alignment(
         )
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
     X = before_network(est, X)
-    data = network._labelled_data(X, y)
+    data = network._labelled_data(X, y, sample_weight)
     if not len(data):
         raise ValueError(
-            "'y' of gradient_alignment must have rows of positive weight. Got none: class_weight gives all of them the weight "
-            "0. Nothing was sent. Give rows of other classes, too."
+            "'y' of gradient_alignment must have rows of positive weight. Got none: sample_weight or class_weight gives all of "
+            "them the weight 0. Nothing was sent. Give other rows, too."
         )
     with Session(network.device_, n_shots=network.n_shots, ledger=network.ledger_) as session:
         trainer = network._make_trainer(session, len(data))

@@ -64,7 +64,16 @@ class GradientAlignmentDisplay:
 
     @classmethod
     def from_estimator(
-        cls, est: Any, X: Any, y: Any, *, ax: Any = None, n_rows: int = 32, n_directions: int = 8, random_state: Any = 0
+        cls,
+        est: Any,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        ax: Any = None,
+        n_rows: int = 32,
+        n_directions: int = 8,
+        random_state: Any = 0,
     ) -> GradientAlignmentDisplay:
         """Measure with :func:`skpat.inspection.gradient_alignment`, and draw.
 
@@ -72,8 +81,8 @@ class GradientAlignmentDisplay:
         ----------
         est : PhysicalNetworkClassifier, PhysicalNetworkRegressor, or a Pipeline that ends in one
             Fitted.
-        X, y : array-like
-            Rows like those of the training, with their labels or targets.
+        X, y, sample_weight : array-like
+            Rows like those of the training, with their labels or targets, and weights if it had any.
         ax : matplotlib Axes, default=None
         n_rows, n_directions, random_state
             As there; they say how many shots it takes.
@@ -91,7 +100,9 @@ class GradientAlignmentDisplay:
         """
         from skpat.inspection.alignment import gradient_alignment
 
-        found = gradient_alignment(est, X, y, n_rows=n_rows, n_directions=n_directions, random_state=random_state)
+        found = gradient_alignment(
+            est, X, y, sample_weight, n_rows=n_rows, n_directions=n_directions, random_state=random_state
+        )
         return cls(found).plot(ax)
 
     def plot(self, ax: Any = None, **bars: Any) -> GradientAlignmentDisplay:

@@ -173,8 +173,8 @@ def test_the_alignment_has_a_bar_for_each_layer_and_one_for_all(deep: PhysicalNe
 
 def test_the_alignment_of_an_estimator_is_the_measured_one(deep: PhysicalNetworkClassifier) -> None:
     pipeline = make_pipeline(MinMaxScaler(), network()).fit(100 * X, Y)
-    display = GradientAlignmentDisplay.from_estimator(pipeline, 100 * X, Y, n_rows=8, n_directions=2, ax=axes())
-    found = gradient_alignment(pipeline[-1], pipeline[:-1].transform(100 * X), Y, n_rows=8, n_directions=2)
+    display = GradientAlignmentDisplay.from_estimator(pipeline, 100 * X, Y, n_rows=16, n_directions=2, ax=axes())
+    found = gradient_alignment(pipeline[-1], pipeline[:-1].transform(100 * X), Y, n_rows=16, n_directions=2)
     assert display.alignment.cosine == pytest.approx(found.cosine)
     assert display.labels == ["layer 0", "all"]
 

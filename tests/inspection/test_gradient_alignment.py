@@ -74,7 +74,7 @@ def test_shots_are_those_that_the_documentation_says(encoder: str, gradient: str
     n_calls = network._network.n_calls
     assert found.n_shots <= 20 * (2 + 2 * 4 + of_step) * n_calls
     assert found.n_shots >= 20 * (2 + 2 * 4) * n_calls
-    assert gradient_alignment(network, X, y, n_rows=2, n_directions=500).n_directions < 500
+    assert gradient_alignment(network, X, y, n_rows=16, n_directions=500).n_directions < 500
 
 
 def true_cosine(network: Any, X: np.ndarray, y: np.ndarray) -> float:
@@ -119,10 +119,21 @@ def test_shots_are_counted_and_the_network_stays(dtype: Any) -> None:
     network = fitted(dtype=dtype, twin=SMALL_TWIN, n_units=2, n_shots=2)
     before = pickle.dumps((network.weights_, network.twin_.predict(np.full((2, 16), 0.5))))
     counted = network.shots_
-    found = gradient_alignment(network, X.tolist(), y, n_rows=10, n_directions=3)
-    assert found.n_shots == 10 * (2 + 2 * 4) * 2 * 2
+    found = gradient_alignment(network, X.tolist(), y, n_rows=16, n_directions=3)
+    assert found.n_shots == 16 * (2 + 2 * 4) * 2 * 2
     assert network.shots_ == counted | {"calibration": counted["calibration"] + found.n_shots}
     assert pickle.dumps((network.weights_, network.twin_.predict(np.full((2, 16), 0.5)))) == before
+
+
+def test_weights_of_the_rows_count_as_in_the_training() -> None:
+    X, y = data()
+    network = fitted(gradient="exact")
+    some = np.arange(len(X)) % 2 == 0
+    alone = gradient_alignment(network, X[some], y[some], n_rows=len(X))
+    weighted = gradient_alignment(network, X, y, 3.0 * some, n_rows=len(X))
+    assert weighted.cosine == pytest.approx(alone.cosine, rel=1e-6)
+    assert weighted.n_rows == some.sum()
+    assert gradient_alignment(network, X, y, n_rows=len(X)).cosine != alone.cosine
 
 
 def test_it_repeats_bit_for_bit_and_works_on_an_unpickled_network() -> None:
@@ -144,7 +155,10 @@ def test_the_global_random_state_is_left_alone() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
-    [({"n_rows": 0}, "'n_rows' of gradient_alignment"), ({"n_directions": 1}, "'n_directions' of gradient_alignment")],
+    [
+        ({"n_rows": 15}, "'n_rows' of gradient_alignment must be an int of at least 16"),
+        ({"n_directions": 1}, "'n_directions' of gradient_alignment"),
+    ],
 )
 def test_parameters_are_checked_before_anything_is_sent(parameters: dict[str, Any], message: str) -> None:
     X, y = data()
