@@ -10,12 +10,13 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["combine_keys", "hash_rows", "splitmix64", "sum_of_columns"]
+__all__ = ["combine_keys", "hash_rows", "rank_among_equals", "splitmix64", "sum_of_columns"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _ALL = 0xFFFFFFFFFFFFFFFF
+_BLOCK = 1 << 16  # numbers hashed at once: they stay in the processor's cache
 _S30, _S27, _S31, _S32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
 
 
@@ -106,6 +107,14 @@ def sum_of_columns(X: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _sum_of_scrambled(X: np.ndarray, constants: np.ndarray) -> np.ndarray:
+    out = np.empty(len(X), dtype=np.uint64)
+    n_rows = max(_BLOCK // max(X.shape[1], 1), 1)
+    for start in range(0, len(X), n_rows):
+        out[start : start + n_rows] = _sum_of_scrambled_block(X[start : start + n_rows], constants)
+    return out
+
+
+def _sum_of_scrambled_block(X: np.ndarray, constants: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(X, dtype=np.float64) + 0.0  # -0.0 + 0.0 is 0.0
     bits = values.view(np.uint64)
     bits ^= constants
@@ -122,6 +131,17 @@ def _constants_of_first(n_columns: int) -> np.ndarray:
     constants = splitmix64(np.arange(n_columns, dtype=np.uint64))
     constants.flags.writeable = False
     return constants
+
+
+def rank_among_equals(keys: np.ndarray) -> np.ndarray:
+    """How many equal keys stand before each, shape (n_rows,)."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    ranks = np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+    out = np.empty(len(keys), dtype=np.int64)
+    out[order] = ranks
+    return out
 
 
 def combine_keys(keys: np.ndarray, *parts: int) -> np.ndarray:

@@ -162,10 +162,10 @@ class PhysicalNetwork(
         if goes_on:
             refuse_changes(self, self._built_from)
             validate_data(self, X, reset=False, skip_check_array=True)
-            device, gradient, network = self.device_, self._gradient, self._network
+            device, gradient, twin, network = self.device_, self._gradient, self.twin_, self._network
         else:
             made = self._specify(np.random.RandomState(0))
-            device, gradient = made.device, made.gradient
+            device, gradient, twin = made.device, made.gradient, made.twin
             network = self._make_network(made, n_features, n_targets=1, dtype=np.dtype(float))
             gradient.prepare(network)
             prepare(made, network.bounds, self.torch_device, np.dtype(float))
@@ -180,10 +180,10 @@ class PhysicalNetwork(
             n_training, (n_validation, n_others) = n_rows, _shape(X_val, self)
             if n_others != n_features:
                 raise ValueError(f"'X_val' must have the {n_features} features of X. Got {n_others}.")
-        counts = ShotCounts.of(self, gradient, n_training, network.n_calls)
+        counts = ShotCounts.of(self, gradient, twin, n_training, network.n_calls, n_validation)
         counts.check_budget(goes_on)
-        calibration = counts.checks if goes_on else counts.calibration + counts.trial(made.twin)
-        of_epoch = counts.epoch, counts.validation(n_validation)
+        calibration = counts.checks if goes_on else counts.calibration + counts.trial
+        of_epoch = counts.epoch, counts.validation
         training, validation = (self.max_iter * n for n in of_epoch)
         training += counts.end
         if self.max_shots is not None and calibration + training + validation > self.max_shots:
@@ -212,19 +212,23 @@ class PhysicalNetwork(
         X: Any,
         y: Any,
         sample_weight: Any,
-        X_val: Any = None,
-        y_val: Any = None,
+        validation: tuple[Any, Any, Any] = (None, None, None),
         *,
         incremental: bool = False,
         classes: Any = None,
     ) -> PhysicalNetwork:
         self._validate_params()
+        if incremental:
+            self._check_incremental()
         refuse_within_fit(self)
         watch = None if incremental else FitWatch(self, X, y, sample_weight)
         go_on = (incremental or self.warm_start) and hasattr(self, "loss_")
         if go_on:
             refuse_changes(self, self._built_from)
+        X_val, y_val, sample_weight_val = validation
         others = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val, "classes": classes}
+        if sample_weight_val is not None:  # without it a journal knows a fit by what it knew it by before there was one
+            others["sample_weight_val"] = sample_weight_val
         record = find_run(self, X, y, others, go_on=go_on, incremental=incremental)
         with closed_at_the_end(self, record):
             rng = self._rng if go_on else own_random_state(self.random_state, record)
@@ -234,7 +238,7 @@ class PhysicalNetwork(
                     left_alone_if_nothing_was_asked(self),
                     scales_taken_back_on_error(self, go_on),
                 ):
-                    accepted = self._accept(rng, X, y, sample_weight, X_val, y_val, go_on, incremental, classes)
+                    accepted = self._accept(rng, X, y, sample_weight, validation, go_on, incremental, classes)
                     self._fit_from(rng, record, watch, accepted, incremental)
             finally:
                 if watch is not None:
@@ -273,8 +277,9 @@ class PhysicalNetwork(
         ):
             if watch is not None:
                 watch.begin(session)
+            counts = self._shot_counts(len(data), 0 if held_out is None else len(held_out))
             if not go_on:
-                self._calibrate(session, data)
+                self._calibrate(session, data, counts)
             if watch is None:
                 trainer = self._make_trainer(session, len(data))
                 with suppress(ShotBudgetError):
@@ -282,7 +287,7 @@ class PhysicalNetwork(
                 history = History([trainer.loss_so_far], [], [self.ledger_.asked_in_fit])
                 weights = trainer.weights_now()
             else:
-                trainer, weights, history = self._train(session, data, held_out, watch, go_on)
+                trainer, weights, history = self._train(session, data, held_out, watch, counts, go_on)
             if go_on:
                 warn_if_exchanged(self, session.identity)
             self._identity = session.identity
@@ -301,8 +306,7 @@ class PhysicalNetwork(
         X: Any,
         y: Any,
         sample_weight: Any,
-        X_val: Any,
-        y_val: Any,
+        validation: tuple[Any, Any, Any],
         go_on: bool,
         incremental: bool,
         classes: Any,
@@ -313,8 +317,6 @@ class PhysicalNetwork(
 
         made = None if go_on else self._specify(rng)
         X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks)
-        if (X_val is None) != (y_val is None):
-            raise ValueError("'X_val' and 'y_val' must be given together. Got one of them.")
         sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         targets = self._encode_targets(y, classes, first=not go_on)
         sample_weight = self._reweight(y, sample_weight)
@@ -323,13 +325,14 @@ class PhysicalNetwork(
         kept = sample_weight > 0  # rows of no weight would cost shots
         X, targets, sample_weight = dense(X[kept]), targets[kept], sample_weight[kept]
         data = Data(X, targets, sample_weight, hash_rows(X))
-        data, held_out = self._hold_out(data, X_val, y_val, go_on, incremental, rng)
+        data, held_out = self._hold_out(data, validation, go_on, incremental, rng)
         if made is None:
             self._shot_counts(len(data)).check_budget(goes_on=True)
             return None, self._network, data, held_out
         network = self._make_network(made, data.X.shape[1], self._count_scores(), data.X.dtype)
         made.gradient.prepare(network)
-        ShotCounts.of(self, made.gradient, len(data), network.n_calls).check_budget()
+        n_validation = 0 if held_out is None else len(held_out)
+        ShotCounts.of(self, made.gradient, made.twin, len(data), network.n_calls, n_validation).check_budget()
         prepare(made, network.bounds, self.torch_device, data.X.dtype)
         return made, network, data, held_out
 
@@ -375,7 +378,8 @@ class PhysicalNetwork(
             "loss_", None
         )  # until the training has ended, there is nothing to predict with or to go on from
         self._network, self._built_from = network, construction(self)
-        first = self._network.initial_weights(X.astype(np.float64), sample_weight.astype(np.float64), rng)
+        X_first = X.astype(np.float64, copy=False)
+        first = self._network.initial_weights(X_first, sample_weight.astype(np.float64), rng)
         self.weights_ = {name: value.astype(X.dtype) for name, value in first.items()}
         self.device_, self._gradient = made.device, made.gradient
         self.twin_: Any = made.twin
@@ -429,11 +433,13 @@ class PhysicalNetwork(
             return n_rows if n_rows <= _FULL_BATCH_UP_TO else _SMALL_BATCH
         return min(self.batch_size, n_rows)
 
-    def _shot_counts(self, n_rows: int) -> ShotCounts:
+    def _shot_counts(self, n_rows: int, n_validation: int = 0) -> ShotCounts:
         """Those of a training of the network as it is."""
-        return ShotCounts.of(self, self._gradient, n_rows, self._network.n_calls)
+        return ShotCounts.of(self, self._gradient, self.twin_, n_rows, self._network.n_calls, n_validation)
 
-    def _train(self, session: Session, data: Any, held_out: Any, watch: FitWatch, go_on: bool) -> tuple[Any, Any, Any]:
+    def _train(
+        self, session: Session, data: Any, held_out: Any, watch: FitWatch, counts: ShotCounts, go_on: bool
+    ) -> tuple[Any, Any, Any]:
         """All epochs of a fit: in silico first, if the method asks for it. The trainer, its best weights and the history."""
         from skpat.training.loop import Checks, train
         from skpat.training.pretraining import BEGIN_AT
@@ -442,12 +448,10 @@ class PhysicalNetwork(
 
         found: list[Any] = []
         self.alignments_ = found
-        in_silico = None if go_on else self._pretrain(session, data)
+        in_silico = None if go_on else self._pretrain(session, data, replace(counts, twin=self.twin_).trial)
         trainer = self._make_trainer(session, len(data))
         if in_silico is not None and in_silico.interrupted:
             return trainer, self.weights_, in_silico
-
-        counts = self._shot_counts(len(data))
 
         def check() -> None:
             found.append(check_alignment(trainer, data, n_training_shots=counts.training, random_state=len(found)))
@@ -459,7 +463,7 @@ class PhysicalNetwork(
             validate=None if held_out is None else self._validation(session, held_out),
             note=Progress(session, trainer.settings, on_twin=not self._gradient.trains_on_device),
             watch=watch,
-            shots_per_epoch=counts.epoch + counts.validation(0 if held_out is None else len(held_out)),
+            shots_per_epoch=counts.epoch + counts.validation,
             checks=Checks(check, CHECK_AT, counts.check) if counts.check else None,
             begin_at=BEGIN_AT if self.pretrained_ and not go_on else 0.0,
         )
@@ -532,8 +536,20 @@ class PhysicalNetwork(
             warn_if_exchanged(self, session.identity)
         return scores
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is a training to predict with; the attributes of one that failed stay, to be looked at."""
+        return hasattr(self, "loss_")
+
     def __getstate__(self) -> dict[str, Any]:
         return without_callbacks(super().__getstate__())
+
+    def _check_incremental(self) -> None:
+        """Refuse what ``partial_fit`` cannot do. Nothing is sent."""
+        if self.early_stopping:
+            raise ValueError(
+                "'early_stopping' must be False for partial_fit, which goes through its rows once and holds none of them out. "
+                "Got True. Nothing was sent. Use set_params(early_stopping=False), or fit."
+            )
 
     def _reweight(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         return sample_weight

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import clone
 
 from skpat.devices.specification import channel_periods, slow_channels
+from skpat.estimators.shot_counts import ShotCounts
 from skpat.exceptions import NonFiniteTrainingError, TwinError
 from skpat.lab.session import Session
 from skpat.seeding import seeded_copy
@@ -19,7 +20,7 @@ __all__ = ["Calibrated"]
 class Calibrated:
     """What PhysicalNetwork has from here: the outputs' first statistics, and a twin to begin with."""
 
-    def _calibrate(self: Any, session: Session, data: Any) -> None:
+    def _calibrate(self: Any, session: Session, data: Any, counts: ShotCounts) -> None:
         """Measure what the output statistics and the twin start from."""
         from skpat.training.calibration import (
             calibrate_in_rounds,
@@ -35,7 +36,7 @@ class Calibrated:
             *rows,
             rng,
             lambda keys: session.run(keys, "calibration"),
-            self._shot_counts(len(data)).statistics_rows,
+            counts.statistics_rows,
         )
         if not self._gradient.uses_twin:
             self.twin_, self.twin_score_ = None, None
@@ -50,9 +51,9 @@ class Calibrated:
             return outputs
 
         if self._gradient.explores(self.twin_):
-            self._calibrate_on_policy(data, first, measure)
+            self._calibrate_on_policy(data, first, measure, counts.twin_settings)
         else:
-            n_most = self._shot_counts(len(data)).twin_settings
+            n_most = counts.twin_settings
 
             def more(n_shots: int) -> Any:
                 return calibration_shots(*rows, n_shots, rng, measure, slow_channels(self.device_))
@@ -93,11 +94,12 @@ class Calibrated:
             self.twin_ = twin
             self._measure_displacements(data, measure, min(DITHER_ROWS, n_left // 3))
 
-    def _calibrate_on_policy(self: Any, data: Any, first: tuple[np.ndarray, np.ndarray], measure: Any) -> None:
+    def _calibrate_on_policy(
+        self: Any, data: Any, first: tuple[np.ndarray, np.ndarray], measure: Any, n_most: int
+    ) -> None:
         """A short calibration where the training begins; the twin goes on learning there."""
         from skpat.training.calibration import DITHER_ROWS, calibrate_on_policy, draw_rows, on_policy_shots
 
-        n_most = self._shot_counts(len(data)).twin_settings
         if not n_most:
             self.twin_.fit(*first)
             return
@@ -134,16 +136,15 @@ class Calibrated:
         explorer.size = size_of_dither(self._network, self.weights_, data.X[drawn], dither, measure)
         return dither, 3 * n_rows
 
-    def _pretrain(self: Any, session: Session, data: Any) -> Any:
+    def _pretrain(self: Any, session: Session, data: Any, n_trial: int) -> Any:
         """A training in silico before the one on the device, if the method asks for it; ``pretrained_`` tells whether the
-        device goes on from what it found.
+        device goes on from what it found. ``n_trial`` shots are there to tell.
 
         Its history; None if there was none, or none that ended with numbers.
         """
         from skpat.training.pretraining import pretrain
 
         tried = self._gradient.pretrain == "auto"
-        n_trial = self._shot_counts(len(data)).trial(self.twin_)
         if not self._gradient.begins_in_silico(self.twin_) or (tried and not n_trial):
             return None
         if self.verbose:
@@ -192,6 +193,7 @@ class Calibrated:
         if not made.gradient.explores(made.twin):  # else it begins with the shots of the statistics, and learns on
             raise ValueError(
                 f"'n_calibration_shots' must be at least 1 for {type(made.twin).__name__} with {type(made.gradient).__name__}: "
-                "it learns from nothing else. Got 0. Nothing was sent. Use n_calibration_shots='auto', "
+                "nothing else tells the twin anything before the training begins. Got 0. Nothing was sent. Use "
+                "n_calibration_shots='auto', "
                 "gradient='physics_aware', or a PhysicsTwin, which also takes its constants on trust."
             )

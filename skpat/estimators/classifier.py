@@ -26,8 +26,8 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
     ----------
     {parameters}
     class_weight : dict, list of dict, "balanced" or None, default=None
-        Weights of the classes, multiplied into ``sample_weight``. With several labels a list with a dict for each label,
-        or "balanced"; the weights of a row's labels are multiplied.
+        Weights of the classes, multiplied into ``sample_weight``, and into ``sample_weight_val``. With several labels a list
+        with a dict for each label, or "balanced"; the weights of a row's labels are multiplied.
 
     Attributes
     ----------
@@ -90,12 +90,12 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
-        class_weight=None,
         warm_start=False,
         journal=None,
         torch_device="cpu",
         random_state=None,
         verbose=0,
+        class_weight=None,
     ):
         self.device = device
         self.twin = twin
@@ -126,13 +126,14 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Train the device on labelled rows.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Data. float32 data are trained on in float32, all else in float64.
+            Data. float32 data are trained on in float32, all else in float64. A sparse matrix becomes an array as a whole
+            (n_samples * n_features numbers): bring tens of thousands of words to fewer features first.
         y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_labels)
             Class labels, or zeros and ones that tell which labels a row has.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -140,6 +141,8 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
             calibration weigh 1, so keep the mean near 1. A row of weight zero is never sent.
         X_val, y_val : array-like of shape (n_val, n_features) and (n_val,) or (n_val, n_labels), default=None
             Data to validate on after every epoch (this takes shots). The weights of the best score are kept.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weights of these rows in the score. ``class_weight`` is multiplied in.
 
         Returns
         -------
@@ -166,10 +169,12 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         NonFiniteTrainingError
             If the loss or a gradient becomes NaN or infinite.
         """
-        return self._fit(X, y, sample_weight, X_val, y_val)
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
 
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Go through the given rows once. The first call also calibrates.
+
+        The step size is ``learning_rate_init`` as it stands, and does not fall.
 
         Parameters
         ----------
@@ -190,7 +195,8 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         Raises
         ------
         ValueError
-            If y has a label that is not among the classes.
+            If y has a label that is not among the classes, or for ``early_stopping=True`` and ``class_weight="balanced"``,
+            which take all the rows at once. Nothing was sent. Errors of the device are those of :meth:`fit`.
         """
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
@@ -311,6 +317,15 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
     def _prepare_targets(self, targets: np.ndarray, sample_weight: np.ndarray | None, dtype: Any) -> np.ndarray:
         return targets.astype(dtype) if self.multilabel_ else targets
 
+    def _check_incremental(self) -> None:
+        super()._check_incremental()
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"'class_weight' must be weights or None for partial_fit: a part of the rows does not tell how frequent a "
+                f"class is. Got {self.class_weight!r}. Nothing was sent. Use a dict, with numbers of "
+                "sklearn.utils.class_weight.compute_class_weight('balanced', classes=..., y=...) for all the labels."
+            )
+
     def _reweight(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         if self.class_weight is None:
             return sample_weight
@@ -351,7 +366,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         return binary_cross_entropy if self.multilabel_ else cross_entropy
 
     def _strata(self, targets: np.ndarray) -> np.ndarray | None:
-        return None if self.multilabel_ else targets
+        return None if self.multilabel_ else self.classes_[targets]
 
     def _score_targets(self, scores: np.ndarray, targets: np.ndarray, sample_weight: np.ndarray) -> float:
         if self.multilabel_:

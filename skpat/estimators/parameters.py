@@ -42,14 +42,14 @@ n_calibration_shots : int or "auto", default="auto"
     Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": as few as the
     twin needs to predict new ones, with a twin that learns on during the training (the default) or knows the equations; else,
     and at most, two for each row, layer and unit, at least 200 and at most 10,000, and no more than a quarter of
-    ``max_shots``. 0: none. (Some further ones, at most 256 for each layer and unit, or about an eighth of ``max_shots``, set
-    the first output statistics; a twin that learns on begins with these where there are no others. One that does not, and
-    learns from nothing else, is refused with 0.)
+    ``max_shots``, or of what the training leaves of it. 0: none. (Some further ones, at most 256 for each layer and unit,
+    with ``max_shots`` about an eighth of it or of what is left, set the first output statistics; a twin that learns on begins
+    with these where there are no others. One that does not, and learns from nothing else, is refused with 0.)
 n_shots : int, default=1
     Shots averaged for each row, in calibration, training and prediction.
 max_shots : int or None, default=None
     Budget of a fit, all purposes and repeats after faults together. It is never exceeded: the fit ends with the best
-    weights so far, and its step size falls in time. The resource of
+    weights so far (without validation data the last ones), and its step size falls in time. The resource of
     :class:`~sklearn.model_selection.HalvingGridSearchCV`. None: no limit but ``max_iter``.
 batch_size : int or "auto", default="auto"
     Rows per step. "auto": all up to 64 rows, else 32. Larger batches take fewer steps, and less of the computer's time, for
@@ -57,7 +57,7 @@ batch_size : int or "auto", default="auto"
 max_iter : int, default=30
     Most passes over the data. The step size falls over them along half a cosine, to a hundredth.
 learning_rate_init : float, default=0.01
-    First step size of Adam.
+    First step size of Adam; in ``partial_fit`` the only one.
 alpha : float, default=1.0
     Strength of the L2 penalty on the digital matrices (encoder, readout), on the scale of
     :class:`~sklearn.linear_model.Ridge`: 1 / C of :class:`~sklearn.linear_model.LogisticRegression`.
@@ -75,7 +75,8 @@ n_iter_no_change : int, default=10
 warm_start : bool, default=False
     Whether ``fit`` goes on from where the last one ended (twin, weights and shot counts included). What the network was built
     from (``device`` to ``gradient`` in this list) must have stayed the same, as for ``partial_fit`` and ``recalibrate``; other
-    parameters may change.
+    parameters may change. A pickle, and so another process, keeps the twin and not the shots it has learned from: what goes on
+    there collects new ones, and is not the same to the last bit.
 journal : str, path or Journal, default=None
     File that every answer of the device is written to in ``fit``, before it is used. The same ``fit`` again (same data,
     parameters and seeds), after a crash or a Ctrl-C, takes what is there without a shot and goes on from the next one, to
@@ -107,7 +108,8 @@ loss_ : float
 loss_curve_ : list of float
     Mean loss of each epoch.
 validation_scores_ : list of float or None
-    Accuracy or R² on the validation data after each epoch, on the device; None without such data. Where the training runs in
+    Accuracy or R² on the validation data after each epoch, on the device; weighted as the training is, by ``sample_weight``
+    (of ``X_val``: ``sample_weight_val``) and ``class_weight``. None without such data. Where the training runs in
     silico they are the twin's, and say nothing of the device: compare methods by ``score``, which measures.
 best_validation_score_ : float or None
     The best of them.
@@ -133,8 +135,9 @@ feature_names_in_ : ndarray of shape (``n_features_in_``,)
     "notes": """\
 In each layer the inputs are scaled by a trainable gain and offset each, squashed smoothly into the device's bounds, and
 measured; outputs are normalised by running statistics. A fit takes n_samples * max_iter * n_layers * n_units *
-n_shots shots at most (with patches more), and those of the calibration; ``plan(X)`` tells. Prediction uses the device
-alone: neither torch nor the twin.
+n_shots shots at most, and those of the calibration; with patches, or a method that measures a row several times in
+a step (SPSA, finite differences, an evolution strategy and others), so many times more; ``plan(X)`` tells. Prediction uses
+the device alone: neither torch nor the twin.
 
 scikit-learn's callbacks (``set_callbacks``) are called around ``fit`` and around each of its epochs. One that predicts takes
 shots, which ``plan`` leaves out: they count as prediction, and ``max_shots`` holds for them too.

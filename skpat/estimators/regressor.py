@@ -27,6 +27,8 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
 
     Attributes
     ----------
+    n_targets_ : int
+        Columns of y.
     {attributes}
 
     See Also
@@ -113,13 +115,14 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         self.verbose = verbose
 
     @with_callbacks
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Train the device on rows with targets.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Data. float32 data are trained on in float32, all else in float64.
+            Data. float32 data are trained on in float32, all else in float64. A sparse matrix becomes an array as a whole
+            (n_samples * n_features numbers): bring tens of thousands of words to fewer features first.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -127,6 +130,8 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
             calibration weigh 1, so keep the mean near 1. A row of weight zero is never sent.
         X_val, y_val : array-like of shape (n_val, n_features) and (n_val,) or (n_val, n_targets), default=None
             Data to validate on after every epoch (this takes shots). The weights of the best score are kept.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weights of these rows in the score.
 
         Returns
         -------
@@ -153,13 +158,13 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         NonFiniteTrainingError
             If the loss or a gradient becomes NaN or infinite.
         """
-        return self._fit(X, y, sample_weight, X_val, y_val)
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
 
     def partial_fit(self, X, y, sample_weight=None):
         """Go through the given rows once. The first call also calibrates, and sets the scales of features and targets.
 
         A target that has been constant so far gets its scale from the first rows in which it changes. Rows that lie far beyond
-        the scales of the first call are warned of.
+        the scales of the first call are warned of. The step size is ``learning_rate_init`` as it stands, and does not fall.
 
         Parameters
         ----------
@@ -173,6 +178,12 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            For ``early_stopping=True``, which takes all the rows at once. Nothing was sent. Other errors are those of
+            :meth:`fit`.
         """
         return self._fit(X, y, sample_weight, incremental=True)
 

@@ -19,6 +19,7 @@ class ShotCounts:
     Parameters
     ----------
     gradient : GradientEstimator
+    twin : Twin or None
     n_rows : int
         Rows to train on.
     n_calls : int
@@ -30,9 +31,12 @@ class ShotCounts:
     max_iter : int
     max_shots : int or None
         The budget, of which each part gets a share.
+    n_validation : int, default=0
+        Rows to validate on after every epoch.
     """
 
     gradient: Any
+    twin: Any
     n_rows: int
     n_calls: int
     n_shots: int
@@ -40,12 +44,16 @@ class ShotCounts:
     batch_size: int
     max_iter: int
     max_shots: int | None
+    n_validation: int = 0
 
     @classmethod
-    def of(cls, estimator: Any, gradient: Any, n_rows: int, n_calls: int) -> ShotCounts:
+    def of(
+        cls, estimator: Any, gradient: Any, twin: Any, n_rows: int, n_calls: int, n_validation: int = 0
+    ) -> ShotCounts:
         """Those of an estimator's fit to so many rows, with a network of so many calls."""
         return cls(
             gradient=gradient,
+            twin=twin,
             n_rows=n_rows,
             n_calls=n_calls,
             n_shots=estimator.n_shots,
@@ -53,6 +61,7 @@ class ShotCounts:
             batch_size=estimator._count_batch(n_rows),
             max_iter=estimator.max_iter,
             max_shots=estimator.max_shots,
+            n_validation=n_validation,
         )
 
     @property
@@ -65,9 +74,10 @@ class ShotCounts:
         """Shots of the steps of one epoch."""
         return self.n_rows * self.per_row * self.gradient.shots_per_row
 
-    def validation(self, n_rows: int) -> int:
-        """Shots of validating on so many rows, after one epoch."""
-        return n_rows * self.per_row if self.gradient.trains_on_device else 0
+    @property
+    def validation(self) -> int:
+        """Shots of validating after one epoch."""
+        return self.n_validation * self.per_row if self.gradient.trains_on_device else 0
 
     @property
     def training(self) -> int:
@@ -94,7 +104,8 @@ class ShotCounts:
         n_rows = min(self.n_rows, STATISTICS_ROWS)
         if self.max_shots is None:
             return n_rows
-        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, self.max_shots // (8 * self.per_row)))
+        most = max(self.max_shots // 8, self._share_of_left(n_rows * self.per_row))
+        return min(n_rows, max(_FEWEST_STATISTICS_ROWS, most // self.per_row))
 
     @property
     def twin_settings(self) -> int:
@@ -103,7 +114,21 @@ class ShotCounts:
             return int(self.n_calibration_shots)
         low, high = _AUTO_CALIBRATION_SHOTS
         wanted = min(max(2 * self.n_rows * self.n_calls, low), high)
-        return wanted if self.max_shots is None else min(wanted, self.max_shots // (4 * self.n_shots))
+        if self.max_shots is None:
+            return wanted
+        most = max(self.max_shots // 4, self._share_of_left(wanted * self.n_shots))
+        return min(wanted, most // self.n_shots)
+
+    def _share_of_left(self, wanted: int) -> int:
+        """What a part of the calibration that wants so much gets of the budget that the training has no use for."""
+        everything = replace(self, max_shots=None)
+        left = (self.max_shots or 0) - everything.whole_training
+        return max(left, 0) * wanted // max(everything.calibration + everything.trial, 1)
+
+    @property
+    def whole_training(self) -> int:
+        """Shots of all epochs, with what is validated after each and what the method does at the end."""
+        return self.max_iter * (self.epoch + self.validation) + self.end
 
     @property
     def check(self) -> int:
@@ -128,14 +153,15 @@ class ShotCounts:
         n_twin = self.twin_settings if self.gradient.uses_twin else 0
         return (self.statistics_rows * self.n_calls + n_twin) * self.n_shots + self.checks
 
-    def trial(self, twin: Any) -> int:
+    @property
+    def trial(self) -> int:
         """Shots, counted as calibration, too, that tell what a training in silico is worth.
 
         None, if there is no such training, if they would be a burden, or if the budget would not reach to the first step.
         """
         from skpat.training.pretraining import TRIAL_ROWS
 
-        if self.gradient.pretrain != "auto" or not self.gradient.begins_in_silico(twin):
+        if self.gradient.pretrain != "auto" or not self.gradient.begins_in_silico(self.twin):
             return 0
         n = TRIAL_ROWS * self.per_row
         if n > _CHECK_SHARE * self.training:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from skpat.lab.session import Session
 from skpat.network.forward import forward
-from skpat.row_keys import hash_rows
+from skpat.row_keys import hash_rows, rank_among_equals
 from skpat.user_warning import warn_user
 
 __all__ = ["FAR_BEYOND", "Validated", "dense", "warn_of_other_scales"]
@@ -26,31 +26,50 @@ class Validated:
     _held_out_keys: Any = ()  # names of the rows that the last fit was judged by
 
     def _hold_out(
-        self: Any, data: Any, X_val: Any, y_val: Any, go_on: bool, incremental: bool, rng: np.random.RandomState
+        self: Any,
+        data: Any,
+        given: tuple[Any, Any, Any],
+        go_on: bool,
+        incremental: bool,
+        rng: np.random.RandomState,
     ) -> tuple[Any, Any]:
-        """Training and validation data.
+        """Training and validation data; ``given`` are the user's X_val, y_val and sample_weight_val.
 
         Where a fit goes on, ``early_stopping`` holds out the rows that it held out before, which nothing was trained on.
         """
-        from skpat.training.trainer import Data
-
+        X_val, y_val, sample_weight_val = given
+        if (X_val is None) != (y_val is None):
+            raise ValueError("'X_val' and 'y_val' must be given together. Got one of them.")
         if X_val is not None:
-            X_val, y_val = validate_data(
-                self, X_val, y_val, reset=False, accept_sparse="csr", dtype=data.X.dtype, **self._y_checks
+            return data, self._given_to_validate(X_val, y_val, sample_weight_val, data.X.dtype)
+        if sample_weight_val is not None:
+            raise ValueError(
+                "'sample_weight_val' must come with 'X_val' and 'y_val', whose rows it weighs. Got it alone."
             )
-            X_val, targets = dense(X_val), self._encode_targets(y_val, None, first=False, name="y_val")
-            if len(X_val) < self._fewest_validated:
-                raise ValueError(
-                    f"'X_val' must have at least {self._fewest_validated} rows: R² is of several. Got {len(X_val)}. Nothing "
-                    "was sent."
-                )
-            return data, Data(X_val, targets, np.ones(len(X_val), dtype=data.X.dtype), hash_rows(X_val))
         if not self.early_stopping or incremental:
             return data, None
-        held_out = np.isin(data.row_keys, self._held_out_keys if go_on else ())
+        held_out = _among(data.row_keys, self._held_out_keys if go_on else ())
         if not self._fewest_validated <= held_out.sum() < len(data):
             held_out = self._draw_held_out(data, rng)
         return data.rows(np.flatnonzero(~held_out)), data.rows(np.flatnonzero(held_out))
+
+    def _given_to_validate(self: Any, X_val: Any, y_val: Any, sample_weight_val: Any, dtype: Any) -> Any:
+        """The user's validation data, weighed by the classes like those of the training."""
+        from skpat.training.trainer import Data
+
+        X_val, y_val = validate_data(
+            self, X_val, y_val, reset=False, accept_sparse="csr", dtype=dtype, **self._y_checks
+        )
+        targets = self._encode_targets(y_val, None, first=False, name="y_val")
+        weight = _check_sample_weight(sample_weight_val, X_val, dtype=dtype, ensure_non_negative=True)
+        weight = self._reweight(y_val, weight)
+        kept = weight > 0  # rows of no weight would cost shots
+        if kept.sum() < self._fewest_validated:
+            least = "a row" if self._fewest_validated == 1 else f"at least {self._fewest_validated} rows"
+            why = ": R² is of several" if self._fewest_validated > 1 else ""
+            raise ValueError(f"'X_val' must have {least} of positive weight{why}. Got {kept.sum()}. Nothing was sent.")
+        X_val = dense(X_val[kept])
+        return Data(X_val, targets[kept], weight[kept], hash_rows(X_val))
 
     def _draw_held_out(self: Any, data: Any, rng: np.random.RandomState) -> np.ndarray:
         """Which rows, shape (n_rows,), are held out from now on: some of every class."""
@@ -89,6 +108,13 @@ class Validated:
             return self._score_targets(scores, held_out.targets, held_out.sample_weight)
 
         return validate
+
+
+def _among(row_keys: np.ndarray, wanted: Any) -> np.ndarray:
+    """Which rows have one of the wanted keys; of equal rows as many as are wanted."""
+    wanted = np.sort(np.asarray(wanted, dtype=row_keys.dtype))
+    n_wanted = np.searchsorted(wanted, row_keys, side="right") - np.searchsorted(wanted, row_keys, side="left")
+    return rank_among_equals(row_keys) < n_wanted
 
 
 def dense(X: Any) -> np.ndarray:

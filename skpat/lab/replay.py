@@ -12,7 +12,7 @@ import numpy as np
 
 from skpat.controls import ControlBatch
 from skpat.lab.ledger import PURPOSES
-from skpat.row_keys import splitmix64, sum_of_columns
+from skpat.row_keys import rank_among_equals, splitmix64, sum_of_columns
 
 __all__ = ["Answers", "Replay", "answers_of", "control_keys", "in_layout_of", "layout", "sealed"]
 
@@ -188,7 +188,7 @@ class Replay:
             found = self._keys[place] == keys
         if not found.any():
             return np.empty((0, 0)), np.arange(n_rows), none
-        occurrence = np.where(found, self.used[place], 0) + _rank_among_equals(keys)
+        occurrence = np.where(found, self.used[place], 0) + rank_among_equals(keys)
         np.add.at(self.used, place[found], 1)
         found &= occurrence < self._count[place]
         rows = np.flatnonzero(found)
@@ -230,14 +230,3 @@ def _same_rows(one: ControlBatch, rows: np.ndarray, other: ControlBatch, others:
     if one.n_controls != other.n_controls:
         return np.zeros(len(rows), dtype=bool)
     return (np.asarray(one)[rows] == np.asarray(other)[others]).all(axis=1)
-
-
-def _rank_among_equals(keys: np.ndarray) -> np.ndarray:
-    """How many equal keys stand before each."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    ranks = np.arange(len(keys)) - np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
-    out = np.empty(len(keys), dtype=np.int64)
-    out[order] = ranks
-    return out

@@ -45,9 +45,10 @@ def weighted_mean_and_scale(X: np.ndarray, sample_weight: np.ndarray) -> tuple[n
     largest = np.maximum(-low, high)
     exponent = np.frexp(largest)[1]  # scaling by powers of two is exact; squares then stay finite
     constant = high / 2 - low / 2 <= _ROUNDING / 2 * largest
-    X = np.ldexp(X, -exponent)
+    X = np.ldexp(X, -exponent)  # a copy, and the only one
     mean = sample_weight @ X / total
-    variance = sample_weight @ np.square(X - mean) / total
+    X -= mean
+    variance = sample_weight @ np.square(X, out=X) / total
     mean = np.where(constant, low / 2 + high / 2, np.ldexp(mean, exponent))  # exactly what it is, if it is constant
     return mean, np.where(constant, 0.0, np.ldexp(np.sqrt(variance), exponent))
 

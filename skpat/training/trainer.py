@@ -139,6 +139,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.trainable, lr=settings.learning_rate_init, fused=True)
         if optimizer_state is not None:
             self.optimizer.load_state_dict(_map_arrays(optimizer_state, lambda array: torch.from_numpy(array.copy())))
+            self.set_step(0.0)  # not the small one at which the training before has ended
 
     def set_step(self, progress: float) -> None:
         """Set the step size for a run that has come ``progress`` (0 to 1) of its way: half a cosine, falling."""

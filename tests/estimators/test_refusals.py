@@ -94,8 +94,12 @@ def test_r2_of_a_single_held_out_row_is_refused(watched: Watched) -> None:
     network = small(PhysicalNetworkRegressor, device=watched, early_stopping=True)
     with pytest.raises(ValueError, match=r"at least 2 of the 10 rows: R² is of several\. Got 0\.1, which holds out 1"):
         network.fit(X[:10], y[:10])
-    with pytest.raises(ValueError, match=r"'X_val' must have at least 2 rows: R² is of several\. Got 1"):
+    with pytest.raises(
+        ValueError, match=r"'X_val' must have at least 2 rows of positive weight: R² is of several\. Got 1"
+    ):
         network.fit(X[:10], y[:10], X_val=X[10:11], y_val=y[10:11])
+    with pytest.raises(ValueError, match=r"at least 2 rows of positive weight: R² is of several\. Got 1"):
+        network.fit(X[:10], y[:10], X_val=X[10:13], y_val=y[10:13], sample_weight_val=[0, 2, 0])
     assert not watched.sent
     assert np.isfinite(network.fit(X[:11], y[:11]).validation_scores_).all()
 

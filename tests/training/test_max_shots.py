@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 from sklearn.datasets import load_iris
 
 from skpat import PhysicalNetworkClassifier, as_device
 from skpat.devices import SecondHarmonicLaser
-from skpat.exceptions import ShotBudgetError
+from skpat.exceptions import ShotBudgetError, UselessTwinWarning
 from skpat.lab import Session
 from skpat.training import useless_twin
 from skpat.training.trainer import Trainer
-from skpat.twins import NeuralTwin
+from skpat.twins import NeuralTwin, PhysicsTwin
 
 X, Y = load_iris(return_X_y=True)
 
@@ -71,11 +72,51 @@ def test_a_fit_never_exceeds_its_budget(max_shots: int, n_shots: int, n_layers: 
 @pytest.mark.parametrize("n_shots", [1, 3])
 def test_a_calibration_takes_a_quarter_of_the_budget_and_the_statistics_an_eighth(n_shots: int, n_layers: int) -> None:
     max_shots = 960
-    _, network = counted(gradient="in_silico", max_shots=max_shots, max_iter=1, n_shots=n_shots, n_layers=n_layers)
+    of_device = "asymmetric"  # a method whose training would take more than the budget
+    _, network = counted(gradient=of_device, max_shots=max_shots, n_shots=n_shots, n_layers=n_layers, batch_size=10)
     plan = network.plan(X)
     network.fit(X, Y)
-    assert network.shots_["calibration"] == plan.calibration == max_shots / 4 + max_shots / 8
-    assert network.ledger_.total == plan.calibration
+    n_calibration = network.shots_["calibration"] - network._shot_counts(len(X)).checks
+    assert n_calibration == plan.calibration - network._shot_counts(len(X)).checks == max_shots / 4 + max_shots / 8
+    assert sum(network.shots_.values()) <= max_shots
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+@pytest.mark.parametrize("max_shots", [200, 431])
+def test_what_a_training_has_no_use_for_goes_to_the_calibration(max_shots: int, n_layers: int) -> None:
+    counter, network = counted(gradient="in_silico", max_shots=max_shots, n_layers=n_layers)
+    assert network.plan(X).calibration == network.fit(X, Y).shots_["calibration"] == counter.rows
+    assert max_shots - 2 * n_layers < counter.rows <= max_shots
+    refitted = counted(gradient="in_silico_refitted", max_shots=max_shots + len(X) * n_layers, n_layers=n_layers)[1]
+    assert refitted.fit(X, Y).shots_ == network.shots_ | {"training": len(X) * n_layers}
+
+
+@given(
+    gradient=st.sampled_from(["physics_aware", "exact", "asymmetric", "in_silico", "in_silico_refitted", "spsa"]),
+    n_layers=st.integers(1, 2), n_shots=st.integers(1, 2), validated=st.sampled_from(["no", "held out", "given"]),
+    equations=st.booleans(), spare=st.integers(0, 50),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_a_budget_of_what_the_plan_says_changes_nothing(
+    gradient: str, n_layers: int, n_shots: int, validated: str, equations: bool, spare: int
+) -> None:
+    laser = SecondHarmonicLaser(8, 5, n_steps=2, random_state=0)
+    twin = PhysicsTwin(laser, ["coupling"], max_iter=2) if equations else NeuralTwin((8,), max_iter=2, n_refine_steps=1)
+    network = PhysicalNetworkClassifier(
+        laser, twin=twin, gradient=gradient, n_layers=n_layers, n_shots=n_shots, early_stopping=validated == "held out",
+        max_iter=2, batch_size=40, random_state=0,
+    )  # fmt: skip
+    more = {"X_val": X[::7], "y_val": Y[::7]} if validated == "given" else {}
+    plan = network.plan(X, X_val=more.get("X_val"))
+    n_planned = plan.calibration + plan.training + plan.validation
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UselessTwinWarning)
+        free = clone(network).fit(X, Y, **more)
+        bound = clone(network).set_params(max_shots=n_planned + spare).fit(X, Y, **more)
+    assert bound.plan(X, X_val=more.get("X_val")) == plan
+    assert bound.shots_ == free.shots_
+    for name, weight in free.weights_.items():
+        np.testing.assert_array_equal(weight, bound.weights_[name])
 
 
 @pytest.mark.parametrize(("n_rows", "n_layers"), [(30, 1), (30, 2), (150, 1), (150, 3), (4000, 1), (4000, 2)])
