@@ -87,6 +87,8 @@ class ControlBatch:
             controls = np.asarray(controls)
             if controls.dtype.kind in "iub":
                 controls = controls.astype(np.float64)
+        elif not controls.is_floating_point():  # whole numbers in a tensor
+            controls = controls.double()
         if len(controls.shape) != 2:
             raise ValueError(
                 f"'controls' must be an array of shape (n_rows, n_controls). Got shape {tuple(controls.shape)}. "

@@ -9,7 +9,7 @@ import torch
 
 from skpat.controls import ControlBatch
 from skpat.devices.base import demand
-from skpat.devices.simulated import SimulatedDevice
+from skpat.devices.simulated import SimulatedDevice, floating
 from skpat.value_checks import is_int
 
 __all__ = ["AnalogCircuit"]
@@ -259,6 +259,7 @@ class AnalogCircuit(SimulatedDevice):
             of the second inductor (mA), voltage of the output (V).
         """
         self._check_parameters()
+        controls = floating(controls)
         rates, inputs, bias = self._network(constants, controls)
         junctions = torch.zeros((2, 6), dtype=rates.dtype, device=rates.device)
         junctions[:, 2], junctions[1, 3] = 1 / _THERMAL_VOLTAGE, -1 / _THERMAL_VOLTAGE

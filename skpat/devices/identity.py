@@ -93,6 +93,7 @@ class IdentityDevice(Device):
 
     def forward(self, controls: torch.Tensor, constants: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
         """The same on tensors, differentiable."""
+        controls = controls if controls.is_floating_point() else controls.double()
         return controls @ controls.new_tensor(self._mixing())
 
 

@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from skpat.controls import ControlBatch
 from skpat.devices.base import demand
-from skpat.devices.simulated import SimulatedDevice
+from skpat.devices.simulated import SimulatedDevice, floating
 from skpat.value_checks import is_int
 
 __all__ = ["OscillatingPlate"]
@@ -246,6 +246,7 @@ class OscillatingPlate(SimulatedDevice):
             the motion overflows.
         """
         self._check_parameters()
+        controls = floating(controls)
         value = self._constants(constants, controls)
         shape_at_pickup = torch.from_numpy(self._shapes_at(self.pickup_position)[None]).to(controls)
         read = torch.cat([shape_at_pickup, torch.zeros_like(shape_at_pickup)], dim=1)
@@ -281,6 +282,7 @@ class OscillatingPlate(SimulatedDevice):
             At the end of every sample, in units of the thickness, and of the thickness per ms.
         """
         self._check_parameters()
+        controls = floating(controls)
         value = self._constants(constants, controls)
         motion = self._play(controls, value, torch.eye(2 * self.n_modes).to(controls)).permute(2, 0, 1)
         displacement, velocity = motion[..., : self.n_modes], motion[..., self.n_modes :]

@@ -7,7 +7,7 @@ import torch
 from scipy.fft import next_fast_len
 
 from skpat.controls import ControlBatch
-from skpat.devices.simulated import SimulatedDevice
+from skpat.devices.simulated import SimulatedDevice, floating
 
 __all__ = ["SecondHarmonicLaser"]
 
@@ -189,6 +189,7 @@ class SecondHarmonicLaser(SimulatedDevice):
             Spectra in the order of the discrete Fourier transform; the sum of squares is 1 for the energy of the
             fully open pulse.
         """
+        controls = floating(controls)
         names = ("length", "walk_off", "phase_mismatch", "chirp", "coupling")
         value = self._replaceable(names, constants, controls)
         frequency, source, peak = self._grid()

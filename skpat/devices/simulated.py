@@ -110,6 +110,7 @@ class SimulatedDevice(Device):
             In the precision of the controls.
         """
         batch = ControlBatch.from_dense(batch).numpy()
+        batch = batch.changed(varying=_without_integers(batch.varying), shared=_without_integers(batch.shared))
         shared = torch.from_numpy(np.array(batch.shared)).to(self.torch_device)
         pieces = [
             self._measure_chunk(batch.rows(slice(start, start + self.chunk_rows)), shared)
@@ -151,7 +152,17 @@ class SimulatedDevice(Device):
         unknown = sorted(set(given) - set(names))
         if unknown:
             raise ValueError(f"'constants' of {type(self).__name__} must be among {', '.join(names)}. Got {unknown}.")
+        dtype = like.dtype if like.is_floating_point() else torch.float64  # whole numbers would truncate the constants
         return {
-            name: torch.as_tensor(given.get(name, getattr(self, name)), dtype=like.dtype, device=like.device)
+            name: torch.as_tensor(given.get(name, getattr(self, name)), dtype=dtype, device=like.device)
             for name in names
         }
+
+
+def _without_integers(part: np.ndarray) -> np.ndarray:
+    return part.astype(np.float64) if part.dtype.kind in "iub" else part
+
+
+def floating(controls: torch.Tensor) -> torch.Tensor:
+    """Whole numbers in double precision, everything else as it is."""
+    return controls if controls.is_floating_point() else controls.double()
