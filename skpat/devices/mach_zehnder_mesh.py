@@ -57,13 +57,15 @@ class MachZehnderMesh(SimulatedDevice):
     phase_modulators : bool, default=False
         Whether each port also has a phase modulator before the mesh.
     nonlinearity : float, default=4.0
-        Gain :math:`g` of the activation, in rad/mW. 0: no activation, and an ordinary mesh of ``n_ports`` columns.
+        Gain :math:`g` of the activation, in rad/mW. 0: no activation, and an ordinary mesh of ``n_ports`` columns; its gain is
+        then no constant to be found.
     activation_bias : float, default=pi/2
         :math:`\varphi_b`, in rad. At pi weak light is blocked, at 0 it passes.
     tap : float, default=0.1
         :math:`\alpha`, the share of the power that is detected half way, 0 to 1.
     phase_error : float, default=0.0
-        Standard deviation of a fixed error that is added to every phase, in rad. See ``phase_offsets``.
+        Standard deviation of a fixed error that is added to every phase of every interferometer, in rad. See
+        ``phase_offsets``.
     splitter_error : float, default=0.0
         Standard deviation of the fixed :math:`\epsilon` of each splitter. See ``splitter_offsets``.
     loss : float, default=0.1
@@ -91,7 +93,7 @@ class MachZehnderMesh(SimulatedDevice):
     periodic : ndarray of shape (n_controls,)
         2 pi for phases, 0 for amplitudes, and with crosstalk also for :math:`\theta` and :math:`\phi`; see Notes.
     phase_offsets : ndarray of shape (n_ports * (n_ports - 1),)
-        The fixed error of each phase, in the order of the controls.
+        The fixed error of each phase of the interferometers, in the order of the controls.
     splitter_offsets : ndarray of shape (n_ports * (n_ports - 1),)
         The fixed :math:`\epsilon` of the first splitter of each interferometer, then of the second.
 
@@ -103,6 +105,7 @@ class MachZehnderMesh(SimulatedDevice):
 
     Crosstalk is heat: with :math:`c > 0` phases are heater settings, proportional to power, and a turn of 2 pi more is not the
     same setting. The inner and the outer phase shifters of a column are two columns of heaters which do not feel each other.
+    The fixed errors are those of the waveguides: they heat no neighbour.
 
     Where all rows share the phases each half of the mesh is worked out once, and costs one matrix product for all rows.
 
@@ -294,7 +297,8 @@ class MachZehnderMesh(SimulatedDevice):
             Its parts are tensors.
         constants : dict of str to tensor, default=None
             Values in place of ``loss``, ``crosstalk``, ``nonlinearity``, ``activation_bias``, ``tap`` (scalar tensors),
-            ``phase_offsets`` or ``splitter_offsets`` (tensors of shape (2 * n_interferometers,)).
+            ``phase_offsets`` or ``splitter_offsets`` (tensors of shape (2 * n_interferometers,)). A mesh built without
+            activation takes no ``nonlinearity``.
 
         Returns
         -------
@@ -308,15 +312,14 @@ class MachZehnderMesh(SimulatedDevice):
         """
         self._check_parameters()
         field = self._modulated(batch)
-        value = self._replaceable(_CONSTANTS, constants, field.real)
+        value = self._values(constants, field.real)
         phases = channel_range(batch, self._first_phase, self.n_controls)
         turns, splitters = self._turns(phases, value, "crosstalk" in (constants or {})), self._splitters(value)
         shared = not varies(batch, self._first_phase, self.n_controls)
-        has_activation = bool(self.nonlinearity) or "nonlinearity" in (constants or {})
         if not shared:
             field = field.expand(self.n_ports, batch.n_rows)
         middle = self.n_ports // 2
-        for first, last in ((0, middle), (middle, self.n_ports)) if has_activation else ((0, self.n_ports),):
+        for first, last in ((0, middle), (middle, self.n_ports)) if self.nonlinearity else ((0, self.n_ports),):
             if shared:  # what the columns do to each port's light alone, then to all rows at once
                 alone = torch.eye(self.n_ports, dtype=field.dtype, device=field.device)
                 field = _through(alone, turns, splitters, first, last) @ field
@@ -333,7 +336,7 @@ class MachZehnderMesh(SimulatedDevice):
         Parameters
         ----------
         theta, phi : array-like or tensor of shape (n_interferometers,)
-            In rad, as set: the fixed errors and the crosstalk come on top.
+            In rad, as set: the fixed errors and the crosstalk come on top. In double precision unless both are of float32.
         constants : dict of str to tensor, default=None
             As in :meth:`forward_batch`.
 
@@ -342,11 +345,19 @@ class MachZehnderMesh(SimulatedDevice):
         complex tensor of shape (n_ports, n_ports)
         """
         self._check_parameters()
-        phases = torch.cat([torch.as_tensor(theta), torch.as_tensor(phi)])[None].to(self.torch_device)
-        value = self._replaceable(_CONSTANTS, constants, phases)
+        phases = torch.cat([_as_phases(theta), _as_phases(phi)])[None].to(self.torch_device)
+        value = self._values(constants, phases)
         alone = torch.eye(self.n_ports, dtype=_complex(phases.dtype), device=phases.device)
         turns = self._turns(phases, value, "crosstalk" in (constants or {}))
         return _through(alone, turns, self._splitters(value), 0, self.n_ports)
+
+    def _values(self, constants: dict[str, torch.Tensor] | None, like: torch.Tensor) -> dict[str, torch.Tensor]:
+        if "nonlinearity" in (constants or {}) and not self.nonlinearity:
+            raise ValueError(
+                f"'constants' of {type(self).__name__} must be without 'nonlinearity' where there is no activation. Got "
+                f"nonlinearity={self.nonlinearity!r} in the constructor. Build the mesh with a nonlinearity above 0."
+            )
+        return self._replaceable(_CONSTANTS, constants, like)
 
     def _modulated(self, batch: ControlBatch) -> torch.Tensor:
         """The light that enters the mesh, (n_ports, n_rows) or (n_ports, 1): ports first, so that columns are slices."""
@@ -452,6 +463,14 @@ def _activate(field: torch.Tensor, value: dict[str, torch.Tensor]) -> torch.Tens
     angle = value["nonlinearity"] * (field.real.square() + field.imag.square()) + value["activation_bias"]
     passed = torch.sqrt(1 - value["tap"]) / 2
     return field * torch.complex(passed * torch.sin(angle), passed * (1 + torch.cos(angle)))
+
+
+def _as_phases(phases: Any) -> torch.Tensor:
+    """float32 and float64 as they are, everything else in float64."""
+    if isinstance(phases, torch.Tensor):
+        return phases if phases.dtype in (torch.float32, torch.float64) else phases.double()
+    array = np.asarray(phases)
+    return torch.from_numpy(array.astype(np.float32 if array.dtype == np.float32 else np.float64))
 
 
 def _turn(angle: torch.Tensor) -> torch.Tensor:

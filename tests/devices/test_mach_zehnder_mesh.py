@@ -189,6 +189,10 @@ def test_crosstalk_heats_the_neighbours_in_the_column(n_ports: int) -> None:
         begin += len(ports)
     np.testing.assert_allclose(device.transfer_matrix(theta, phi).numpy(), unitary(*heated), rtol=0, atol=1e-12)
     assert np.abs(unitary(*heated) - unitary(theta, phi)).max() > 0.1
+    flawed = clone(device).set_params(phase_error=0.2)  # fixed errors heat nobody
+    errors = np.split(flawed.phase_offsets, 2)
+    expected = unitary(*(phase + error for phase, error in zip(heated, errors, strict=True)))
+    np.testing.assert_allclose(flawed.transfer_matrix(theta, phi).numpy(), expected, rtol=0, atol=1e-12)
 
 
 def test_fixed_errors_are_added_to_the_phases() -> None:
@@ -323,12 +327,33 @@ def test_offsets_replace_those_of_the_specimen_and_have_a_gradient(name: str) ->
 
 @pytest.mark.parametrize("name", ["crosstalk", "loss", "nonlinearity"])
 def test_a_constant_that_is_zero_has_a_gradient_too(name: str) -> None:
-    device = make(4, **PERFECT)
+    device = make(4, **PERFECT | {"nonlinearity": 2.0, "activation_bias": 0.5})
     zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
     outputs = device.forward(torch.from_numpy(settings_for(device, 2)), {name: zero})
     (slope,) = torch.autograd.grad(outputs.square().sum(), zero)
     assert torch.isfinite(slope)
     assert slope != 0
+
+
+@pytest.mark.parametrize("n_ports", [2, 4, 5])
+def test_without_activation_its_gain_is_no_constant(n_ports: int) -> None:
+    device = make(n_ports, **PERFECT)
+    controls = settings_for(device, 20)
+    message = (
+        r"^'constants' of MachZehnderMesh must be without 'nonlinearity' where there is no activation\. "
+        r"Got nonlinearity=0\.0 in the constructor\. Build the mesh with a nonlinearity above 0\.$"
+    )
+    for call in (
+        lambda: device.forward(torch.from_numpy(controls), {"nonlinearity": torch.tensor(0.0)}),
+        lambda: device.transfer_matrix(*phases_for(device), {"nonlinearity": torch.tensor(1.0)}),
+        lambda: PhysicsTwin(device, ["nonlinearity"]).fit(controls, device.measure(controls)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    # of an activation that is there, a gain of 0 is one among others
+    there = make(n_ports, **PERFECT | {"nonlinearity": 1e-13, "tap": 0.0, "activation_bias": 0.0})
+    found = there.forward(torch.from_numpy(controls), {"nonlinearity": torch.tensor(0.0)}).numpy()
+    np.testing.assert_allclose(found, device.measure(controls), rtol=0, atol=1e-12)
 
 
 def test_an_unknown_constant_is_refused() -> None:
@@ -391,6 +416,37 @@ def test_a_batch_is_computed_in_the_precision_of_its_controls() -> None:
     narrow = silent.measure(controls.astype(np.float32))
     np.testing.assert_allclose(narrow, silent.measure(controls), rtol=1e-4, atol=1e-5)
     assert np.abs(narrow - silent.measure(controls)).max() > 0
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        list,
+        np.array,
+        torch.tensor,
+        lambda phases: np.array(phases, dtype=np.int8),
+        lambda phases: tuple(map(float, phases)),
+    ],
+    ids=["list", "array", "tensor", "small", "floats"],
+)
+def test_whole_numbers_are_phases_of_the_same_chip(of) -> None:
+    device = make(4, **FLAWED)
+    theta, phi = [0, 1, 2, 3, 4, 5], [5, 0, 3, 1, 0, 2]
+    expected = device.transfer_matrix(np.array(theta, dtype=float), np.array(phi, dtype=float))
+    found = device.transfer_matrix(of(theta), of(phi))
+    assert found.dtype == torch.complex128
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_phases_of_single_precision_are_computed_in_it() -> None:
+    device = make(4, **FLAWED)
+    theta, phi = (phase.astype(np.float32) for phase in phases_for(device))
+    wide = device.transfer_matrix(theta.astype(np.float64), phi)
+    assert wide.dtype == torch.complex128
+    for of in (np.asarray, torch.from_numpy):
+        narrow = device.transfer_matrix(of(theta), of(phi))
+        assert narrow.dtype == torch.complex64
+        torch.testing.assert_close(narrow.to(wide.dtype), wide, rtol=0, atol=1e-5)
 
 
 def test_no_rows_give_no_rows() -> None:
