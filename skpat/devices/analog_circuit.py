@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,9 @@ class AnalogCircuit(SimulatedDevice):
     ----------
     bounds : ndarray of shape (n_controls, 2)
         -1 to 1 V for every sample.
-    seconds_per_shot : float
-        Duration of the drive.
+    seconds_per_shot : float or None
+        Duration of the drive, and of the pause until the slowest mode of the circuit, linear about its operating point, has
+        died away to 1 %: every row begins at rest. None: it never does, the circuit oscillates by itself.
 
     Notes
     -----
@@ -207,8 +209,10 @@ class AnalogCircuit(SimulatedDevice):
         return 1 + self.n_outputs if self.noise or self.gain_jitter else 0
 
     @property
-    def seconds_per_shot(self) -> float:  # type: ignore[override]  # an attribute of the base class, derived here
-        return 1e-3 * self.n_controls / self.sample_rate
+    def seconds_per_shot(self) -> float | None:  # type: ignore[override]  # an attribute of the base class, derived here
+        self._check_parameters()
+        tau = _slowest_decay(tuple(float(getattr(self, name)) for name in _CONSTANTS), type(self).__name__)
+        return None if tau is None else 1e-3 * self.n_controls / self.sample_rate + 1e-6 * float(np.log(100)) * tau
 
     def simulate(self, batch: ControlBatch, normal: torch.Tensor | None) -> torch.Tensor:
         """Play one waveform per row and read the output, in V."""
@@ -261,8 +265,7 @@ class AnalogCircuit(SimulatedDevice):
         self._check_parameters()
         controls = floating(controls)
         rates, inputs, bias = self._network(constants, controls)
-        junctions = torch.zeros((2, 6), dtype=rates.dtype, device=rates.device)
-        junctions[:, 2], junctions[1, 3] = 1 / _THERMAL_VOLTAGE, -1 / _THERMAL_VOLTAGE
+        junctions = _junctions_of(rates)
         rest, voltages = _operating_point(rates, inputs, bias, junctions, type(self).__name__)
         step, of_start, of_end = _linear_step(rates, inputs, 1e3 / (self.sample_rate * self.n_steps))  # us
         # rows: state, then both junction voltages, before the junctions' currents at the end of the step are added
@@ -504,6 +507,25 @@ class _Junctions:
     def guess(self, v: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """From the last two solutions, on a straight line, which must not lead up an exponential."""
         return torch.minimum(2 * v - before, torch.maximum(v, self.knee))
+
+
+def _junctions_of(rates: torch.Tensor) -> torch.Tensor:
+    """Both junction voltages over V_T, of a state: (2, 6)."""
+    junctions = torch.zeros((2, 6), dtype=rates.dtype, device=rates.device)
+    junctions[:, 2], junctions[1, 3] = 1 / _THERMAL_VOLTAGE, -1 / _THERMAL_VOLTAGE
+    return junctions
+
+
+@lru_cache(maxsize=64)
+def _slowest_decay(constants: tuple[float, ...], name: str) -> float | None:
+    """In us, the time constant of the slowest linear mode about the operating point. None: one of them grows."""
+    circuit = AnalogCircuit(**dict(zip(_CONSTANTS, constants, strict=True)))
+    rates, inputs, bias = circuit._network(None, torch.zeros((), dtype=torch.float64))
+    junctions = _junctions_of(rates)
+    _, voltages = _operating_point(rates, inputs, bias, junctions, name)
+    about_rest = rates + inputs[:, 2:] @ (voltages.exp()[:, None] * junctions)
+    slowest = float(torch.linalg.eigvals(about_rest).real.max())
+    return -1 / slowest if slowest < 0 else None
 
 
 def _determinant(feedback: torch.Tensor, e: torch.Tensor) -> torch.Tensor:

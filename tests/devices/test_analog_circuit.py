@@ -296,9 +296,65 @@ def test_a_batch_is_computed_in_the_precision_of_its_controls() -> None:
     assert np.abs(narrow - wide).max() > 0
 
 
+# ---- bounds and time ----
+
+
 def test_bounds_and_time() -> None:
-    np.testing.assert_array_equal(small_circuit(3, 3).bounds, [[-1, 1]] * 3)
-    np.testing.assert_allclose(small_circuit(3, 3).seconds_per_shot, 15e-6)
+    np.testing.assert_array_equal(small_circuit(6, 3).bounds, [[-1, 1]] * 6)
+    drive = small_circuit(6, 3).seconds_per_shot - small_circuit(3, 3, n_steps=1).seconds_per_shot
+    np.testing.assert_allclose(drive, 15e-6, rtol=1e-9)
+    slow = small_circuit(6, 3, sample_rate=100.0).seconds_per_shot
+    np.testing.assert_allclose(slow - small_circuit(6, 3).seconds_per_shot, 30e-6, rtol=1e-9)
+    np.testing.assert_allclose(AnalogCircuit().seconds_per_shot, 0.835e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"bias": 0.8}, {"source_resistance": 2.0, "load_resistance": 50.0}])
+def test_the_pause_is_as_long_as_the_circuit_needs_to_settle(parameters: dict) -> None:
+    circuit = small_circuit(1000, 1, sample_rate=1000.0, n_steps=1, **parameters)
+    pause = 1e6 * circuit.seconds_per_shot - 1000  # in samples of 1 us
+    click = torch.zeros((2, 1000), dtype=torch.float64)
+    click[1, :20] = 1e-3  # too weak to bend anything
+    resting, ringing = circuit.transient(click)
+    away = (ringing - resting)[500:].numpy()  # one damped oscillation is left, and d(t + 2h) = p d(t + h) - q d(t)
+    h = 15
+    before = np.column_stack([away[h:-h].ravel(), -away[: -2 * h].ravel()])
+    (_, q), missed, *_ = np.linalg.lstsq(before, away[2 * h :].ravel(), rcond=None)
+    assert missed < 1e-6 * np.sum(away**2)
+    np.testing.assert_allclose(q ** (pause / (2 * h)), 0.01, rtol=1e-3)
+
+
+def test_rows_that_follow_each_other_after_the_pause_do_not_know_of_each_other() -> None:
+    circuit = AnalogCircuit(**SILENT)
+    pause = round((circuit.seconds_per_shot - 0.5e-3) * 200e3)
+    first, second = drive_for(circuit, 2)
+    alone = forward(AnalogCircuit(100, 100, **SILENT), second[None])[0]
+
+    def played(n_between: int) -> np.ndarray:
+        row = np.concatenate([first, np.zeros(n_between), second])
+        return forward(AnalogCircuit(len(row), len(row), **SILENT), row[None])[0, -100:]
+
+    wrong = [np.linalg.norm(played(n) - alone) / np.linalg.norm(alone - alone.mean()) for n in (0, pause)]
+    assert wrong[0] > 0.1
+    assert wrong[1] < 0.01
+
+
+def test_a_circuit_that_oscillates_by_itself_states_no_time() -> None:
+    circuit = small_circuit(
+        600, 600, bias=0.61, source_resistance=0.049, inductance=20.0, capacitance=0.32, base_resistance=0.37,
+        base_emitter_capacitance=0.56, base_collector_capacitance=0.069, collector_resistance=4.2,
+        output_inductance=9.0, output_capacitance=54.0, load_resistance=240.0, reverse_gain=41.0,
+    )  # fmt: skip
+    assert circuit.seconds_per_shot is None
+    click = np.zeros((1, 600))
+    click[0, 0] = 1e-3
+    swing = np.abs(forward(circuit, click) - forward(circuit, 0 * click))[0]
+    assert swing[:3].max() < 0.1
+    assert swing.max() > 1
+
+
+def test_a_wrong_parameter_has_no_time() -> None:
+    with pytest.raises(ValueError, match=r"'inductance' of AnalogCircuit must be a finite number above 0\. Got 0\.0"):
+        _ = small_circuit(inductance=0.0).seconds_per_shot
 
 
 def test_a_copy_measures_the_same() -> None:
