@@ -96,7 +96,8 @@ class NeuralTissue(Device):
         Largest amplitude of an electrode, in uA.
     max_charge : float, default=None
         Largest charge of one phase, all electrodes together, in nC. None: 85 % of what all electrodes at their largest
-        amplitude carry, far above what settings drawn at random carry where there are a dozen electrodes or more.
+        amplitude carry, far above what settings drawn at random carry where there are a dozen electrodes or more. A phase is as
+        long as it is played: ``pulse_duration`` in whole steps.
     pulse_duration : float, default=0.4
         Duration of each of the two phases of a pulse, in ms.
     n_pulses : int, default=6
@@ -283,13 +284,17 @@ class NeuralTissue(Device):
         ------
         ControlBoundsError
             If one phase of a pulse carries too much. Nothing was sent.
+        ValueError
+            If a parameter is not legal.
         """
+        self._check_parameters()
         parts = batch.numpy()
         total = parts.varying.sum(axis=1, dtype=np.float64) + parts.shared.sum(dtype=np.float64)
-        charge = total * self.pulse_duration
+        phase = self._n_steps(self.pulse_duration) * self.dt  # as it is played
+        charge = total * phase
         limit = self.max_charge
         if limit is None:
-            limit = 0.85 * self.n_electrodes * self.max_amplitude * self.pulse_duration
+            limit = 0.85 * self.n_electrodes * self.max_amplitude * phase
         too_much = ~(charge <= limit * (1 + 1e-6))  # controls in float32 may add up to a little more
         if too_much.any():
             row = int(np.argmax(too_much))

@@ -193,6 +193,29 @@ def test_a_limit_that_is_no_number_lets_nothing_pass() -> None:
         small_tissue(max_charge=float("nan")).check_controls(ControlBatch.from_dense(np.zeros((1, 9))))
 
 
+@given(st.floats(0.01, 1.5), st.floats(0.05, 0.6))
+@settings(max_examples=30, deadline=None)
+def test_the_charge_is_that_of_the_pulse_as_it_is_played(duration: float, dt: float) -> None:
+    tissue = small_tissue(pulse_duration=duration, dt=dt, n_pulses=1)
+    controls = np.full((1, 9), 5.0)
+    train = tissue._train(ControlBatch.from_dense(controls), tissue._array().of_amplitudes)
+    played = dt * sum(current is not None for current in train) / 2 * 45.0  # ms uA in one phase
+    tissue.set_params(max_charge=played).check_controls(ControlBatch.from_dense(controls))
+    with pytest.raises(ControlBoundsError) as caught:
+        tissue.set_params(max_charge=0.99 * played).check_controls(ControlBatch.from_dense(controls))
+    assert caught.value.value == pytest.approx(played)
+    by_default = clone(tissue).set_params(max_charge=None)
+    by_default.check_controls(ControlBatch.from_dense(np.full((1, 9), 8.5)))
+    with pytest.raises(ControlBoundsError, match="max_charge"):
+        by_default.check_controls(ControlBatch.from_dense(np.full((1, 9), 8.51)))
+
+
+def test_a_pulse_shorter_than_a_step_carries_the_charge_of_a_step() -> None:
+    tissue = NeuralTissue(pulse_duration=0.1, max_charge=60.0)
+    with pytest.raises(ControlBoundsError, match=r"at most 60 nC .* Got 240 nC in row 0"):
+        tissue.check_controls(ControlBatch.from_dense(np.full((1, 60), 10.0)))
+
+
 @pytest.mark.parametrize("n_electrodes", [12, 60])
 def test_settings_drawn_at_random_pass(n_electrodes: int) -> None:
     tissue = NeuralTissue(n_electrodes)
@@ -341,7 +364,8 @@ def test_the_culture_drifts_with_the_clock() -> None:
     drift = [np.abs(at(clock) - now).mean() for clock in (10, 1000, 10_000)]
     assert 0 < drift[0] < drift[1] < drift[2]
     np.testing.assert_array_equal(at(1000), at(1009))
-    np.testing.assert_array_equal(plastic.network(1000).weights, plastic.grown().weights_at(100, 0.1))
+    for clock, knot in ((0, 0), (9, 0), (10, 1), (1000, 100)):
+        np.testing.assert_array_equal(plastic.network(clock).weights, plastic.grown().weights_at(knot, 0.1))
 
 
 def test_a_batch_over_several_knots_is_its_rows() -> None:
@@ -446,6 +470,7 @@ def test_a_wrong_parameter_is_refused_when_used(parameters: dict, message: str) 
 
 
 def test_the_dish_and_the_network_check_too() -> None:
-    for look in (small_tissue(dt=-1.0).grown, small_tissue(dt=-1.0).network):
+    wrong, batch = small_tissue(dt=-1.0), ControlBatch.from_dense(np.zeros((1, 9)))
+    for look in (wrong.grown, wrong.network, lambda: wrong.check_controls(batch)):
         with pytest.raises(ValueError, match="'dt' of NeuralTissue"):
             look()
