@@ -7,7 +7,9 @@ import torch
 from scipy.fft import next_fast_len
 
 from skpat.controls import ControlBatch
+from skpat.devices.base import demand
 from skpat.devices.simulated import SimulatedDevice, floating
+from skpat.value_checks import is_int, is_number
 
 __all__ = ["SecondHarmonicLaser"]
 
@@ -31,11 +33,12 @@ class SecondHarmonicLaser(SimulatedDevice):
         Number of spectral channels of the pulse shaper. A control is the amplitude that its channel lets
         through, 0 to 1.
     n_outputs : int, default=50
-        Number of spectrometer bins; they cover the whole second harmonic (twice the width of the fundamental).
+        Number of spectrometer bins; they cover the whole second harmonic (twice the width of the fundamental). At most
+        ``2 * n_controls``.
     bandwidth : float, default=20.0
         Width of the shaped spectrum, in THz. The source is Gaussian with this full width at half maximum.
     length : float, default=0.2
-        Length of the crystal, in mm.
+        Length of the crystal, in mm. Above zero.
     walk_off : float, default=200.0
         Group-velocity mismatch :math:`\delta`, in fs/mm (about that of BBO between 800 and 400 nm).
     phase_mismatch : float, default=0.0
@@ -65,11 +68,11 @@ class SecondHarmonicLaser(SimulatedDevice):
 
     Notes
     -----
-    Strang splitting: the linear part exactly in the frequency domain, the local exchange of photons by one
-    fourth-order Runge-Kutta step; second order in the step together. The photon number
-    :math:`\int |A_1|^2 + |A_2|^2` is conserved (Manley-Rowe) to the accuracy of the Runge-Kutta step. The grid has three
-    points a channel, so that products of the fields do not wrap around. A batch is computed in the precision of its
-    controls.
+    Strang splitting: the linear part exactly in the frequency domain, the local exchange of energy by one
+    fourth-order Runge-Kutta step; second order in the step together. The energy :math:`\int |A_1|^2 + |A_2|^2` is conserved
+    to the accuracy of the Runge-Kutta step. It is proportional to :math:`N_1 + 2 N_2`, with the numbers of photons: two of the
+    fundamental make one of the harmonic (Manley-Rowe). The grid has three points a channel, so that products of the fields do
+    not wrap around. A batch is computed in the precision of its controls.
 
     An output is the energy in a bin in percent of that of the fully open pulse.
 
@@ -163,7 +166,7 @@ class SecondHarmonicLaser(SimulatedDevice):
         Raises
         ------
         ValueError
-            If ``constants`` names something that cannot be replaced.
+            If ``constants`` names something that cannot be replaced, or a parameter of the laser is not what it must be.
         """
         _, harmonic = self.propagate(controls, constants)
         n = self.n_controls
@@ -189,6 +192,7 @@ class SecondHarmonicLaser(SimulatedDevice):
             Spectra in the order of the discrete Fourier transform; the sum of squares is 1 for the energy of the
             fully open pulse.
         """
+        self._check_parameters()
         controls = floating(controls)
         names = ("length", "walk_off", "phase_mismatch", "chirp", "coupling")
         value = self._replaceable(names, constants, controls)
@@ -231,6 +235,22 @@ class SecondHarmonicLaser(SimulatedDevice):
         """The matrix (2 n_controls, n_outputs) that adds grid points up to bins, in percent."""
         position = (np.arange(2 * self.n_controls) + 0.5) * self.n_outputs / (2 * self.n_controls)
         return 100.0 * (np.floor(position)[:, None] == np.arange(self.n_outputs))
+
+    def _check_parameters(self) -> None:
+        for name in ("n_controls", "n_steps"):
+            demand(self, name, is_int(getattr(self, name), 1), "an int of at least 1")
+        n_most = 2 * self.n_controls
+        too_many = is_int(self.n_outputs) and self.n_outputs > n_most
+        most, mend = f"an int from 1 to 2 * n_controls ({n_most})", "Use more channels for more bins."
+        demand(self, "n_outputs", is_int(self.n_outputs, 1) and not too_many, most, mend if too_many else None)
+        for name in ("bandwidth", "length", "coupling"):
+            value = getattr(self, name)
+            demand(self, name, is_number(value, 0, below=np.inf) and value > 0, "a finite number above 0")
+        for name in ("walk_off", "phase_mismatch", "chirp"):
+            value = getattr(self, name)
+            demand(self, name, is_number(value) and bool(np.isfinite(value)), "a finite number")
+        for name in ("noise", "noise_floor", "energy_jitter"):
+            demand(self, name, is_number(getattr(self, name), 0, below=np.inf), "a finite number of at least 0")
 
 
 def _exchange(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

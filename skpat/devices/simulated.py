@@ -108,7 +108,13 @@ class SimulatedDevice(Device):
         -------
         ndarray of shape (n_rows, n_outputs)
             In the precision of the controls.
+
+        Raises
+        ------
+        ValueError
+            If a parameter of the device is not what it must be.
         """
+        self._check_parameters()  # before the noise is drawn, which has parameters, too
         batch = ControlBatch.from_dense(batch).numpy()
         batch = batch.changed(varying=_without_integers(batch.varying), shared=_without_integers(batch.shared))
         shared = torch.from_numpy(np.array(batch.shared)).to(self.torch_device)
@@ -137,6 +143,9 @@ class SimulatedDevice(Device):
         varying_tensor = torch.from_numpy(varying).to(self.torch_device)
         with torch.no_grad():
             return self.simulate(batch.changed(varying=varying_tensor, shared=shared), normal).cpu().numpy()
+
+    def _check_parameters(self) -> None:
+        """Raise ValueError for the first parameter that is not legal. Default: accept."""
 
     def _replaceable(
         self, names: tuple[str, ...], constants: Mapping[str, Any] | None, like: torch.Tensor
