@@ -26,6 +26,22 @@ def test_noise_has_its_size() -> None:
     assert abs(np.corrcoef(outputs.T)[0, 1]) < 0.03
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_noise_of_what_is_set_and_of_what_is_read_are_independent(named: bool) -> None:
+    asked = ControlBatch.from_dense(np.full((20_000, 2), 0.5))
+    asked = asked.named(np.arange(20_000, dtype=np.uint64)) if named else asked
+
+    def off(**noise: float) -> np.ndarray:
+        return Noisy(bench(2), random_state=0, **noise).measure(asked) - 0.5
+
+    both = off(control_noise=0.05, noise_floor=0.05)
+    np.testing.assert_allclose(
+        both.std(axis=0), 0.05 * np.sqrt(2), rtol=0.03
+    )  # noise that is the same twice: twice 0.05
+    set_alone, read_alone = off(control_noise=0.05), off(noise_floor=0.05)
+    assert np.abs(np.corrcoef(set_alone.T, read_alone.T)[:2, 2:]).max() < 0.03
+
+
 def test_noise_is_a_function_of_row_and_shot() -> None:
     device = wrapped([Noisy], Bench())
     batch = in_parts(settings_of(9), keys=True)
