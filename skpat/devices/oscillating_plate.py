@@ -91,8 +91,9 @@ class OscillatingPlate(SimulatedDevice):
         Natural frequencies of the linear plate, errors included, in kHz.
     equations : (OscillatingPlate, tuple of str)
         The plate as it was designed, without errors, and the constants by which a specimen differs from it.
-    seconds_per_shot : float
-        Duration of the drive, and of the silence until the slowest mode has died away to 1 %.
+    seconds_per_shot : float or None
+        Duration of the drive, and of the silence until the slowest mode has died away to 1 %. None without damping: it never
+        does.
 
     Notes
     -----
@@ -190,10 +191,10 @@ class OscillatingPlate(SimulatedDevice):
         return 1 + self.n_outputs if self.noise or self.gain_jitter else 0
 
     @property
-    def seconds_per_shot(self) -> float:  # type: ignore[override]  # an attribute of the base class, derived here
-        silence = 0.0
-        if np.isfinite(self.quality_factor):
-            silence = np.log(100) * self._real_quality / (np.pi * float(self.frequencies[0]))
+    def seconds_per_shot(self) -> float | None:  # type: ignore[override]  # an attribute of the base class, derived here
+        silence = float(np.log(100)) * self._real_quality / (np.pi * float(self.frequencies[0]))
+        if not np.isfinite(silence):
+            return None
         return 1e-3 * (self.n_controls / self.sample_rate + silence)
 
     @property

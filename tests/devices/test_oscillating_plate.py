@@ -14,7 +14,7 @@ from scipy.integrate import quad
 from scipy.special import ellipk
 from sklearn.base import clone
 
-from skpat import ControlBatch
+from skpat import ControlBatch, PhysicalNetworkClassifier
 from skpat.devices.oscillating_plate import OscillatingPlate, _beam_functions, _clamped_modes
 from skpat.twins import PhysicsTwin
 
@@ -396,12 +396,16 @@ def test_a_batch_is_computed_in_the_precision_of_its_controls() -> None:
 
 
 def test_bounds_and_time() -> None:
-    plate = small_plate(3, 3, quality_factor=np.inf)
-    np.testing.assert_array_equal(plate.bounds, [[-1, 1]] * 3)
-    np.testing.assert_allclose(plate.seconds_per_shot, 3 / 20e3)
-    damped = small_plate(3, 3, quality_factor=40.0)
-    silence = damped.seconds_per_shot - plate.seconds_per_shot
-    np.testing.assert_allclose(np.exp(-np.pi * 1e3 * damped.frequencies[0] * silence / 40.0), 0.01)
+    plate = small_plate(6, 3, quality_factor=40.0)
+    np.testing.assert_array_equal(plate.bounds, [[-1, 1]] * 6)
+    silence = plate.seconds_per_shot - 6 / 20e3
+    np.testing.assert_allclose(np.exp(-np.pi * 1e3 * plate.frequencies[0] * silence / 40.0), 0.01)
+    np.testing.assert_allclose(small_plate(12, 3, quality_factor=40.0).seconds_per_shot - silence, 12 / 20e3)
+    undamped = small_plate(6, 3, quality_factor=np.inf)  # never silent: the time is not known, and no plan counts it
+    assert undamped.seconds_per_shot is None
+    found = PhysicalNetworkClassifier(undamped, gradient="exact").plan(np.zeros((20, 2)))
+    assert found.seconds is None
+    assert "time        unknown" in str(found)
 
 
 def test_a_copy_measures_the_same() -> None:
