@@ -33,8 +33,8 @@ class SecondHarmonicLaser(SimulatedDevice):
         Number of spectral channels of the pulse shaper. A control is the amplitude that its channel lets
         through, 0 to 1.
     n_outputs : int, default=50
-        Number of spectrometer bins; they cover the whole second harmonic (twice the width of the fundamental). At most
-        ``2 * n_controls``.
+        Number of spectrometer bins; they cover the whole second harmonic (twice the width of the fundamental). Of
+        more than ``2 * n_controls`` bins, which are finer than the grid, some see nothing.
     bandwidth : float, default=20.0
         Width of the shaped spectrum, in THz. The source is Gaussian with this full width at half maximum.
     length : float, default=0.2
@@ -237,12 +237,8 @@ class SecondHarmonicLaser(SimulatedDevice):
         return 100.0 * (np.floor(position)[:, None] == np.arange(self.n_outputs))
 
     def _check_parameters(self) -> None:
-        for name in ("n_controls", "n_steps"):
+        for name in ("n_controls", "n_outputs", "n_steps"):
             demand(self, name, is_int(getattr(self, name), 1), "an int of at least 1")
-        n_most = 2 * self.n_controls
-        too_many = is_int(self.n_outputs) and self.n_outputs > n_most
-        most, mend = f"an int from 1 to 2 * n_controls ({n_most})", "Use more channels for more bins."
-        demand(self, "n_outputs", is_int(self.n_outputs, 1) and not too_many, most, mend if too_many else None)
         for name in ("bandwidth", "length", "coupling"):
             value = getattr(self, name)
             demand(self, name, is_number(value, 0, below=np.inf) and value > 0, "a finite number above 0")

@@ -174,7 +174,6 @@ def test_no_pulse_gives_no_harmonic() -> None:
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(0, 3))
 @settings(max_examples=30)
 def test_outputs_share_out_the_whole_harmonic(n_controls: int, n_outputs: int, seed: int) -> None:
-    n_outputs = min(n_outputs, 2 * n_controls)
     laser = small_laser(n_controls, n_outputs, coupling=2.0)
     controls = settings_for(laser, 2, seed)
     harmonic = laser.propagate(torch.from_numpy(controls))[1].abs().square().sum(dim=1).numpy()
@@ -234,9 +233,8 @@ def test_an_unknown_constant_is_refused() -> None:
         ({"n_controls": 0}, r"'n_controls' of SecondHarmonicLaser must be an int of at least 1\. Got 0\."),
         ({"n_steps": 0}, r"'n_steps' .* an int of at least 1\. Got 0\. Use n_steps=6, for example\."),
         ({"n_steps": 2.5}, r"'n_steps' .* an int of at least 1\. Got 2\.5\."),
-        ({"n_outputs": 0}, r"'n_outputs' .* an int from 1 to 2 \* n_controls \(12\)\. Got 0\. Use n_outputs=50"),
-        ({"n_outputs": 2.5}, r"'n_outputs' .* an int from 1 to 2 \* n_controls \(12\)\. Got 2\.5\."),
-        ({"n_outputs": 13}, r"'n_outputs' .* \* n_controls \(12\)\. Got 13\. Use more channels for more bins\.$"),
+        ({"n_outputs": 0}, r"'n_outputs' .* an int of at least 1\. Got 0\. Use n_outputs=50"),
+        ({"n_outputs": 2.5}, r"'n_outputs' .* an int of at least 1\. Got 2\.5\."),
         ({"bandwidth": 0}, r"'bandwidth' .* a finite number above 0\. Got 0\. Use bandwidth=20\.0"),
         ({"length": 0.0}, r"'length' .* a finite number above 0\. Got 0\.0\."),
         ({"coupling": 0.0}, r"'coupling' .* a finite number above 0\. Got 0\.0\."),
