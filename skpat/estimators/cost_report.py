@@ -217,9 +217,9 @@ class Costed:
         -----
         The device's joules and seconds are those it states (``joules_per_shot``, ``seconds_per_shot``), times shots that were
         counted; what it does not state is unknown, and so is every sum that needs it. In a prediction the channels that carry
-        weights are held still and are not converted anew (one device for several layers or units gets each one's once in a call:
-        many rows at a time make that little); in the training they are where they were moved (``ledger_``
-        counts). Shots of the training that a journal answered were measured for it once, and count. The time for which shared
+        weights are held still and are not converted anew (where one device serves several layers or units, each one's once in a
+        call of ``predict``, which is little for many rows); in the training they are where they were moved, as ``ledger_``
+        counts. Shots of the training that a journal answered were measured for it once, and count. The time for which shared
         channels settled is a row of its own, without what it was for rows that a journal answered, and not in a prediction.
         The twin's operations are a lower estimate, from its size and the steps of its fits and refinements; the passes through
         it that the gradients need are not counted.
