@@ -164,3 +164,13 @@ def test_combining_works_row_by_row(keys: np.ndarray, parts: list[int], data: st
 def test_parts_may_be_numpy_integers() -> None:
     keys = np.arange(5, dtype=np.uint64)
     np.testing.assert_array_equal(combine_keys(keys, np.int64(3)), combine_keys(keys, 3))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (5, 70_000), (40_000, 3), (70_000, 1)])
+def test_keys_do_not_depend_on_the_blocks_that_rows_are_hashed_in(shape: tuple[int, int]) -> None:
+    X = np.random.default_rng(0).standard_normal(shape)
+    keys = hash_rows(X)
+    assert keys.shape == (len(X),)
+    some = np.unique(np.linspace(0, len(X) - 1, 7).astype(int)) if len(X) else []
+    for row in some:
+        assert hash_rows(X[row : row + 1]) == keys[row]

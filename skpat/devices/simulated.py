@@ -116,7 +116,7 @@ class SimulatedDevice(Device):
         """
         self._check_parameters()  # before the noise is drawn, which has parameters, too
         batch = ControlBatch.from_dense(batch).numpy()
-        batch = batch.changed(varying=_without_integers(batch.varying), shared=_without_integers(batch.shared))
+        batch = _without_integers(batch)
         shared = torch.from_numpy(np.array(batch.shared)).to(self.torch_device)
         pieces = [
             self._measure_chunk(batch.rows(slice(start, start + self.chunk_rows)), shared)
@@ -168,8 +168,13 @@ class SimulatedDevice(Device):
         }
 
 
-def _without_integers(part: np.ndarray) -> np.ndarray:
-    return part.astype(np.float64) if part.dtype.kind in "iub" else part
+def _without_integers(batch: ControlBatch) -> ControlBatch:
+    """Whole numbers in the precision of the other channels, or in double precision."""
+    parts = {"varying": batch.varying, "shared": batch.shared}
+    floats = [part.dtype for part in parts.values() if part.dtype.kind == "f"]
+    if len(floats) == 2:
+        return batch
+    return batch.changed(**{name: part.astype(floats[0] if floats else np.float64) for name, part in parts.items()})
 
 
 def floating(controls: torch.Tensor) -> torch.Tensor:

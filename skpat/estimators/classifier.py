@@ -322,8 +322,9 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         if isinstance(self.class_weight, str):
             raise ValueError(
                 f"'class_weight' must be weights or None for partial_fit: a part of the rows does not tell how frequent a "
-                f"class is. Got {self.class_weight!r}. Nothing was sent. Use a dict, with numbers of "
-                "sklearn.utils.class_weight.compute_class_weight('balanced', classes=..., y=...) for all the labels."
+                f"class is. Got {self.class_weight!r}. Nothing was sent. Use a dict of label and weight, or with several "
+                "labels a list of them; sklearn.utils.class_weight.compute_class_weight('balanced', classes=..., y=...) tells "
+                "the weights for a y as a whole."
             )
 
     def _reweight(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:

@@ -41,9 +41,9 @@ gradient : str or GradientEstimator, default="physics_aware"
 n_calibration_shots : int or "auto", default="auto"
     Settings measured before the training for the twin to learn from, where ``gradient`` uses a twin. "auto": as few as the
     twin needs to predict new ones, with a twin that learns on during the training (the default) or knows the equations; else,
-    and at most, two for each row, layer and unit, at least 200 and at most 10,000, and no more than a quarter of
-    ``max_shots``, or of what the training leaves of it. 0: none. (Some further ones, at most 256 for each layer and unit,
-    with ``max_shots`` about an eighth of it or of what is left, set the first output statistics; a twin that learns on begins
+    and at most, two for each row, layer and unit, at least 200 and at most 10,000; with ``max_shots`` no more than a quarter of
+    it, unless the training leaves more. 0: none. (Some further ones, at most 256 for each layer and unit, with ``max_shots``
+    about an eighth of it unless the training leaves more, set the first output statistics; a twin that learns on begins
     with these where there are no others. One that does not, and learns from nothing else, is refused with 0.)
 n_shots : int, default=1
     Shots averaged for each row, in calibration, training and prediction.
@@ -76,7 +76,7 @@ warm_start : bool, default=False
     Whether ``fit`` goes on from where the last one ended (twin, weights and shot counts included). What the network was built
     from (``device`` to ``gradient`` in this list) must have stayed the same, as for ``partial_fit`` and ``recalibrate``; other
     parameters may change. A pickle, and so another process, keeps the twin and not the shots it has learned from: what goes on
-    there collects new ones, and is not the same to the last bit.
+    there collects new ones, and comes to somewhat other weights.
 journal : str, path or Journal, default=None
     File that every answer of the device is written to in ``fit``, before it is used. The same ``fit`` again (same data,
     parameters and seeds), after a crash or a Ctrl-C, takes what is there without a shot and goes on from the next one, to

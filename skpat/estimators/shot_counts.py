@@ -123,7 +123,11 @@ class ShotCounts:
         """What a part of the calibration that wants so much gets of the budget that the training has no use for."""
         everything = replace(self, max_shots=None)
         left = (self.max_shots or 0) - everything.whole_training
-        return max(left, 0) * wanted // max(everything.calibration + everything.trial, 1)
+        all_wanted = everything.calibration + everything.trial
+        if self.n_calibration_shots != "auto" and self.gradient.uses_twin:  # these are taken, not shared
+            fixed = int(self.n_calibration_shots) * self.n_shots
+            left, all_wanted = left - fixed, all_wanted - fixed
+        return max(left, 0) * wanted // max(all_wanted, 1)
 
     @property
     def whole_training(self) -> int:

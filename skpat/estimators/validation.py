@@ -61,7 +61,13 @@ class Validated:
             self, X_val, y_val, reset=False, accept_sparse="csr", dtype=dtype, **self._y_checks
         )
         targets = self._encode_targets(y_val, None, first=False, name="y_val")
-        weight = _check_sample_weight(sample_weight_val, X_val, dtype=dtype, ensure_non_negative=True)
+        try:
+            weight = _check_sample_weight(sample_weight_val, X_val, dtype=dtype, ensure_non_negative=True)
+        except ValueError as error:
+            raise ValueError(
+                f"'sample_weight_val' must be a weight for each of the {X_val.shape[0]} rows of X_val, none below 0 and one "
+                f"above it. Got: {str(error).splitlines()[0].rstrip('!.')}. Nothing was sent."
+            ) from error
         weight = self._reweight(y_val, weight)
         kept = weight > 0  # rows of no weight would cost shots
         if kept.sum() < self._fewest_validated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,3 +98,33 @@ def test_a_batch_of_whole_numbers_is_measured_as_numbers(device) -> None:
     seeded = device.set_params(random_state=0)
     expected = seeded.measure(batch.changed(varying=whole[:, 1:].astype(float), shared=whole[0, :1].astype(float)))
     np.testing.assert_array_equal(seeded.measure(batch), expected)
+
+
+def test_whole_numbers_are_computed_in_the_precision_of_the_other_channels() -> None:
+    oscillators = CoupledOscillators(3, random_state=0)
+    half = oscillators.n_controls // 2
+    for dtype in (np.float32, np.float64):
+        parts = np.full((2, half), 0.5, dtype), np.arange(half)
+        n_shared = oscillators.n_controls - half
+        shared = np.ones(n_shared, int), np.arange(half, oscillators.n_controls)
+        keys = np.arange(2, dtype=np.uint64)
+        answer = oscillators.measure(ControlBatch(*parts, *shared, keys))
+        assert answer.dtype == dtype
+        np.testing.assert_array_equal(
+            answer, oscillators.measure(ControlBatch(*parts, shared[0].astype(dtype), shared[1], keys))
+        )
+
+
+@pytest.mark.parametrize(
+    "device", [OscillatingPlate(6, 4), IdentityDevice(6, 4, [[0, 1]] * 6)], ids=["plate", "identity"]
+)
+def test_tensors_of_whole_numbers_are_computed_in_double_precision(device: Any) -> None:
+    whole = torch.ones((2, 6), dtype=torch.int64)
+    methods = [device.forward] + ([device.vibrate] if hasattr(device, "vibrate") else [])
+    for method in methods:
+        for mine, others in zip(
+            *(answer if isinstance(answer, tuple) else (answer,) for answer in (method(whole), method(whole.double()))),
+            strict=True,
+        ):
+            assert mine.dtype == torch.float64
+            np.testing.assert_array_equal(mine.numpy(), others.numpy())

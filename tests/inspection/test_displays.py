@@ -177,6 +177,10 @@ def test_the_alignment_of_an_estimator_is_the_measured_one(deep: PhysicalNetwork
     found = gradient_alignment(pipeline[-1], pipeline[:-1].transform(100 * X), Y, n_rows=16, n_directions=2)
     assert display.alignment.cosine == pytest.approx(found.cosine)
     assert display.labels == ["layer 0", "all"]
+    some = np.arange(len(X)) % 2
+    how = {"n_rows": len(X), "n_directions": 2}
+    weighted = GradientAlignmentDisplay.from_estimator(pipeline, 100 * X, Y, some, ax=axes(), **how)
+    assert weighted.alignment.n_rows == some.sum()
 
 
 # ---- control map ----

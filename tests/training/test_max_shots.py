@@ -132,6 +132,56 @@ def test_a_budget_that_is_not_reached_changes_nothing() -> None:
         np.testing.assert_array_equal(weight, bounded.weights_[name])
 
 
+@pytest.mark.parametrize("n_missing", [1, 40, 300])
+@pytest.mark.parametrize(
+    ("n_rows", "validated", "equations"), [(150, True, False), (1000, False, True), (1000, True, True)]
+)
+def test_a_budget_a_little_below_the_plan_is_taken_from_the_calibration(
+    n_missing: int, n_rows: int, validated: bool, equations: bool
+) -> None:
+    laser = SecondHarmonicLaser(8, 5, n_steps=2)
+    twin = PhysicsTwin(laser, []) if equations else NeuralTwin((8,))  # with equations there is a trial
+    network = PhysicalNetworkClassifier(laser, twin, max_iter=1, random_state=0)
+    rows, held_out = np.resize(X, (n_rows, 4)), X[:30] if validated else None
+    whole = network.plan(rows, X_val=held_out)
+    n_whole = whole.calibration + whole.training + whole.validation
+    bound = network.set_params(max_shots=n_whole - n_missing).plan(rows, X_val=held_out)
+    kept_from_training = whole.training + whole.validation - bound.training - bound.validation
+    assert (
+        kept_from_training <= 0.2 * n_missing + 3
+    )  # a part that has all it wants leaves the others' shares as they are
+    assert whole.calibration - bound.calibration <= n_missing + 3  # each is rounded down
+
+
+@given(
+    n_layers=st.integers(1, 4), n_shots=st.integers(1, 3), n_twin=st.integers(1, 400), n_rows=st.integers(20, 300),
+    gradient=st.sampled_from(["in_silico", "in_silico_refitted", "asymmetric"]),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_the_least_budget_is_the_least_with_a_fixed_calibration_too(
+    n_layers: int, n_shots: int, n_twin: int, n_rows: int, gradient: str
+) -> None:
+    _, network = counted(
+        gradient=gradient, n_layers=n_layers, n_shots=n_shots, n_calibration_shots=n_twin, batch_size=10, max_iter=3
+    )
+    rows = np.resize(X, (n_rows, 4))
+    with pytest.raises(ValueError, match=r"the calibration and one batch, [\d,]+ shots in all") as refused:
+        network.set_params(max_shots=1).plan(rows)
+    least = int(re.search(r"one batch, ([\d,]+) shots", str(refused.value))[1].replace(",", ""))
+    step = 10 * n_layers * n_shots * {"in_silico": 0, "in_silico_refitted": 1, "asymmetric": 1}[gradient]
+    assert least <= n_shots * (16 * n_layers + n_twin) + step + (0.1 * least + 1) * (
+        gradient == "asymmetric"
+    )  # and checks
+    for budget in (least - 1, least, least + 1, least + 7, 2 * least, 10 * least):
+        network.set_params(max_shots=budget)
+        if budget < least:
+            with pytest.raises(ValueError, match="shots in all"):
+                network.plan(rows)
+        else:
+            plan = network.plan(rows)
+            assert plan.calibration + plan.training + plan.validation <= budget
+
+
 def test_the_step_falls_to_its_end_within_the_budget() -> None:
     def last_step(network: PhysicalNetworkClassifier) -> float:
         return network._optimizer_state["param_groups"][0]["lr"] / network.learning_rate_init
