@@ -196,12 +196,21 @@ def as_numpy(array: Any) -> np.ndarray:
 
 def readings_of(answer: Any) -> np.ndarray:
     """What a driver answered, as a numpy array: NaN where it masks a reading, as a sign that there is none."""
+    if isinstance(answer, (list, tuple)) and _has_masks(answer):
+        answer = [readings_of(row) for row in answer]
     if isinstance(answer, np.ma.MaskedArray):
         answer = np.ma.filled(answer.astype(np.result_type(answer, np.float32)), np.nan)
     try:
         return as_numpy(answer)
     except ValueError:  # rows of different lengths: an answer of the wrong shape, as others are
         return np.fromiter(answer, dtype=object, count=len(answer))
+
+
+def _has_masks(rows: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether rows, or what they are lists of, mask readings: numpy would drop the masks."""
+    return any(
+        isinstance(row, np.ma.MaskedArray) or (isinstance(row, (list, tuple)) and _has_masks(row)) for row in rows
+    )
 
 
 def _is_identity(index: np.ndarray) -> bool:

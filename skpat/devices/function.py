@@ -9,9 +9,13 @@ import numpy as np
 
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
-from skpat.devices.specification import check_device_specification
+from skpat.devices.specification import check_device_specification, device_name
+from skpat.exceptions import DeviceConnectionError
+from skpat.user_warning import warn_user
 
 __all__ = ["FunctionDevice", "as_device"]
+
+_faults: dict[Any, tuple[Any, str]] = {}  # by function: the function, and what its last call has ended with
 
 
 class FunctionDevice(Device):
@@ -57,6 +61,10 @@ class FunctionDevice(Device):
     equations : (Device, sequence of str), default=None
         A simulated device that is believed to answer like the function, and the names of its constants that are to be found.
         None: nothing is known.
+    clear_line : callable, default=None
+        ``clear_line()`` brings the line to the instrument into a known state: it connects anew, or throws away what has come.
+        It is called before the first measurement, and before the next one after a fault or an interruption. None: after an
+        ``OSError`` (a time-out) the function is not called again, for the old answer may still be on its way.
     name : str, default=None
         What to call the device; None: the function's name.
     """
@@ -83,6 +91,7 @@ class FunctionDevice(Device):
         settling_seconds=0.0,
         slow_controls=None,
         equations=None,
+        clear_line=None,
         name=None,
     ):
         self.function = function
@@ -104,15 +113,76 @@ class FunctionDevice(Device):
         self.settling_seconds = settling_seconds
         self.slow_controls = slow_controls
         self.equations = equations
+        self.clear_line = clear_line
         self.name = name
 
     def __sklearn_clone__(self) -> FunctionDevice:
         """A device of its own around the same function: a live instrument behind it is shared, never copied."""
         return type(self)(**self.get_params(deep=False))
 
+    def open(self) -> None:
+        """Call ``clear_line``, if there is one.
+
+        Raises
+        ------
+        DeviceConnectionError
+            If there is none, and the last call has ended with an ``OSError``.
+        """
+        if self.clear_line is None:
+            self._refuse_old_answers()
+        else:
+            self.clear_line()
+            _faults.pop(_key(self.function), None)
+
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
-        """Call the function with the plain array of shape (n_rows, n_controls)."""
-        return readings_of(self.function(np.asarray(batch)))
+        """Call the function with the plain array of shape (n_rows, n_controls).
+
+        Raises
+        ------
+        DeviceConnectionError
+            If the last call has ended with an ``OSError``, and nothing has cleared the line since.
+        """
+        self._refuse_old_answers()
+        try:
+            return readings_of(self.function(np.asarray(batch)))
+        except OSError as error:
+            self._note_fault(f"{type(error).__name__}: {error}".rstrip(": ."))
+            raise
+        except (KeyboardInterrupt, SystemExit):  # while an answer was under way, perhaps
+            self._note_fault("")
+            raise
+
+    def _note_fault(self, fault: str) -> None:
+        """Of the function, which other devices may call, too."""
+        if self.clear_line is None or fault:
+            _faults[_key(self.function)] = self.function, fault
+
+    def _refuse_old_answers(self) -> None:
+        """A line that missed one answer may give it to the next question: every reading would be a batch late."""
+        _, fault = _faults.get(_key(self.function), (None, None))
+        if fault:
+            raise DeviceConnectionError(
+                f"The instrument behind {device_name(self)} must be in a known state before it is measured again. Got {fault} "
+                "the last time: the old answer may still be on its way, and be taken for the next one. Give "
+                "as_device(..., clear_line=...), a function that connects anew or throws away what has come; if yours does "
+                "that itself before it raises, one that does nothing."
+            )
+        if fault is not None:
+            del _faults[_key(self.function)]
+            warn_user(
+                f"The last call of {device_name(self)} must end before the next one. Got an interruption (Ctrl-C): if the "
+                "function asks an instrument, an old answer may be taken for the next one. Give "
+                "as_device(..., clear_line=...), which is then called first."
+            )
+
+
+def _key(function: Any) -> Any:
+    """The same for a method that is asked for twice; for what has no hash its identity, while it is kept."""
+    try:
+        hash(function)
+    except TypeError:
+        return id(function)
+    return function
 
 
 def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outputs: int, bounds: Any, **about: Any):
@@ -131,7 +201,8 @@ def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outpu
     **about
         ``control_units``, ``output_units``, ``max_batch``, ``seconds_per_shot``, ``joules_per_shot``, ``address``,
         ``control_steps``, ``max_change``, ``periodic``, ``output_range``, ``on_bad_output``, ``max_retries``,
-        ``settling_seconds``, ``slow_controls``, ``equations``, ``name``: see :class:`skpat.devices.FunctionDevice`.
+        ``settling_seconds``, ``slow_controls``, ``equations``, ``clear_line``, ``name``: see
+        :class:`skpat.devices.FunctionDevice`.
 
     Returns
     -------

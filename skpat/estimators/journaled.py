@@ -55,6 +55,9 @@ def find_run(
         return None
     asked = {k: v for k, v in estimator.get_params(deep=False).items() if k not in ("device", "journal", "verbose")}
     state = [estimator.weights_, estimator._rng, estimator.n_iter_] if go_on else []
+    refines = go_on and getattr(estimator._gradient.explorer, "refine", False)
+    if refines and getattr(estimator.twin_, "is_loaded", False):  # without its shots the training takes another course
+        state.append("loaded")
     parts = X, y, *others.values()
     data = [part if part is None else part.tocsr() if hasattr(part, "tocsr") else np.asarray(part) for part in parts]
     device = estimator.device_ if go_on else default_device() if estimator.device is None else estimator.device

@@ -18,9 +18,18 @@ from typing import Any
 
 from skpat.exceptions import DeviceBusyError
 
-__all__ = ["AddressLock", "address_file", "address_in_this_process", "is_of_one_process", "normal_address"]
+__all__ = [
+    "AddressLock",
+    "address_file",
+    "address_in_this_process",
+    "is_of_one_process",
+    "keep_fresh",
+    "normal_address",
+]
 
 _POLL_SECONDS = 0.02
+_FRESH_SECONDS = 3600.0  # between two signs of life of a lock
+_RESOURCE_CLASSES = ("INSTR", "SOCKET", "RAW", "SERVANT", "INTFC", "BACKPLANE", "MEMACC")
 _held: dict[int, AddressLock] = {}  # by this process: file -> lock
 _LOCKED_BYTE = 1 << 30  # where Windows locks one byte: far from the text, which stays readable
 
@@ -64,8 +73,19 @@ def address_in_this_process(token: str) -> str:
 
 
 def normal_address(address: str) -> str:
-    """One spelling for what VISA takes for one place: "TCPIP::host" and "tcpip0::host", say."""
-    return re.sub(r"^([A-Z]+)0::", r"\1::", address.upper()) if "::" in address else address
+    """One spelling for what VISA takes for one place: "TCPIP::host" and "tcpip0::host::inst0::INSTR", say."""
+    if "::" not in address:
+        return address
+    kind, *parts = re.split(r"::(?![^\[]*\])", address.upper())  # an IPv6 address stands in brackets
+    kind = re.sub(r"^([A-Z]+)0$", r"\1", kind)
+    if re.fullmatch(r"(GPIB|TCPIP|USB|ASRL|VXI|PXI)\d*", kind):
+        if parts[-1] not in _RESOURCE_CLASSES:
+            parts.append("INSTR")
+        if parts[-1] == "INSTR" and kind.startswith("TCPIP") and len(parts) == 2:
+            parts.insert(1, "INST0")
+        if parts[-1] in ("INSTR", "RAW") and kind.startswith("USB") and len(parts) == 4:
+            parts.insert(3, "0")  # the interface
+    return "::".join([kind, *parts])
 
 
 class AddressLock:
@@ -80,6 +100,7 @@ class AddressLock:
         self.address = address
         self.path = address_file(address, "lock")
         self._file: int | None = None
+        self._seen = time.monotonic()  # when its file was last touched
         self._thread: int | None = None  # that has taken it
 
     @property
@@ -103,17 +124,15 @@ class AddressLock:
         DeviceBusyError
             If it is still held when the time is over.
         """
-        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+        deadline = None if wait is None else time.monotonic() + wait
+        told = False
+        file = self._open()
         try:
-            file = os.open(self.path, flags)  # without O_CREAT, which Linux refuses for another user's file there
-        except FileNotFoundError:
-            file = os.open(self.path, flags | os.O_CREAT, 0o666)
-        try:
-            if sys.platform != "win32" and os.fstat(file).st_uid == os.getuid():
-                os.fchmod(file, 0o666)  # whatever the umask
-            deadline = None if wait is None else time.monotonic() + wait
-            told = False
-            while not _try_lock(file):
+            while not _try_lock(file) or not self._is_at_its_place(file):
+                if not self._is_at_its_place(file):  # removed, and perhaps made anew: a lock of it keeps nobody out
+                    gone, file = file, self._open()
+                    os.close(gone)
+                    continue
                 holder = self.holder()
                 if deadline is not None and time.monotonic() >= deadline:
                     raise DeviceBusyError(
@@ -132,8 +151,31 @@ class AddressLock:
         except BaseException:
             os.close(file)
             raise
-        self._file, self._thread = file, threading.get_ident()
+        self._file, self._thread, self._seen = file, threading.get_ident(), time.monotonic()
         _held[file] = self
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            file = os.open(self.path, flags)  # without O_CREAT, which Linux refuses for another user's file there
+        except FileNotFoundError:
+            file = os.open(self.path, flags | os.O_CREAT, 0o666)
+        if sys.platform != "win32" and os.fstat(file).st_uid == os.getuid():
+            os.fchmod(file, 0o666)  # whatever the umask
+        return file
+
+    def _is_at_its_place(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def keep_fresh(self) -> None:
+        """A sign of life now and then: what cleans temporary folders removes files that nothing has touched for days."""
+        if self._file is not None and time.monotonic() - self._seen >= _FRESH_SECONDS:
+            self._seen = time.monotonic()
+            with suppress(OSError):
+                os.utime(self.path)
 
     def holder(self) -> dict[str, Any]:
         """Who holds the lock, or held it last: pid, host, command and since (seconds since 1970)."""
@@ -158,6 +200,12 @@ class AddressLock:
             file, self._file, self._thread = self._file, None, None
             _held.pop(file, None)
             os.close(file)
+
+
+def keep_fresh() -> None:
+    """A sign of life of every lock that this process holds."""
+    for lock in list(_held.values()):
+        lock.keep_fresh()
 
 
 def _after_fork() -> None:

@@ -19,7 +19,7 @@ from skpat.controls import ControlBatch
 from skpat.devices.base import Device
 from skpat.devices.specification import device_name
 from skpat.exceptions import DeviceBusyError, DeviceIdentityError
-from skpat.lab.address_lock import AddressLock, is_of_one_process, normal_address
+from skpat.lab.address_lock import AddressLock, is_of_one_process, keep_fresh, normal_address
 from skpat.lab.answers import IncompleteAnswer
 
 __all__ = ["Connection", "attach"]
@@ -88,6 +88,7 @@ class Connection:
         with self.io:
             self._expected = expected
             try:
+                keep_fresh()
                 self._make_ready(device)
                 count(self._send_shared(piece) if self._sends_shared else 0.0)
                 answer = self._open_device.measure(piece)
@@ -166,9 +167,14 @@ class Connection:
     def shut_down(self) -> bool:
         """Bring the device into its safe state and close it. Never raises; tells whether there was a line to do so."""
         with self.io:
-            done = False
+            done, device = False, self._open_device
             try:
-                done = self._open_device is not None and _quietly(self._open_device, "safe_state")
+                done = device is not None and _quietly(device, "safe_state")
+            except (
+                BaseException
+            ):  # Ctrl-C on the way there: a ramp that stops half way is not safe. A second one ends it
+                done = _quietly(device, "safe_state")
+                raise
             finally:
                 self.drop()
                 if done:
@@ -190,12 +196,11 @@ class Connection:
             self._unsafe_device = None  # all has been tried
 
     def release(self) -> None:
-        """Safe state, close, and let the next holder have the address."""
+        """Safe state, on a line opened anew if the present one is broken; close, and let the next holder have the address."""
         try:
-            if self._open_device is None and self._unsafe_device is not None:
-                self.make_safe(self._unsafe_device)
-            else:
-                self.shut_down()
+            device = self._unsafe_device if self._open_device is None else self._open_device
+            if device is not None:
+                self.make_safe(device)
         finally:
             if self._lock is not None:
                 lock, self._lock = self._lock, None

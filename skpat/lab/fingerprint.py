@@ -26,7 +26,7 @@ __all__ = ["device_description", "device_fingerprint", "fingerprint"]
 
 _NOT_THE_DEVICE = {  # seeds, costs, and how one speaks to it: what is changed after a fault must not cost the record
     "random_state", "torch_device", "seconds_per_shot", "joules_per_shot", "max_retries", "max_batch", "on_bad_output",
-    "settling_seconds", "slow_controls", "timeout", "backend", "periodic",
+    "settling_seconds", "slow_controls", "timeout", "backend", "periodic", "clear_line",
 }  # fmt: skip
 
 
@@ -84,7 +84,8 @@ def device_description(device: Any) -> dict[str, str]:
     return {name: fingerprint(value) for name, value in (of_parameters | stated).items()}
 
 
-def _add(digest: Any, thing: Any, depth: int) -> None:
+def _add(digest: Any, thing: Any, depth: int, within: tuple[FunctionType, ...] = ()) -> None:
+    """``within``: the functions of which this is a part, which count by their names."""
     if depth > 20:
         raise ValueError("What is to be named must not contain itself.")
     if isinstance(thing, np.random.RandomState):
@@ -97,44 +98,47 @@ def _add(digest: Any, thing: Any, depth: int) -> None:
         array = np.ascontiguousarray(thing)
         digest.update(f"array {array.dtype} {array.shape}".encode())
         if array.dtype.hasobject:
-            _add(digest, array.tolist(), depth + 1)
+            _add(digest, array.tolist(), depth + 1, within)
         else:
             digest.update(array.tobytes())
     elif isinstance(thing, Mapping):
         digest.update(f"mapping {len(thing)}".encode())
         for key in sorted(thing, key=repr):
-            _add(digest, key, depth + 1)
-            _add(digest, thing[key], depth + 1)
+            _add(digest, key, depth + 1, within)
+            _add(digest, thing[key], depth + 1, within)
     elif isinstance(thing, (list, tuple)):
         digest.update(f"sequence {len(thing)}".encode())
         for part in thing:
-            _add(digest, part, depth + 1)
+            _add(digest, part, depth + 1, within)
     elif isinstance(thing, (set, frozenset)):
         digest.update(b"set")
-        _add(digest, sorted(thing, key=repr), depth + 1)
+        _add(digest, sorted(thing, key=repr), depth + 1, within)
     elif thing is None or isinstance(thing, (bool, int, float, complex, str, bytes)):
         digest.update(f"{type(thing).__name__} {thing!r}".encode())
     elif hasattr(thing, "get_params") and not isinstance(thing, type):
         digest.update(_class_name(thing).encode())
-        _add(digest, thing.get_params(deep=False), depth + 1)
+        _add(digest, thing.get_params(deep=False), depth + 1, within)
     elif hasattr(thing, "tocsr"):
         matrix = thing.tocsr()
-        _add(digest, (matrix.shape, matrix.data, matrix.indices, matrix.indptr), depth + 1)
+        _add(digest, (matrix.shape, matrix.data, matrix.indices, matrix.indptr), depth + 1, within)
     elif isinstance(thing, partial):
-        _add(digest, ("partial", thing.func, thing.args, thing.keywords), depth + 1)
+        _add(digest, ("partial", thing.func, thing.args, thing.keywords), depth + 1, within)
     elif isinstance(thing, MethodType):
-        _add(digest, (thing.__func__, type(thing.__self__)), depth + 1)
+        _add(digest, (thing.__func__, type(thing.__self__)), depth + 1, within)
     elif isinstance(thing, FunctionType):
         digest.update(f"{_module(thing)}.{thing.__qualname__}".encode())
-        _add(digest, (_code(thing.__code__), thing.__defaults__, thing.__kwdefaults__), depth + 1)
-        _add(digest, [value for value in map(_content, thing.__closure__ or ()) if _is_plain(value)], depth + 1)
+        if thing in within:  # it calls itself, perhaps by way of others
+            return
+        within = (*within, thing)
+        _add(digest, (_code(thing.__code__), thing.__defaults__, thing.__kwdefaults__), depth + 1, within)
+        _add(digest, [value for value in map(_content, thing.__closure__ or ()) if _is_plain(value)], depth + 1, within)
     elif hasattr(thing, "__qualname__"):
         digest.update(f"{_module(thing)}.{thing.__qualname__}".encode())
     else:
         digest.update(_class_name(thing).encode())
         held = _held(thing)
         if held is not None:
-            _add(digest, held, depth + 1)
+            _add(digest, held, depth + 1, within)
 
 
 def _held(thing: Any) -> Any:

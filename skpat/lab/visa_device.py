@@ -199,17 +199,20 @@ output_range, on_bad_output, max_retries, settling_seconds, slow_controls
         )
 
     def safe_state(self) -> None:
-        """Send ``safe_command``, also on a line that answers no longer.
+        """Send ``safe_command``, also on a line that answers no longer. On one that does, the instrument must confirm that it
+        has read it, by its answer to ``error_command``: what is sent into a broken line is not missed by the sender.
 
         Raises
         ------
         DeviceConnectionError
-            If it could not be sent.
+            If it could not be sent, or was not confirmed.
         """
         if self.safe_command is not None:
             line = self._open_line(self.safe_command)
             line.told.clear()
             line.tell(self.safe_command, even_out_of_step=True)
+            if self.error_command is not None and line.is_in_step:
+                line.reported_errors += _empty_error_queue(line, self.error_command)
 
     def _open_line(self, command: str) -> VisaLine:
         if self._line is None:

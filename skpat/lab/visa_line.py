@@ -80,6 +80,11 @@ class VisaLine:
             with contextlib.suppress(Exception):  # the line may be what is broken
                 resource.close()
 
+    @property
+    def is_in_step(self) -> bool:
+        """Whether no old answer can be on its way."""
+        return not self._unfinished
+
     def tell(self, command: str, block: bytes = b"", *, even_out_of_step: bool = False) -> None:
         """Send a command that has no answer."""
         with self._step(command, "take it", even_out_of_step):

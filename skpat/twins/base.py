@@ -135,6 +135,11 @@ class Twin(RegressorMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         return dict(super().__getstate__())  # a copy: a subclass may delete entries of it
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it came from a pickle and has not learned since, without what a pickle leaves out. Default: False."""
+        return False
+
     def forget(self) -> None:
         """Drop what a pickle leaves out, such as stored shots; what has been learned stays. Default: does nothing."""
 

@@ -319,6 +319,11 @@ class NeuralTwin(Twin):
                 "which needs no twin."
             )
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it came from a pickle and has not learned since."""
+        return hasattr(self, "t_") and "_memory" not in self.__dict__
+
     def forget(self) -> None:
         """Forget the shots seen, and the optimizer's state."""
         self._memory = self._optimizer = None

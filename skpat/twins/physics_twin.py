@@ -278,6 +278,11 @@ class PhysicsTwin(Twin):
         """The constants to be fitted, as the model has them."""
         return {name: np.asarray(getattr(device, name), dtype=np.float64) for name in self.constants}
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it came from a pickle and has not learned since."""
+        return hasattr(self, "score_") and "_optimizer" not in self.__dict__
+
     def forget(self) -> None:
         """Forget the optimizer's state; shots are not kept."""
         self._optimizer = None

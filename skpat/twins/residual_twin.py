@@ -249,6 +249,11 @@ class ResidualTwin(Twin):
             self.correction_.partial_fit(*shots, **({"pace": pace} if self.explores else {}))
         return self
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its parts came from a pickle and have not learned since."""
+        return any(getattr(getattr(self, name, None), "is_loaded", False) for name in ("physics_", "correction_"))
+
     def forget(self) -> None:
         """Let both parts forget."""
         for part in (self.physics_, self.correction_):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,6 @@ def test_given_rows_of_no_weight_are_not_sent_and_r2_takes_weights() -> None:
     [
         ({"sample_weight_val": [1.0]}, "'sample_weight_val' must come with 'X_val' and 'y_val'"),
         ({"X_val": IRIS[0]}, "'X_val' and 'y_val' must be given together"),
-        ({"X_val": IRIS[0], "y_val": IRIS[1], "sample_weight_val": [1.0, 2.0]}, "sample_weight.shape"),
     ],
 )
 def test_weights_without_rows_and_rows_without_weight_are_refused(given: Any, message: str) -> None:
@@ -172,3 +172,47 @@ def test_given_rows_of_classes_without_weight_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'X_val' must have a row of positive weight\. Got 0\. Nothing was sent"):
         small(device=device, class_weight={0: 0.0}).fit(X, y, X_val=X[y == 0], y_val=y[y == 0])
     assert not device.sent
+
+
+def test_a_journal_tells_weights_of_validation_rows_apart_and_knows_a_fit_without_as_before(tmp_path: Any) -> None:
+    X, y = IRIS
+    rows = {"X_val": X[::3], "y_val": y[::3]}
+    weights = (None, np.ones(25), np.arange(25.0) + 1)
+    fits = [small(journal=tmp_path / "run.db").fit(X, y, **rows, sample_weight_val=weight) for weight in weights]
+    assert all(network.ledger_.total for network in fits)  # each is another run
+    for first, weight in zip(fits, weights, strict=True):
+        again = small(journal=tmp_path / "run.db").fit(X, y, **rows, sample_weight_val=weight)
+        assert again.ledger_.total == 0
+        assert again.validation_scores_ == first.validation_scores_
+    asked: list[Any] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("skpat.estimators.base.find_run", lambda *data, **how: asked.append(data[3]))
+        small().fit(X, y, **rows)
+    assert list(asked[0]) == ["sample_weight", "X_val", "y_val", "classes"]  # what the name of a run is made of
+
+
+@pytest.mark.parametrize("weight", [[1.0, 2.0], np.full(25, -1.0), np.full(25, np.nan), np.zeros(25)])
+def test_wrong_weights_of_validation_rows_are_named(weight: Any) -> None:
+    X, y = IRIS
+    device = Watched()
+    device.sent.clear()
+    with pytest.raises(
+        ValueError, match=r"^'sample_weight_val' must be a weight for each of the 25 rows .*Nothing was sent"
+    ):
+        small(device=device).fit(X, y, X_val=X[::3], y_val=y[::3], sample_weight_val=weight)
+    assert not device.sent
+
+
+@pytest.mark.parametrize("gradient", ["physics_aware", "spsa"])
+def test_a_journal_tells_an_estimator_that_was_loaded_from_the_one_that_was_saved(gradient: str, tmp_path: Any) -> None:
+    """A twin that learns on has lost its shots: the training takes another course, which must not be taken for the first."""
+    X, y = IRIS
+    network = small(gradient=gradient, journal=tmp_path / "run.db").fit(X, y)
+    saved = pickle.dumps(network)
+    network.partial_fit(X, y)
+    loaded, again = (pickle.loads(saved).partial_fit(X, y) for _ in range(2))
+    assert same(loaded.weights_, again.weights_)
+    assert same(loaded.weights_, network.weights_) == (gradient == "spsa")
+    replayed = [made.ledger_.replayed["training"] for made in (network, loaded, again)]
+    n_rows = len(X) * network._gradient.shots_per_row
+    assert replayed == [0, n_rows if gradient == "spsa" else 0, n_rows]

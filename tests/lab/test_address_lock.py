@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from skpat.exceptions import DeviceBusyError
-from skpat.lab.address_lock import AddressLock
+from skpat.lab import address_lock
+from skpat.lab.address_lock import AddressLock, keep_fresh, normal_address
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,72 @@ def test_waiting_in_vain_leaves_no_file_open() -> None:
     assert len(told) == 3
     assert lowest_free_number() <= before
     holder.release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
+def test_the_lock_of_a_file_that_was_removed_keeps_nobody_out_and_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, removed = AddressLock("TCPIP::rig"), []
+    try_lock = address_lock._try_lock
+
+    def removed_meanwhile(file: int) -> bool:
+        if not removed:
+            removed.append(file)
+            lock.path.unlink()
+        return try_lock(file)
+
+    before = lowest_free_number()
+    monkeypatch.setattr(address_lock, "_try_lock", removed_meanwhile)
+    lock.acquire(0, print)
+    monkeypatch.setattr(address_lock, "_try_lock", try_lock)
+    with pytest.raises(DeviceBusyError):  # whoever comes next finds the file that is locked
+        AddressLock("TCPIP::rig").acquire(0, print)
+    lock.release()
+    assert lowest_free_number() <= before
+
+
+def test_a_lock_that_is_held_shows_a_sign_of_life_every_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(address_lock.time, "monotonic", lambda: now[0])
+    lock = AddressLock("TCPIP::rig")
+    lock.acquire(0, print)
+    for passed, fresh in ((3500.0, False), (200.0, True), (3500.0, False), (200.0, True)):
+        os.utime(lock.path, (0, 0))
+        now[0] += passed
+        keep_fresh()
+        assert (lock.path.stat().st_mtime > 0) == fresh
+    lock.release()
+    os.utime(lock.path, (0, 0))
+    now[0] += 1e6
+    keep_fresh()
+    assert lock.path.stat().st_mtime == 0
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("GPIB0::5::INSTR", "gpib::5::instr", "GPIB::5", "GPIB0::5"),
+        ("TCPIP0::192.168.0.7::inst0::INSTR", "TCPIP::192.168.0.7::INSTR", "tcpip::192.168.0.7"),
+        ("TCPIP0::[fe80::1]::inst0::INSTR", "TCPIP::[FE80::1]::INSTR", "TCPIP::[fe80::1]"),
+        ("USB0::0x1234::0x5678::SN1::0::INSTR", "USB::0x1234::0x5678::SN1::INSTR", "USB::0x1234::0x5678::SN1"),
+        ("ASRL1::INSTR", "asrl1::instr"),
+        ("TCPIP0::host::5025::SOCKET", "TCPIP::HOST::5025::SOCKET"),
+        ("GPIB1::5::3::INSTR", "GPIB1::5::3"),
+        ("lab::bench", "LAB::bench"),
+        ("bench 42",),
+    ],
+)
+def test_one_place_has_one_spelling(spellings: tuple[str, ...]) -> None:
+    assert len({normal_address(spelling) for spelling in spellings}) == 1
+
+
+@pytest.mark.parametrize(
+    "known", ["GPIB::5", "TCPIP::192.168.0.7", "USB::0x1234::0x5678::SN1", "TCPIP::HOST::5025::SOCKET"]
+)
+def test_the_spelling_in_full_is_that_of_visa(known: str) -> None:
+    to_canonical_name = pytest.importorskip("pyvisa.rname").to_canonical_name
+    assert normal_address(known) == normal_address(to_canonical_name(known))
+    others = {"GPIB0::6", "TCPIP::192.168.0.8", "GPIB2::5", "TCPIP::HOST::5026::SOCKET", "USB::0x1234::0x5678::SN1::1"}
+    assert normal_address(known) not in map(normal_address, others)
 
 
 def lowest_free_number() -> int:

@@ -97,6 +97,29 @@ def test_functions_of_one_name_are_told_by_what_they_do() -> None:
     assert fingerprint(functions[0]) == fingerprint(functions[0])
 
 
+def patient_driver(n_tries: int, step: float) -> Any:
+    """Two functions that call each other, and one that calls itself."""
+
+    def read(volts: np.ndarray, tries: int = n_tries) -> np.ndarray:
+        return volts * step if tries == 0 else again(volts, tries)
+
+    def again(volts: np.ndarray, tries: int) -> np.ndarray:
+        return read(volts, tries - 1)
+
+    def alone(volts: np.ndarray, tries: int = n_tries) -> np.ndarray:
+        return alone(volts, tries - 1) if tries else volts + step
+
+    return read, alone
+
+
+def test_functions_that_call_themselves_are_told_apart_too() -> None:
+    made = [
+        [fingerprint(function) for function in patient_driver(*how)] for how in ((3, 1.0), (3, 2.0), (4, 1.0), (3, 1.0))
+    ]
+    assert made[0] == made[3]
+    assert len({name for names in made for name in names}) == 6
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -135,7 +135,8 @@ def test_answers_that_lie_column_by_column_are_replayed_to_the_same_weights(
             raise OSError("The cable is out.")
         return columns_first(controls)
 
-    device = as_device(measure, n_controls=8, n_outputs=5, bounds=(-1, 1), name="bank", max_batch=max_batch)
+    about = {"name": "bank", "max_batch": max_batch, "clear_line": lambda: None}
+    device = as_device(measure, n_controls=8, n_outputs=5, bounds=(-1, 1), **about)
     monkeypatch.setattr("skpat.lab.session._FIRST_PAUSE", 0.001)
     params = {"device": device, "gradient": gradient, "n_shots": n_shots, "max_iter": 2}
     whole = fitted(None, **params)

@@ -69,6 +69,17 @@ def test_readings_that_a_driver_masks_are_not_finite() -> None:
         session.measure(np.array([[0.0, 1.0], [0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_masks_within_lists_of_readings_count(kind: type) -> None:
+    def measure(controls: np.ndarray) -> Any:
+        return kind(np.ma.masked_array([row[0] * 10, -9999.0], mask=[False, row[1] > 0.5]) for row in controls)
+
+    session = Session(as_device(measure, n_controls=2, n_outputs=2, bounds=(0, 1), max_retries=0))
+    np.testing.assert_array_equal(session.measure(np.array([[0.5, 0.0], [1.0, 0.2]])), [[5, -9999], [10, -9999]])
+    with pytest.raises(DeviceOutputError, match=r"Got nan in output 1, row 1"):
+        session.measure(np.array([[0.0, 0.0], [0.0, 1.0]]))
+
+
 def in_qcodes(read: Any, n_controls: int, n_outputs: int, **about: Any) -> Device:
     made = SimpleNamespace(sweep=read, close=lambda: None)
     return QcodesDevice(lambda: made, n_controls, n_outputs, measure_rows="sweep", **about)
@@ -284,3 +295,51 @@ def test_a_safe_state_that_fails_is_logged_and_the_rest_goes_on(caplog: pytest.L
     with Session(Stuck("bench"), wait=1) as session:
         session.measure(CONTROLS)
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("n_failures", [1, 9])
+def test_a_safe_state_that_a_broken_line_swallows_is_sent_on_a_new_one(n_failures: int, tmp_path: Path) -> None:
+    class Cut(BenchDevice):
+        n_left = n_failures
+
+        def safe_state(self) -> None:
+            if Cut.n_left:
+                Cut.n_left -= 1
+                raise ConnectionResetError("the line is dead")
+            super().safe_state()
+
+    with Session(Cut("bench", tmp_path / "log")) as session:
+        session.measure(CONTROLS)
+    happened = [event[3] for event in events(tmp_path / "log") if event[3] in ("open", "safe", "close")]
+    assert happened == ["open", "close", "open", *(["safe"] if n_failures == 1 else []), "close"]
+    with Session(Cut("bench"), wait=1) as session:  # the address is free
+        Cut.n_left = 0
+        session.measure(CONTROLS)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_on_the_way_to_the_safe_state_does_not_leave_it_half_way(
+    interruption: type[BaseException], tmp_path: Path
+) -> None:
+    class Ramp(BenchDevice):
+        n_interrupted = 1
+
+        def safe_state(self) -> None:
+            self.note("down")
+            if Ramp.n_interrupted:
+                Ramp.n_interrupted -= 1
+                raise interruption
+            super().safe_state()
+
+    session = Session(Ramp("bench", tmp_path / "log"))
+    session.measure(CONTROLS)
+    with pytest.raises(interruption):
+        session.close()
+    happened = [event[3] for event in events(tmp_path / "log")]
+    assert happened[-4:] == ["down", "down", "safe", "close"]
+    with Session(Ramp("bench"), wait=1) as session:  # the address is free
+        session.measure(CONTROLS)
+    Ramp.n_interrupted = 99  # whoever insists is obeyed
+    with pytest.raises(interruption), Session(Ramp("bench", tmp_path / "log")) as session:
+        session.measure(CONTROLS)
+    assert [event[3] for event in events(tmp_path / "log")][-3:] == ["down", "down", "close"]

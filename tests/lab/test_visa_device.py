@@ -21,7 +21,7 @@ from sklearn.base import clone
 from skpat import ControlBatch
 from skpat.devices import IdentityDevice
 from skpat.exceptions import DeviceConnectionError
-from skpat.lab import visa_line
+from skpat.lab import Session, visa_line
 from skpat.lab.scpi import decode_block, encode_block
 from skpat.lab.simulator import SimulatedInstrument
 from skpat.lab.visa_device import VisaDevice, _empty_error_queue
@@ -486,6 +486,25 @@ def test_a_safe_state_that_could_not_be_sent_is_told() -> None:
             time.sleep(0.05)
         with pytest.raises(DeviceConnectionError, match=r"must take it within 0.3 s of 'SAFE'"):
             visa.safe_state()
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_the_safe_state_reaches_an_instrument_that_has_hung_up_meanwhile(route: str, dropped: bool) -> None:
+    with SimulatedInstrument(identity()) as instrument:
+        session = Session(specified(instrument.address, safe_command="SAFE"))
+        session.measure(rows(3))
+        if dropped:
+            instrument.hang_up()
+        session.close()
+        assert instrument.safe_states == 1
+        assert instrument.connections == 1 + dropped
+
+
+def test_what_the_instrument_says_of_the_safe_state_is_told() -> None:
+    with attached(device={"safe_command": "SAFE:NOW"}) as (visa, _):  # which the simulated one does not know
+        assert visa.reported_errors == ()
+        visa.safe_state()
+        assert any("SAFE:NOW" in error or "-113" in error for error in visa.reported_errors), visa.reported_errors
 
 
 def test_nothing_is_opened_copied_or_pickled() -> None:
