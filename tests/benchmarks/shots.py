@@ -140,14 +140,16 @@ def table(results: list[dict[str, Any]]) -> str:
             of_exact = [arrival(of_seed[r["seed"]], of_seed[r["seed"]])[0] for r in rows]
             ratios = [shots / reference for (shots, _), reference in zip(arrivals, of_exact, strict=True)]
             deficit = 100 * np.array([of_seed[r["seed"]]["test"] - r["test"] for r in rows])
-            error = deficit.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
-            half = t.ppf(0.975, len(rows) - 1) * error if len(rows) > 1 else np.nan
+            said = f"{deficit.mean():.1f}"
+            if len(rows) > 1:
+                half = t.ppf(0.975, len(rows) - 1) * deficit.std(ddof=1) / np.sqrt(len(rows))
+                said += f" ({deficit.mean() - half:.1f} to {deficit.mean() + half:.1f})"
             cosines = [r["cosine"] for r in rows if r.get("cosine") is not None]
             lines.append(
                 f"{name:<12}{method:<21}{np.median([shots for shots, _ in arrivals]):>14,.0f}{np.median(ratios):>8.2f}"
                 f"{sum(reached for _, reached in arrivals):>5}/{len(rows):<3}"
                 f"{100 * np.mean([r['test'] for r in rows]):>14.1f} %"
-                + f"{f'{deficit.mean():.1f} ({deficit.mean() - half:.1f} to {deficit.mean() + half:.1f})':>26}"
+                + f"{said:>26}"
                 + (f"{np.median(cosines):>9.2f}" if cosines else "")
             )
     return "\n".join(lines)
