@@ -96,7 +96,7 @@ def test_what_a_training_has_no_use_for_goes_to_the_calibration(max_shots: int, 
     n_layers=st.integers(1, 2), n_shots=st.integers(1, 2), validated=st.sampled_from(["no", "held out", "given"]),
     equations=st.booleans(), spare=st.integers(0, 50),
 )  # fmt: skip
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_budget_of_what_the_plan_says_changes_nothing(
     gradient: str, n_layers: int, n_shots: int, validated: str, equations: bool, spare: int
 ) -> None:
