@@ -66,7 +66,8 @@ class LiveInstrument:
         try:
             return self._functions[what](self._handle, *arguments)  # type: ignore[misc]  # "what" is only asked where a function was given
         except Exception as error:
-            if isinstance(error, DeviceConnectionError) or is_missing_answer(error):
+            unfinished = what == "measure" and _is_of_a_vendor(error)  # it may mean a time-out
+            if unfinished or isinstance(error, DeviceConnectionError) or is_missing_answer(error):
                 told = f"{type(error).__name__}: {error}".rstrip(": .")
                 self._fault = f"a fault ({told})"
             if is_missing_answer(error):
@@ -288,6 +289,14 @@ def adopt(
     )
     check_device_specification(device)
     return device
+
+
+def _is_of_a_vendor(error: Exception) -> bool:
+    """Whether an error may come from an instrument's library: its own class, or one that bindings raise for want of one. What
+    Python raises by itself is a mistake in the user's function."""
+    if isinstance(error, SkpatError):
+        return False
+    return type(error).__module__ != "builtins" or type(error) in (Exception, RuntimeError)
 
 
 def is_missing_answer(error: BaseException) -> bool:

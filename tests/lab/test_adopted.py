@@ -227,6 +227,25 @@ def test_an_interruption_leaves_an_old_answer_too() -> None:
         clone(device).measure(ROWS + 0.1)
 
 
+class VendorTimeout(Exception):
+    """No OSError."""
+
+
+@pytest.mark.parametrize("fault", [VendorTimeout("late"), RuntimeError("late"), Exception("late")])
+def test_an_error_of_the_vendors_library_leaves_an_old_answer_too(fault: Exception) -> None:
+    handle = Handle()
+    handle.fault = fault
+    device = adopted(handle)
+    with pytest.raises(
+        type(fault), match="late"
+    ):  # it ends the run: only an OSError is taken for a line that may recover
+        Session(device).measure(ROWS)
+    with pytest.raises(DeviceConnectionError, match=r"Got a fault \(\w+: late\) the last time: an old answer"):
+        Session(clone(device)).measure(ROWS + 0.1)
+    cleared = adopted(handle, open=Handle.clear)
+    np.testing.assert_array_equal(Session(cleared).measure(ROWS), 2 * ROWS)
+
+
 def test_an_error_of_the_users_function_passes_unchanged() -> None:
     handle = Handle()
     handle.fault = ZeroDivisionError("mine")
