@@ -15,7 +15,10 @@ from skpat.user_warning import warn_user
 
 __all__ = ["FunctionDevice", "as_device"]
 
-_faults: dict[Any, tuple[Any, str]] = {}  # by function: the function, and what its last call has ended with
+_INTERRUPTED = "an interruption"
+_faults: dict[
+    Any, tuple[Any, str]
+] = {}  # by function, which other devices may call, too: it, and how its last call ended
 
 
 class FunctionDevice(Device):
@@ -146,33 +149,28 @@ class FunctionDevice(Device):
         try:
             return readings_of(self.function(np.asarray(batch)))
         except OSError as error:
-            self._note_fault(f"{type(error).__name__}: {error}".rstrip(": ."))
+            _faults[_key(self.function)] = self.function, f"{type(error).__name__}: {error}".rstrip(": .")
             raise
         except (KeyboardInterrupt, SystemExit):  # while an answer was under way, perhaps
-            self._note_fault("")
+            _faults[_key(self.function)] = self.function, _INTERRUPTED
             raise
-
-    def _note_fault(self, fault: str) -> None:
-        """Of the function, which other devices may call, too."""
-        if self.clear_line is None or fault:
-            _faults[_key(self.function)] = self.function, fault
 
     def _refuse_old_answers(self) -> None:
         """A line that missed one answer may give it to the next question: every reading would be a batch late."""
         _, fault = _faults.get(_key(self.function), (None, None))
-        if fault:
-            raise DeviceConnectionError(
-                f"The instrument behind {device_name(self)} must be in a known state before it is measured again. Got {fault} "
-                "the last time: the old answer may still be on its way, and be taken for the next one. Give "
-                "as_device(..., clear_line=...), a function that connects anew or throws away what has come; if yours does "
-                "that itself before it raises, one that does nothing."
-            )
-        if fault is not None:
+        if fault == _INTERRUPTED:
             del _faults[_key(self.function)]
             warn_user(
                 f"The last call of {device_name(self)} must end before the next one. Got an interruption (Ctrl-C): if the "
                 "function asks an instrument, an old answer may be taken for the next one. Give "
                 "as_device(..., clear_line=...), which is then called first."
+            )
+        elif fault is not None:
+            raise DeviceConnectionError(
+                f"The instrument behind {device_name(self)} must be in a known state before it is measured again. Got {fault} "
+                "the last time: the old answer may still be on its way, and be taken for the next one. Give "
+                "as_device(..., clear_line=...), a function that connects anew or throws away what has come; if yours does "
+                "that itself before it raises, one that does nothing."
             )
 
 

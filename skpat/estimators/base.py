@@ -277,7 +277,7 @@ class PhysicalNetwork(
         ):
             if watch is not None:
                 watch.begin(session)
-            counts = self._shot_counts(len(data), 0 if held_out is None else len(held_out))
+            counts = self._shot_counts(len(data), len(held_out or ()))
             if not go_on:
                 self._calibrate(session, data, counts)
             if watch is None:
@@ -331,7 +331,7 @@ class PhysicalNetwork(
             return None, self._network, data, held_out
         network = self._make_network(made, data.X.shape[1], self._count_scores(), data.X.dtype)
         made.gradient.prepare(network)
-        n_validation = 0 if held_out is None else len(held_out)
+        n_validation = len(held_out or ())
         ShotCounts.of(self, made.gradient, made.twin, len(data), network.n_calls, n_validation).check_budget()
         prepare(made, network.bounds, self.torch_device, data.X.dtype)
         return made, network, data, held_out

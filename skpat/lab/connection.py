@@ -170,9 +170,8 @@ class Connection:
             done, device = False, self._open_device
             try:
                 done = device is not None and _quietly(device, "safe_state")
-            except (
-                BaseException
-            ):  # Ctrl-C on the way there: a ramp that stops half way is not safe. A second one ends it
+            except BaseException:  # Ctrl-C: a ramp that stops half way is not safe
+                # a second one ends it
                 done = _quietly(device, "safe_state")
                 raise
             finally:

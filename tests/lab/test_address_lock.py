@@ -6,10 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from skpat import as_device
 from skpat.exceptions import DeviceBusyError
-from skpat.lab import address_lock
+from skpat.lab import Session, address_lock
 from skpat.lab.address_lock import AddressLock, keep_fresh, normal_address
 
 
@@ -79,6 +81,19 @@ def test_a_lock_that_is_held_shows_a_sign_of_life_every_hour(monkeypatch: pytest
     now[0] += 1e6
     keep_fresh()
     assert lock.path.stat().st_mtime == 0
+
+
+def test_a_measurement_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(address_lock.time, "monotonic", lambda: now[0])
+    device = as_device(np.tanh, n_controls=2, n_outputs=2, bounds=(-1, 1), address="TCPIP::rig")
+    with Session(device) as session:
+        session.measure(np.zeros((1, 2)))
+        path = AddressLock("TCPIP::rig").path
+        os.utime(path, (0, 0))
+        now[0] += 4000
+        session.measure(np.zeros((1, 2)))
+        assert path.stat().st_mtime > 0
 
 
 @pytest.mark.parametrize(
