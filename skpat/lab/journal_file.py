@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from skpat.exceptions import JournalError
 
-__all__ = ["FORMAT", "JournalFile", "is_unfinished"]
+__all__ = ["FORMAT", "JournalFile", "connection_to_read", "is_unfinished"]
 
 FORMAT = "skpat journal 1"
 _BUSY_SECONDS = 60.0  # how long somebody else may hold the file
@@ -104,12 +104,17 @@ class JournalFile:
             return own
         _check_file(self.place, to_write)
         self.close()
+        may_be_written = _may_be_written(self.place)
         try:
-            file = sqlite3.connect(self.place, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            if may_be_written or to_write:
+                file = sqlite3.connect(self.place, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            else:
+                file = connection_to_read(self.place, isolation_level=None, check_same_thread=False)
         except sqlite3.OperationalError as error:
-            raise JournalError(f"The journal {self.path} cannot be opened: {error}. Does its folder exist?") from error
+            question = "May its folder be written to?" if self.place.parent.is_dir() else "Does its folder exist?"
+            raise JournalError(f"The journal {self.path} cannot be opened: {error}. {question}") from error
         try:
-            if os.access(self.place, os.W_OK):
+            if may_be_written:
                 _until_free(lambda: file.execute("PRAGMA journal_mode = WAL"))
                 file.execute("PRAGMA synchronous = FULL")
                 _until_free(lambda: file.executescript(_SCHEMA))
@@ -201,6 +206,20 @@ class JournalFile:
 _inherited: list[sqlite3.Connection] = []
 
 
+def connection_to_read(path: Path, mode: str = "ro", **options: Any) -> sqlite3.Connection:
+    """A connection that is only read from.
+
+    SQLite makes files beside a journal that it reads. Where it may not, on an archive, it is told that nobody writes, unless
+    what somebody has written lately stands in the log beside the file.
+    """
+    path = path.resolve()
+    log = path.with_name(f"{path.name}-wal")
+    is_at_rest = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}{'&immutable=1' * is_at_rest}", uri=True, timeout=_BUSY_SECONDS, **options
+    )
+
+
 def is_unfinished(error: sqlite3.Error) -> bool:
     """Whether a file cannot be read for what somebody who was killed has left in it, which reading may not take back."""
     return _code_of(error) == sqlite3.SQLITE_READONLY_ROLLBACK
@@ -224,6 +243,11 @@ def _until_free(act: Callable[[], Any]) -> None:
             if time.monotonic() > give_up:
                 raise
         time.sleep(0.005)
+
+
+def _may_be_written(path: Path) -> bool:
+    """Whether a journal, which SQLite writes with files beside it, can be written here."""
+    return os.access(path.parent, os.W_OK) and (os.access(path, os.W_OK) or not path.exists())
 
 
 def _number_of(path: Path) -> tuple[int, int] | None:
@@ -269,9 +293,7 @@ def _check_file(path: Path, to_write: bool) -> None:
 
 def _read(path: Path, mode: str) -> tuple[set[str], dict[str, Any]]:
     """The tables of a file, and what it says of itself."""
-    with closing(
-        sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode={mode}", uri=True, timeout=_BUSY_SECONDS)
-    ) as file:
+    with closing(connection_to_read(path, mode)) as file:
         tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         return tables, dict(file.execute("SELECT name, value FROM about")) if "about" in tables else {}
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
-from urllib.parse import quote
 
 from skpat.exceptions import JournalError
-from skpat.lab.journal_file import is_unfinished
+from skpat.lab.journal_file import connection_to_read, is_unfinished
 
 __all__ = ["Status", "draw", "main", "read_status"]
 
@@ -91,7 +90,7 @@ def read_status(path: str | Path, run: int | None = None) -> Status:
         raise _NothingYetError(f"There is no journal {path} yet. A fit with journal={str(path)!r} makes it.")
     if run is not None and not -_LARGEST_RUN <= run <= _LARGEST_RUN:
         raise JournalError(f"The journal {path} has no run {run}.")
-    file = sqlite3.connect(f"file:{quote(str(Path(path).resolve()))}?mode=ro", uri=True, timeout=30)
+    file = connection_to_read(Path(path))
     try:
         file.execute("BEGIN")  # one moment for all that is read
         about = dict(file.execute("SELECT name, value FROM about"))

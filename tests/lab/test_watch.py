@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -212,3 +213,54 @@ def test_a_run_without_epochs_is_drawn_in_words(journal: Path) -> None:
     (axes,) = draw(status).axes
     (said,) = (text.get_text() for text in axes.texts)
     assert said.splitlines() == ["run 1", "ended", *str(status).split(" | ")[2:]]
+
+
+UNREACHABLE = 77
+READ_AN_ARCHIVE = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from skpat.exceptions import JournalError
+from skpat.lab import Journal, Session
+from skpat.lab.watch import read_status
+from tests.lab.recorded_device import POOL, Counter
+
+folder = Path(sys.argv[1])
+if os.getuid() == 0:  # to whom nothing is forbidden
+    os.setuid(65534)
+    if not os.access(folder, os.R_OK):
+        os._exit(int(sys.argv[2]))
+status = read_status(folder / "run.db")
+with Journal(folder / "run.db") as journal:
+    outputs = journal.to_arrays()["outputs"]
+assert sum(status.shots.values()) == len(outputs) == len(POOL)
+for name, message in (("run.db", "cannot be written to"), ("new.db", "May its folder be written to?")):
+    try:
+        Session(Counter(), journal=folder / name).measure(1 - POOL)
+    except JournalError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(name)
+assert os.listdir(folder) == ["run.db"]
+"""
+
+
+def test_a_run_in_a_folder_that_may_not_be_written_to() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "archive"
+        folder.mkdir()
+        with Journal(folder / "run.db") as journal:
+            Session(Counter(), journal=journal).measure(POOL)
+        (folder / "run.db").chmod(0o444)
+        folder.chmod(0o555)
+        folder.parent.chmod(0o755)
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        try:
+            reader = subprocess.run(
+                [sys.executable, "-c", READ_AN_ARCHIVE, str(folder), str(UNREACHABLE)], env=environment
+            )
+        finally:
+            folder.chmod(0o755)
+    if reader.returncode == UNREACHABLE:
+        pytest.skip("the folder of temporary files is closed to other users")
+    assert reader.returncode == 0
