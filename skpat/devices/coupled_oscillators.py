@@ -10,6 +10,7 @@ import torch
 from sklearn.base import clone
 
 from skpat.controls import ControlBatch
+from skpat.devices.base import demand
 from skpat.devices.channel_range import channel_range, varies
 from skpat.devices.noise import standard_normal
 from skpat.devices.simulated import SimulatedDevice
@@ -338,30 +339,22 @@ class CoupledOscillators(SimulatedDevice):
         return q, v
 
     def _check_parameters(self) -> None:
-        whole = {"n_oscillators": 1, "n_steps": 1, **({} if self.n_measured is None else {"n_measured": 1})}
-        for name, least in whole.items():
-            number = getattr(self, name)
-            if not is_int(number, least):
-                raise ValueError(
-                    f"'{name}' of CoupledOscillators must be an int of at least {least}. Got {number!r}. "
-                    f"Use {name}={getattr(CoupledOscillators(), name) or 1}."
-                )
-        if self.n_outputs > self.n_oscillators:
-            raise ValueError(
-                f"'n_measured' of CoupledOscillators must be at most n_oscillators = {self.n_oscillators}, or None for all. "
-                f"Got {self.n_measured}. Use n_measured=None."
-            )
+        for name in ("n_oscillators", "n_steps"):
+            demand(self, name, is_int(getattr(self, name), 1), "an int of at least 1")
+        n, n_read = self.n_oscillators, self.n_measured
+        demand(self, "n_measured", n_read is None or is_int(n_read, 1), "an int of at least 1, or None for all")
+        most = f"at most n_oscillators = {n}, or None for all"
+        demand(self, "n_measured", n_read is None or n_read <= n, most)
+        for name in ("duration", "max_amplitude", "max_coupling", "max_drive"):
+            value = getattr(self, name)
+            demand(self, name, is_number(value, 0, below=np.inf) and value > 0, "a finite number above 0")
+        error = self.nonlinearity_error
+        demand(
+            self, "nonlinearity_error", is_number(error, -1, below=np.inf) and error > -1, "a finite number above -1"
+        )
         for name in ("input_noise", "noise", "coupling_error"):
-            number = getattr(self, name)
-            if not is_number(number, 0, below=np.inf):
-                raise ValueError(
-                    f"'{name}' of CoupledOscillators must be a finite number of at least 0. Got {number!r}. Use {name}=0."
-                )
-        if not is_int(self.device_seed):
-            raise ValueError(
-                f"'device_seed' of CoupledOscillators must be an int: the same specimen at every call. Got "
-                f"{self.device_seed!r}. Use device_seed=0."
-            )
+            demand(self, name, is_number(getattr(self, name), 0, below=np.inf), "a finite number of at least 0")
+        demand(self, "device_seed", is_int(self.device_seed), "an int: the same specimen at every call")
 
 
 def _force_matrix(couplings: torch.Tensor, n: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from sklearn.base import clone
 
 from skpat.controls import ControlBatch
 from skpat.devices import clements
+from skpat.devices.base import demand
 from skpat.devices.channel_range import channel_range, varies
 from skpat.devices.noise import standard_normal
 from skpat.devices.simulated import SimulatedDevice
@@ -409,7 +410,11 @@ class MachZehnderMesh(SimulatedDevice):
                     f"'{name}' of MachZehnderMesh must be an int{f' of at least {least}' if least else ''}. "
                     f"Got {number!r}. Use {name}={16 if least else 0}."
                 )
-        ranges = dict.fromkeys(("phase_error", "splitter_error", "loss", "noise", "shot_noise", "noise_floor"), np.inf)
+        bias = self.activation_bias
+        demand(self, "activation_bias", is_number(bias) and np.isfinite(bias), "a finite number")
+        ranges = dict.fromkeys(
+            ("nonlinearity", "phase_error", "splitter_error", "loss", "noise", "shot_noise", "noise_floor"), np.inf
+        )
         for name, highest in (ranges | {"crosstalk": 1.0, "tap": 1.0}).items():
             number = getattr(self, name)
             if not is_number(number, 0, below=highest):

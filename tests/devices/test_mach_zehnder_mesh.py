@@ -462,6 +462,8 @@ def test_no_rows_give_no_rows() -> None:
         ({"loss": -0.1}, r"'loss' of MachZehnderMesh must be a number of at least 0 and below inf\. Got -0\.1"),
         ({"crosstalk": 1.0}, r"'crosstalk' of MachZehnderMesh must be .* below 1\. Got 1\.0\. Use crosstalk=0"),
         ({"tap": np.nan}, r"'tap' of MachZehnderMesh must be a number of at least 0 and below 1\. Got nan"),
+        ({"nonlinearity": -1.0}, r"'nonlinearity' of MachZehnderMesh must be a number of at least 0 .*\. Got -1\.0"),
+        ({"activation_bias": np.inf}, r"'activation_bias' of MachZehnderMesh must be a finite number\. Got inf"),
         ({"noise": "low"}, r"'noise' of MachZehnderMesh must be a number .* Got 'low'"),
         ({"input_field": [1, 1]}, r"'input_field' of MachZehnderMesh must have shape .* = \(4,\)\. Got \(2,\)"),
     ],
