@@ -461,7 +461,7 @@ class PhysicalNetwork(
             data,
             self._rng,
             validate=None if held_out is None else self._validation(session, held_out),
-            note=Progress(session, trainer.settings, on_twin=not self._gradient.trains_on_device),
+            note=Progress(session, trainer.settings, on_twin=not self._gradient.validates_on_device),
             watch=watch,
             shots_per_epoch=counts.epoch + counts.validation,
             checks=Checks(check, CHECK_AT, counts.check) if counts.check else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,12 +73,12 @@ class ShotCounts:
     @property
     def epoch(self) -> int:
         """Shots of the steps of one epoch."""
-        return self.n_rows * self.per_row * self.gradient.shots_per_row
+        return math.ceil(self.n_rows * self.per_row * self.gradient.shots_per_row)
 
     @property
     def validation(self) -> int:
         """Shots of validating after one epoch."""
-        return self.n_validation * self.per_row if self.gradient.trains_on_device else 0
+        return self.n_validation * self.per_row if self.gradient.validates_on_device else 0
 
     @property
     def training(self) -> int:
@@ -93,8 +94,8 @@ class ShotCounts:
     @property
     def first_step(self) -> int:
         """Shots of one batch, and of what the method does with it at the end of a training."""
-        evaluations: int = self.gradient.shots_per_row + self.gradient.final_shots_per_row
-        return self.batch_size * evaluations * self.per_row
+        evaluations = self.gradient.shots_per_row + self.gradient.final_shots_per_row
+        return math.ceil(self.batch_size * evaluations * self.per_row)
 
     @property
     def statistics_rows(self) -> int:
@@ -141,7 +142,7 @@ class ShotCounts:
 
         if not (self.gradient.uses_twin and self.gradient.trains_on_device):
             return 0
-        n = count_check_shots(self.n_rows, self.per_row, self.training, self.gradient.shots_per_row - 1)
+        n = count_check_shots(self.n_rows, self.per_row, self.training, math.ceil(self.gradient.shots_per_row) - 1)
         return n if len(CHECK_AT) * n <= _CHECK_SHARE * self.training else 0
 
     @property

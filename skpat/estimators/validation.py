@@ -107,7 +107,7 @@ class Validated:
         from skpat.training.in_silico import through_twin
 
         on_device = session.run(held_out.row_keys, "validation")
-        run = on_device if self._gradient.trains_on_device else through_twin(self.twin_)
+        run = on_device if self._gradient.validates_on_device else through_twin(self.twin_)
 
         def validate(weights: dict[str, np.ndarray]) -> float:
             scores = forward(self._network, weights, held_out.X, run)

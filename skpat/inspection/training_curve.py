@@ -84,7 +84,7 @@ class TrainingCurveDisplay:
         if len(shots) != len(network.loss_curve_) or (len(shots) > 1 and shots[-1] == shots[0]):
             shots = None  # training on the twin
         score_name = "validation accuracy" if hasattr(network, "classes_") else "validation R²"
-        score_name += "" if network._gradient.trains_on_device else " on the twin"
+        score_name += "" if network._gradient.validates_on_device else " on the twin"
         return cls(network.loss_curve_, network.validation_scores_, shots, score_name).plot(ax, **line)
 
     def plot(self, ax: Any = None, **line: Any) -> TrainingCurveDisplay:

@@ -389,8 +389,8 @@ class JournalRun:
                 f"The same fit must ask for what the journal {self.path} holds of it. It asks for other settings, with "
                 f"{n_left:,} recorded rows left. Nothing was sent. On another kind of processor, with another number of "
                 "threads (OMP_NUM_THREADS, a worker of joblib) or another version of numpy, scipy or torch, numbers differ in "
-                "their last digits, which a training makes large; another version of skpat may ask for other rows. Run it "
-                "where it was begun, or use another file to begin anew."
+                "their last digits, which a training makes large; another version of skpat, or a changed method or "
+                "twin of your own, may ask for other rows. Run it where it was begun, or use another file to begin anew."
             )
         self._is_past_the_record = True
 

@@ -67,7 +67,6 @@ class Anchors:
                 batch = ControlBatch.from_dense(batch.dense() + displaced)
             return outputs + trust * (respond(self._module, batch) - predicted)
 
-        run.measures = False  # type: ignore[attr-defined]  # not to be recorded as answers of the device
         return run
 
     def _r2(self, outputs: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:

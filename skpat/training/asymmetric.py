@@ -86,7 +86,6 @@ class Asymmetric(PhysicsAware):
             outputs = twin(batch, layer, unit)
             return outputs + (measured[unit] - outputs).detach() if layer == last else outputs
 
-        on_twin.measures = False  # type: ignore[attr-defined]  # not to be recorded as answers of the device
         with torch.no_grad():
             loss_of(on_device)
         loss = loss_of(on_twin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skpat.devices.specification import device_name
+from skpat.devices.specification import check_device_specification, device_name
 from skpat.exceptions import NoExactGradientError
 from skpat.network.forward import Run
 from skpat.training.gradient import Apparatus, GradientEstimator
@@ -21,11 +21,22 @@ class ExactGradient(GradientEstimator):
     """
 
     def check_device(self, device: Any) -> None:
-        """Refuse a device without ``forward``."""
+        """Refuse a device without ``forward``, or with one that autograd cannot follow."""
         if not hasattr(device, "forward"):
             raise NoExactGradientError(
                 f"gradient='exact' needs a device with a differentiable forward(controls). Got {device_name(device)}, which "
                 "has none. Use gradient='physics_aware'."
+            )
+        import torch
+
+        setting = torch.from_numpy(check_device_specification(device).mean(axis=1, keepdims=True).T).requires_grad_()
+        with torch.enable_grad():
+            outputs = device.forward(setting)
+        if not outputs.requires_grad:
+            raise NoExactGradientError(
+                f"gradient='exact' needs a device with a differentiable forward(controls). Got {device_name(device)}, whose "
+                "outputs have no gradient with respect to the controls. Compute them with operations of torch, without "
+                "detach(), numpy() or no_grad(), or use gradient='physics_aware'."
             )
 
     def run(self, apparatus: Apparatus) -> Run:

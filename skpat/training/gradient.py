@@ -92,9 +92,9 @@ class Measurement:
     layer, unit : int
         Where in the network.
     batch : ControlBatch
-        What was sent.
+        What was asked for.
     outputs : ndarray of shape (n_rows, n_outputs)
-        What came back.
+        What ``run`` has made of the device's answer; a run that measures nothing leaves no record. In silico the twin's answer.
     sample_weight : ndarray of shape (n_rows,)
         Weights of the rows.
     """
@@ -122,10 +122,10 @@ class GradientEstimator(BaseEstimator):
         Whether a fit that begins in silico (:meth:`begins_in_silico`) goes on from what it found there with this method.
         "auto": if a batch on the device confirms it.
     trains_on_device : bool
-        Whether the forward pass of the training runs on the device. If not, validation does not either.
-    shots_per_row : int
-        Shots that one row of a batch costs, in each layer and unit; known after :meth:`prepare`. Plans and ``max_shots`` go by
-        it, and an epoch that takes more ends the fit.
+        Whether the forward pass of the training runs on the device. If not, validation runs on the twin, too, if there is one.
+    shots_per_row : int or float
+        Shots that one row of a batch costs, in each layer and unit, the mean over an epoch; known after :meth:`prepare`. Plans
+        and ``max_shots`` go by it, and an epoch that takes more ends the fit.
     final_shots_per_row : int
         Shots that one row costs in :meth:`finish`, in each layer and unit, once in a training.
 
@@ -148,8 +148,12 @@ class GradientEstimator(BaseEstimator):
     _parameter_constraints: dict[str, Any] = {}
 
     @property
-    def shots_per_row(self) -> int:
+    def shots_per_row(self) -> float:
         return 1
+
+    @property
+    def validates_on_device(self) -> bool:
+        return self.trains_on_device or not self.uses_twin
 
     def check_device(self, device: Any) -> None:
         """Raise an error, a SkpatError or ValueError say, if this estimator cannot work with the device, or with its own
@@ -197,7 +201,7 @@ class GradientEstimator(BaseEstimator):
         )
 
     def after_batch(self, apparatus: Apparatus, measurements: list[Measurement]) -> None:
-        """Called after each step with what the batch sent and got, in order. Default: nothing."""
+        """Called after each step with what was measured for it, in order. Default: nothing."""
 
     def finish(self, trainer: Any, data: Any) -> None:
         """Called once at the end of ``fit``, with the weights that will be kept, unless Ctrl-C or the budget has ended the
@@ -214,6 +218,9 @@ class GradientEstimator(BaseEstimator):
 
     def loss_and_gradient(self, loss_of: Callable[[Run], torch.Tensor], apparatus: Apparatus) -> torch.Tensor:
         """Evaluate one batch's loss and leave the gradient in the weights' ``.grad``.
+
+        A method that moves weights to evaluate the loss elsewhere moves them back. It need not do so after an error: whatever
+        ends it (``max_shots``, a Ctrl-C, a fault of the device), the weights are then set to what they were.
 
         Parameters
         ----------

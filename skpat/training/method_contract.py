@@ -69,11 +69,19 @@ def check_shots(n_asked: int, n_settings: int, method: Any) -> None:
 
 def check_twin(twin: Any, bounds: np.ndarray, n_outputs: int) -> None:
     """DeviceContractError if a fitted twin's module does not turn two settings within the bounds (n_controls, 2) into two rows
-    of outputs."""
+    of outputs that have a gradient."""
     settings = np.stack([bounds.mean(axis=1), 0.75 * bounds[:, 0] + 0.25 * bounds[:, 1]])
-    shape = tuple(respond(twin.module_, torch.from_numpy(settings)).shape)
+    with torch.enable_grad():
+        outputs = respond(twin.module_, torch.from_numpy(settings).requires_grad_())
+    shape = tuple(outputs.shape)
     if shape != (2, n_outputs):
         raise DeviceContractError(
             f"The module_ of {type(twin).__name__} must turn controls of shape (n_rows, {len(bounds)}) into outputs of shape "
             f"(n_rows, {n_outputs}). Got {shape} for two rows. Its fit was given outputs of that shape."
+        )
+    if not outputs.requires_grad:
+        raise DeviceContractError(
+            f"The module_ of {type(twin).__name__} must be differentiable: its slopes are what a twin is for. Got outputs that "
+            "have no gradient with respect to the controls. Compute them with operations of torch, without detach(), numpy() "
+            "or no_grad()."
         )

@@ -87,7 +87,7 @@ class SharpnessAware(GradientEstimator):
         return self.explorer.pretrain
 
     @property
-    def shots_per_row(self) -> int:
+    def shots_per_row(self) -> float:
         return 2 * self.explorer.shots_per_row
 
     @property

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -189,9 +189,10 @@ class Trainer:
 
         def loss_of(run: Run) -> torch.Tensor:
             def recorded(batch: ControlBatch, layer: int, unit: int) -> torch.Tensor:
+                n_before = self._n_asked
                 outputs = run(batch, layer, unit)
                 check_outputs(outputs, batch.varying, self.network.n_outputs, self.gradient)
-                if getattr(run, "measures", True):
+                if self._n_asked > n_before or not self.gradient.trains_on_device:  # a twin's answer is no measurement
                     measurements.append(Measurement(layer, unit, batch, as_numpy(outputs), data.sample_weight[rows]))
                 return outputs
 
@@ -221,13 +222,27 @@ class Trainer:
         )
         n_further = self.gradient.count_further_steps(apparatus)
         start = [weight.detach().clone() for weight in self.trainable] if n_further else []
-        loss = self._backward(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
+        with self._unmoved_by_an_error():
+            loss = self._backward(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
         self._step(self.gradient.step_factor)
         if n_further:
             self._go_on(n_further, lambda: self._further_loss(loss_of, apparatus), start)
         self._update_statistics(measurements, data.sample_weight[rows])
         self.gradient.after_batch(apparatus, measurements)
         return loss
+
+    @contextmanager
+    def _unmoved_by_an_error(self) -> Iterator[None]:
+        """The weights stay where they were if the block ends early, by the budget, say, or a Ctrl-C: a method may have moved
+        them to see what they are worth elsewhere."""
+        before = [weight.detach().clone() for weight in self.trainable]
+        try:
+            yield
+        except BaseException:
+            with torch.no_grad():
+                for weight, value in zip(self.trainable, before, strict=True):
+                    weight.copy_(value)
+            raise
 
     def _backward(self, loss_and_gradient: Callable[[], torch.Tensor]) -> float:
         """The gradient of every weight; the loss."""
@@ -274,7 +289,10 @@ class Trainer:
         measured = {(made.layer, made.unit): made.outputs for made in measurements}
         momentum = _STATISTICS_MOMENTUM * min(1.0, len(sample_weight) / self.settings.batch_size)
         for layer, statistics in enumerate(self.statistics):
-            units = [measured[layer, unit] for unit in range(self.network.n_calls_of(layer))]
+            calls = [(layer, unit) for unit in range(self.network.n_calls_of(layer))]
+            if not all(call in measured for call in calls):
+                continue  # a method need not measure everything in every batch
+            units = [measured[call] for call in calls]
             outputs = units[0] if len(units) == 1 else np.concatenate(units, axis=1)
             if not self._told and statistics.started and self.gradient.trains_on_device:
                 spread = np.sqrt(statistics.variance)

@@ -99,7 +99,7 @@ def check_alignment(
     network, settings = trainer.network, trainer.settings
     n_calls = network.n_calls * trainer.session.n_shots
     if n_training_shots is None:
-        n_training_shots = settings.max_iter * len(data) * n_calls * trainer.gradient.shots_per_row
+        n_training_shots = math.ceil(settings.max_iter * len(data) * n_calls * trainer.gradient.shots_per_row)
     n_rows, n_directions = _rows_and_directions(n_calls, n_training_shots)
     return measure_alignment(trainer, data, n_rows=n_rows, n_directions=n_directions, random_state=random_state)
 

@@ -75,7 +75,8 @@ class Twin(RegressorMixin, BaseEstimator):
     ``partial_fit`` then also takes ``pace``, a factor of its step size."""
 
     needs_shots = False
-    """Whether ``fit`` needs at least one shot."""
+    """Whether ``fit`` needs at least one shot. A twin that needs none is taken to know the equations: a training may begin in
+    silico with it. One that is learned from shots alone says True."""
 
     few_shots = False
     """Whether a few shots, over all settings, may tell the twin all that it can learn: an automatic calibration then begins
