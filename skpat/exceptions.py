@@ -24,6 +24,7 @@ __all__ = [
     "NonFiniteTrainingError",
     "ShotBudgetError",
     "TwinError",
+    "UnclearedLineError",
     "UselessTwinWarning",
 ]
 
@@ -97,6 +98,10 @@ class DeviceConnectionError(_CutShort, ConnectionError):
     journal : str or None
         Path of the journal that holds them: the same ``fit`` again goes on from there.
     """
+
+
+class UnclearedLineError(DeviceConnectionError):
+    """An old answer may be on the line, and nothing is known that clears it: to ask once more would not help."""
 
 
 class DeviceIdentityError(_CutShort, RuntimeError):

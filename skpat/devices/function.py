@@ -10,7 +10,7 @@ import numpy as np
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification, device_name
-from skpat.exceptions import DeviceConnectionError
+from skpat.exceptions import UnclearedLineError
 from skpat.user_warning import warn_user
 
 __all__ = ["FunctionDevice", "as_device"]
@@ -166,7 +166,7 @@ class FunctionDevice(Device):
                 "as_device(..., clear_line=...), which is then called first."
             )
         elif fault is not None:
-            raise DeviceConnectionError(
+            raise UnclearedLineError(
                 f"The instrument behind {device_name(self)} must be in a known state before it is measured again. Got {fault} "
                 "the last time: the old answer may still be on its way, and be taken for the next one. Give "
                 "as_device(..., clear_line=...), a function that connects anew or throws away what has come; if yours does "

@@ -13,7 +13,7 @@ import numpy as np
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification
-from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, SkpatError
+from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, SkpatError, UnclearedLineError
 from skpat.lab.address_lock import address_in_this_process
 
 __all__ = ["AdoptedDevice", "LiveInstrument", "adopt", "is_missing_answer"]
@@ -55,18 +55,12 @@ class LiveInstrument:
     def do(self, what: str, *arguments: Any) -> Any:
         """Call one of the functions with the handle."""
         self._require_handle()
-        if self._fault and what in ("measure", "identify"):
-            # A line that missed one answer may give it to the next question: every reading would be a batch late.
-            raise DeviceConnectionError(
-                f"The adopted instrument ({self.kind}) must be in a known state before it is measured again. Got "
-                f"{self._fault} the last time: an old answer may still be under way. Give adopt(..., open=...), a "
-                "function of the handle that clears the line (open=lambda handle: None if there is nothing to clear), or "
-                "adopt the handle again."
-            )
+        if what in ("measure", "identify"):
+            self._refuse_old_answers()
         try:
             return self._functions[what](self._handle, *arguments)  # type: ignore[misc]  # "what" is only asked where a function was given
         except Exception as error:
-            unfinished = what == "measure" and _is_of_a_vendor(error)  # it may mean a time-out
+            unfinished = what == "measure" and not isinstance(error, SkpatError)  # whatever a time-out looks like here
             if unfinished or isinstance(error, DeviceConnectionError) or is_missing_answer(error):
                 told = f"{type(error).__name__}: {error}".rstrip(": .")
                 self._fault = f"a fault ({told})"
@@ -85,6 +79,18 @@ class LiveInstrument:
         if self.can("open"):
             self.do("open")
             self._fault = ""
+        else:
+            self._refuse_old_answers()
+
+    def _refuse_old_answers(self) -> None:
+        """A line that missed one answer may give it to the next question: every reading would be a batch late."""
+        if self._fault:
+            raise UnclearedLineError(
+                f"The adopted instrument ({self.kind}) must be in a known state before it is measured again. Got "
+                f"{self._fault} the last time: an old answer may still be under way. Give adopt(..., open=...), a "
+                "function of the handle that clears the line (open=lambda handle: None if there is nothing to clear), or "
+                "adopt the handle again."
+            )
 
     def _require_handle(self) -> None:
         if self._pid != os.getpid():
@@ -289,14 +295,6 @@ def adopt(
     )
     check_device_specification(device)
     return device
-
-
-def _is_of_a_vendor(error: Exception) -> bool:
-    """Whether an error may come from an instrument's library: its own class, or one that bindings raise for want of one. What
-    Python raises by itself is a mistake in the user's function."""
-    if isinstance(error, SkpatError):
-        return False
-    return type(error).__module__ != "builtins" or type(error) in (Exception, RuntimeError)
 
 
 def is_missing_answer(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from skpat.controls import ControlBatch
 from skpat.devices.base import Device
 from skpat.devices.specification import device_name
-from skpat.exceptions import DeviceBusyError, DeviceIdentityError
+from skpat.exceptions import DeviceBusyError, DeviceIdentityError, UnclearedLineError
 from skpat.lab.address_lock import AddressLock, is_of_one_process, keep_fresh, normal_address
 from skpat.lab.answers import IncompleteAnswer
 
@@ -187,6 +187,8 @@ class Connection:
             if not self.shut_down() and has_safe_state:
                 try:
                     self._make_ready(device)
+                except UnclearedLineError:
+                    pass  # no answer is asked of it
                 except Exception as error:
                     _log.warning(
                         "%s could not be reached to bring it into its safe state: %s", device_name(device), error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import dis
 import hashlib
 import os
 from collections.abc import Mapping
@@ -172,9 +173,12 @@ def _module(thing: Any) -> str:
 
 
 def _code(code: CodeType) -> tuple[Any, ...]:
-    """What a function does, without where it stands: comments and lines above it may change."""
-    constants = [_code(c) if isinstance(c, CodeType) else c for c in code.co_consts]
-    return code.co_code, constants, code.co_names, code.co_varnames
+    """What a function does, without where it stands: comments, its docstring and lines above it may change."""
+    steps = []
+    for step in dis.get_instructions(code):
+        what = step.argval if step.opcode in dis.hasconst else step.arg  # constants that nothing loads are docstrings
+        steps.append((step.opcode, _code(what) if isinstance(what, CodeType) else what))
+    return steps, code.co_names, code.co_varnames
 
 
 def _content(cell: Any) -> Any:

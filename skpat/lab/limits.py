@@ -165,7 +165,7 @@ class Limits:
         step = self._steps[index]
         step_or_one = np.where(step > 0, step, 1.0)
         whole = (values - self._device_bounds[index, 0]) / step_or_one
-        rounding = 2 * np.finfo(values.dtype).eps * np.abs(self._device_bounds[index]).max(axis=1) / step_or_one
+        rounding = 4 * np.finfo(values.dtype).eps * np.abs(self._device_bounds[index]).max(axis=1) / step_or_one
         return (np.abs(whole - np.round(whole)) > np.minimum(_STEP_TOLERANCE + rounding, 0.5)) & (step > 0)
 
     def _check_steps(self, values: np.ndarray, index: np.ndarray) -> None:
@@ -183,9 +183,12 @@ class Limits:
     ) -> None:
         row, column = (int(i) for i in np.argwhere(wrong)[0])
         channel, value = int(index[column]), float(values[row, column])
+        limits, said = legal(channel), f"{value:g}"
+        if said in limits:  # it differs in a later digit
+            said = repr(value)
         raise ControlBoundsError(
-            f"The 'controls' passed to {device_name(self.device)}.measure must {what}. Got {value:g} in channel {channel}, "
-            f"row {row} ({legal(channel)}). Nothing was sent.{advice}",
+            f"The 'controls' passed to {device_name(self.device)}.measure must {what}. Got {said} in channel {channel}, "
+            f"row {row} ({limits}). Nothing was sent.{advice}",
             row=row,
             channel=channel,
             value=value,

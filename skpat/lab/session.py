@@ -22,6 +22,7 @@ from skpat.exceptions import (
     DeviceOutputError,
     ShotBudgetError,
     SkpatError,
+    UnclearedLineError,
 )
 from skpat.lab.address_lock import is_of_one_process
 from skpat.lab.answers import IncompleteAnswer, advise, inspect, mask
@@ -434,6 +435,9 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
             except OSError as error:
                 if isinstance(error, SkpatError) and not isinstance(error, DeviceConnectionError):
                     raise
+                if isinstance(error, UnclearedLineError):
+                    connection.make_safe(self.device)
+                    raise self._given_up(DeviceConnectionError, str(error)) from error
                 self._count_fault("connection", str(error))
                 if attempt == retries:
                     connection.make_safe(self.device)

@@ -83,7 +83,11 @@ class Dither:
             return moved
         import torch
 
-        return controls + (torch.from_numpy(moved).to(controls) - controls.detach())
+        target, asked = torch.from_numpy(moved).to(controls), controls.detach()
+        result = controls + (target - asked)
+        sent, bounds = result.detach(), [target.new_tensor(bound) for bound in (low, high)]
+        off = sent != target if self.network.has_steps else (sent < bounds[0]) | (sent > bounds[1])
+        return torch.where(off, target + (controls - asked), result)  # what rounding has moved off its step or bounds
 
     def in_parts(self, moved: Any, asked: ControlBatch) -> ControlBatch:
         """Displaced controls (n_rows, n_controls) of a batch as a batch; slow channels that it shared are shared still."""

@@ -231,8 +231,10 @@ class VendorTimeout(Exception):
     """No OSError."""
 
 
-@pytest.mark.parametrize("fault", [VendorTimeout("late"), RuntimeError("late"), Exception("late")])
-def test_an_error_of_the_vendors_library_leaves_an_old_answer_too(fault: Exception) -> None:
+@pytest.mark.parametrize(
+    "fault", [VendorTimeout("late"), RuntimeError("late"), Exception("late"), ValueError("late"), EOFError("late")]
+)
+def test_an_error_that_is_no_oserror_leaves_an_old_answer_too(fault: Exception) -> None:
     handle = Handle()
     handle.fault = fault
     device = adopted(handle)
@@ -253,7 +255,19 @@ def test_an_error_of_the_users_function_passes_unchanged() -> None:
     with pytest.raises(ZeroDivisionError, match="mine"):
         device.measure(ROWS)
     handle.clear()
-    assert device.measure(ROWS).shape == (2, 2)
+    assert adopted(handle).measure(ROWS).shape == (2, 2)
+
+
+def test_what_does_not_reach_the_handle_is_not_counted() -> None:
+    handle = Handle()
+    handle.fault = TimeoutError("no answer")
+    with Session(adopted(handle)) as session:
+        with pytest.raises(DeviceConnectionError, match="must be in a known state") as caught:
+            session.measure(ROWS)
+        assert handle.done.count("read") == 1
+        assert session.ledger.total == len(ROWS)
+        assert session.ledger.faults == {"connection": 1}
+        assert "Tried" not in str(caught.value)
 
 
 def test_another_instrument_behind_the_handle_stops_the_run() -> None:

@@ -97,6 +97,28 @@ def test_functions_of_one_name_are_told_by_what_they_do() -> None:
     assert fingerprint(functions[0]) == fingerprint(functions[0])
 
 
+def test_a_docstring_is_no_part_of_what_a_function_does() -> None:
+    def bare(volts: np.ndarray) -> None:
+        volts *= 2
+
+    def told(volts: np.ndarray) -> None:
+        "Twice the voltage."
+        volts *= 2
+
+    def returned(volts: np.ndarray) -> str:
+        "Twice the voltage."
+        return "Twice the voltage."
+
+    def returned_too(volts: np.ndarray) -> str:
+        "Thrice the voltage."
+        return "Thrice the voltage."
+
+    for function in (bare, told, returned, returned_too):
+        function.__name__ = function.__qualname__ = "driver"
+    assert fingerprint(bare) == fingerprint(told)
+    assert len({fingerprint(function) for function in (bare, returned, returned_too)}) == 3
+
+
 def patient_driver(n_tries: int, step: float) -> Any:
     """Two functions that call each other, and one that calls itself."""
 

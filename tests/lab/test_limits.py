@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from skpat import ControlBatch, Device, PhysicalNetworkClassifier, check_device
+from skpat import ControlBatch, ControlSplit, Device, PhysicalNetworkClassifier, check_device
 from skpat.devices import Noisy, Quantized
 from skpat.exceptions import ControlBoundsError, DeviceConnectionError, DeviceContractError, DeviceOutputError
 from skpat.lab import Session
+from skpat.network.forward import Network
 
 
 class Recorder(Device):
@@ -352,3 +353,32 @@ def test_stricter_bounds_of_another_shape_are_refused(bounds: Any) -> None:
     with pytest.raises(ValueError, match=r"'bounds' must be \(low, high\) or have shape \(2, 2\)"):
         Session(device, bounds=bounds)
     assert device.received == []
+
+
+@given(
+    low=st.floats(-100, 100), width=st.floats(1e-2, 100), bits=st.integers(1, 16), seed=st.integers(0, 2**31 - 1),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)  # fmt: skip
+@example(low=-1.1, width=2.2, bits=16, seed=0, dtype=np.float32)
+@settings(max_examples=60, deadline=None)
+def test_what_a_network_sends_in_steps_is_taken(low: float, width: float, bits: int, seed: int, dtype: type) -> None:
+    device = Recorder(6, (low, low + width), control_steps=width / (2**bits - 1))
+    made = Network(
+        split=ControlSplit().resolve(6),
+        bounds=np.array([[low, low + width]] * 6),
+        control_steps=device.control_steps,
+        n_features=2,
+        n_outputs=2,
+        n_targets=2,
+    )
+    controls = made.legal(made.uniform_on_device(np.random.default_rng(seed).uniform(size=(200, 6)).astype(dtype)))
+    with Session(device) as session:
+        session.measure(controls)
+    np.testing.assert_array_equal(device.received[0], controls)
+
+
+def test_a_value_that_lies_outside_by_a_rounding_is_told_with_all_digits() -> None:
+    with pytest.raises(
+        ControlBoundsError, match=r"Got 0\.09999999999999999 in channel 0, row 0 \(bounds 0\.1 to 3\.3\)"
+    ):
+        Session(Recorder(2, (0.1, 3.3))).measure(np.array([[np.nextafter(0.1, 0), 1.0]]))

@@ -50,6 +50,14 @@ def test_what_is_displaced_stays_legal(low: float, width: float, size: float, se
     uniform = np.random.default_rng(seed).uniform(size=(20, N)).astype(dtype)
     controls = made.uniform_on_device(uniform)
     moved = Dither(made, object(), seed).displaced(controls, np.arange(20, dtype=np.uint64), 1, size)
+    tensor = torch.from_numpy(controls).requires_grad_()
+    of_tensor = Dither(made, object(), seed).displaced(tensor, np.arange(20, dtype=np.uint64), 1, size)
+    assert torch.equal(torch.autograd.grad(of_tensor.sum(), tensor)[0], torch.ones_like(tensor))
+    of_tensor = of_tensor.detach().numpy()
+    assert (of_tensor.astype(np.float64) >= low).all()
+    assert (of_tensor.astype(np.float64) <= low + width).all()
+    if steps is not None:
+        np.testing.assert_array_equal(of_tensor, moved)
     assert moved.dtype == dtype
     assert (moved.astype(np.float64) >= low).all()
     assert (moved.astype(np.float64) <= low + width).all()
