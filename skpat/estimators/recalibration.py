@@ -12,11 +12,14 @@ from sklearn.utils.validation import check_is_fitted
 from skpat.estimators.callbacks import refuse_within_fit
 from skpat.estimators.journaled import closed_at_the_end, open_run
 from skpat.estimators.specification import refuse_changes
+from skpat.estimators.validation import warn_of_other_scales
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.session import Session
 from skpat.value_checks import is_int
 
 __all__ = ["Recalibrated"]
+
+_AS_BEFORE = "What is learned of it holds for such rows only: give X scaled as it was for the fit."
 
 
 class Recalibrated:
@@ -83,6 +86,7 @@ class Recalibrated:
         check_is_fitted(self, "loss_")
         self._check_recalibration(max_shots)
         data = self._accept_for_recalibration(X, y, sample_weight)
+        warn_of_other_scales(data.X, self.weights_, data.targets, _AS_BEFORE)
         record = None
         if self.journal is not None:
             title = f"recalibration, {len(data)} rows"

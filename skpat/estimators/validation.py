@@ -18,6 +18,10 @@ FAR_BEYOND = 30.0
 """Scales of the first rows that were fitted: what lies further is on another scale."""
 
 _FEWEST_ROWS = 8  # to say so
+_ANEW = (
+    "Little will be learned of it: fit anew to rows of the whole range, or scale the data by what is known of it before the "
+    "first call."
+)
 
 
 class Validated:
@@ -128,8 +132,8 @@ def dense(X: Any) -> np.ndarray:
     return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)
 
 
-def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets: np.ndarray) -> None:
-    """Warn where a fit that goes on is given rows far beyond the scales of its first call, which stay.
+def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets: np.ndarray, mend: str = "") -> None:
+    """Warn where what goes on from a fit is given rows far beyond the scales of its first call, which stay.
 
     Parameters
     ----------
@@ -138,6 +142,8 @@ def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets:
         With ``encoder.mean`` and ``encoder.scale``.
     targets : ndarray of shape (n_rows,) or (n_rows, n_targets)
         On the scale of the scores, where they are numbers; classes are no concern.
+    mend : str, default=""
+        What to do about it; what a fit that goes on can do, if nothing is said.
     """
     if len(X) < _FEWEST_ROWS:
         return
@@ -148,8 +154,7 @@ def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets:
     for what, one, distance in found:
         if (furthest := distance.max(initial=0.0)) > FAR_BEYOND:
             warn_user(
-                f"The {what} must stay on the scale of the first rows that were fitted, which a fit that goes on keeps. Got "
-                f"{one} {int(distance.argmax())} at {furthest:.3g} times that scale, by its median. Little will be learned of "
-                "it: fit anew to rows of the whole range, or scale the data by what is known of it before the first call.",
+                f"The {what} must stay on the scale of the first rows that were fitted, which is kept. Got {one} "
+                f"{int(distance.argmax())} at {furthest:.3g} times that scale, by its median. {mend or _ANEW}",
             )
             return

@@ -204,6 +204,13 @@ def test_whom_it_was_recalibrated_for_is_who_it_is_deployed_for() -> None:
     np.testing.assert_array_equal(deployed.predict(X), network.predict(X))
 
 
+def test_rows_that_are_not_scaled_as_before_are_warned_of() -> None:
+    X, y = load_wine(return_X_y=True)
+    network = untrained().fit(WINE, y)
+    with pytest.warns(UserWarning, match=r"Got feature 12 at \d+ times that scale, .* scaled as it was for the fit"):
+        network.recalibrate(X, y, max_shots=200)
+
+
 def test_no_drift_no_change_for_the_worse() -> None:
     network = trained()
     before = network.score(X_TEST, Y_TEST)
