@@ -359,7 +359,11 @@ class DeployedNetwork:
         if not any_device and not found:
             here, there = device_description(device), stated["fingerprint"]
             found = [f"its {name}" for name in sorted(here | there) if here.get(name) != there.get(name)]
-            _refuse(device, found, " For a second copy of the device use load(..., any_device=True).")
+            _refuse(
+                device,
+                found,
+                " For a second copy of the device, or for code that was edited, use load(..., any_device=True).",
+            )
         _refuse(device, found)
         return cls(device, network, **parts | ({"identity": None} if any_device else {}))
 

@@ -157,7 +157,11 @@ class Millivolts(Bank):
 @pytest.mark.parametrize(
     ("device", "message", "fatal"),
     [
-        (Bank(gain=2.0), "differs in its gain. Nothing was sent. .* use load\\(..., any_device=True\\)", False),
+        (
+            Bank(gain=2.0),
+            "differs in its gain. Nothing was sent. .* or for code that was edited, use load\\(..., any_device=True\\)",
+            False,
+        ),
         (Other(), r"differs in its class, its name\.", False),
         (MoreOutputs(), r"differs in its n_outputs \(5 here, 4 there\)", True),
         (MoreControls(), r"differs in its n_controls \(8 here, 6 there\)", True),

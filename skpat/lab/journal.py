@@ -105,7 +105,8 @@ class Journal(JournalFile):
                 names = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
                 raise JournalError(
                     f"The journal {self.path} must be of this device, {device_name(device)}. Got one of {about['device']!r}, "
-                    f"which differs in {', '.join(names)}. Use another file for each device."
+                    f"which differs in {', '.join(names)}. Use another file for each device; a function "
+                    "whose code was edited is another device."
                 )
             file.execute(
                 "INSERT OR IGNORE INTO runs (signature, title, started) VALUES (?, ?, ?)",
