@@ -176,7 +176,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             shots = np.median([shots_after(r)[:n_epochs] for r in rows], axis=0)
             mean = 100 * np.mean([r["validation"][:n_epochs] for r in rows], axis=0)
             style = curve_style(number, oracle=method == "exact")
-            (shown[method],) = axes.plot(shots, mean, markevery=0.2, **style)
+            alone = {"markersize": 7, "markeredgecolor": "black", "linestyle": "none", "zorder": 3}
+            (shown[method],) = axes.plot(shots, mean, **style | ({"markevery": 0.2} if n_epochs > 1 else alone))
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("shots, calibration included")
