@@ -8,7 +8,8 @@ import numpy as np
 
 from skpat.controls import ControlBatch
 from skpat.devices.base import Device
-from skpat.exceptions import DeviceConnectionError
+from skpat.devices.specification import device_name
+from skpat.exceptions import ControlBoundsError, DeviceConnectionError
 from skpat.lab.scpi import encode_block
 from skpat.lab.visa_line import VisaLine
 
@@ -36,7 +37,8 @@ class VisaDevice(Device):
 output_range, on_bad_output, max_retries, settling_seconds, slow_controls
         As in :class:`skpat.Device`.
     timeout : float, default=2.0
-        Longest wait for an answer, in seconds. Above what the largest batch takes.
+        Longest wait for an answer, in seconds. Above what the largest batch takes. A line of text must have ended by then; a
+        block whose length is known may take longer as long as it keeps coming.
     channels_command : str or None, default="CHAN"
         Followed by the numbers of the shared channels (a block of int32). Sent when they change. None: the instrument
         knows them; their values are then sent in ascending order of the channels.
@@ -295,15 +297,42 @@ output_range, on_bad_output, max_retries, settling_seconds, slow_controls
             shared, shared_index = shared[order], shared_index[order]
         return ControlBatch(varying, varying_index, shared, shared_index)
 
+    def check_controls(self, batch: ControlBatch) -> None:
+        """With ``datatype="f"``: veto settings that no number of 4 bytes within the bounds comes near.
+
+        Raises
+        ------
+        ControlBoundsError
+        """
+        if self.datatype == "d":
+            return
+        bounds = np.broadcast_to(np.asarray(self.bounds, dtype=np.float64), (self.n_controls, 2))
+        parts = ((batch.varying, batch.varying_index), (np.atleast_2d(batch.shared), batch.shared_index))
+        for values, index in parts:
+            low, high = bounds[index].T
+            rounded = self._rounded(np.asarray(values), index)
+            outside = (rounded < low) | (rounded > high)
+            if outside.any():
+                row, column = (int(i) for i in np.argwhere(outside)[0])
+                raise ControlBoundsError(
+                    f"The bounds of {device_name(self)} must have room for numbers of 4 bytes, which datatype='f' sends. Got "
+                    f"{low[column]!r} to {high[column]!r} in channel {index[column]}. Nothing was sent. Use datatype='d'.",
+                    row=row,
+                    channel=int(index[column]),
+                    value=float(values[row, column]),
+                )
+
     def _encode(self, values: np.ndarray, channels: np.ndarray) -> bytes:
         if self.datatype == "d":
             return encode_block(values, self._dtype("f8"))
+        return encode_block(self._rounded(values, channels), self._dtype("f4"))
+
+    def _rounded(self, values: np.ndarray, channels: np.ndarray) -> np.ndarray:
         low, high = np.broadcast_to(np.asarray(self.bounds, dtype=np.float64), (self.n_controls, 2))[channels].T
         rounded = values.astype(np.float32)
         # what rounding has put beyond a bound goes back by one step, and no further: illegal values are not made legal
         rounded = np.where(rounded < low, np.nextafter(rounded, np.float32(np.inf)), rounded)
-        rounded = np.where(rounded > high, np.nextafter(rounded, np.float32(-np.inf)), rounded)
-        return encode_block(rounded, self._dtype("f4"))
+        return np.where(rounded > high, np.nextafter(rounded, np.float32(-np.inf)), rounded)
 
     def _dtype(self, kind: str) -> np.dtype:
         return np.dtype((">" if self.big_endian else "<") + kind)

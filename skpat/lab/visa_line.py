@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,7 +153,10 @@ class VisaLine:
         if self._socket is None:
             return str(self._resource.read(termination=self._read_termination)).strip()
         line, termination = b"", self._read_termination.encode()
+        deadline = time.monotonic() + self.timeout
         while not line.endswith(termination):
+            if time.monotonic() > deadline:  # an instrument left in continuous mode sends for ever
+                raise TimeoutError("the line has not ended")
             line += self._receive(1)
         return line.decode(errors="replace").strip()
 

@@ -20,7 +20,7 @@ from sklearn.base import clone
 
 from skpat import ControlBatch
 from skpat.devices import IdentityDevice
-from skpat.exceptions import DeviceConnectionError
+from skpat.exceptions import ControlBoundsError, DeviceConnectionError
 from skpat.lab import Session, visa_line
 from skpat.lab.scpi import decode_block, encode_block
 from skpat.lab.simulator import SimulatedInstrument
@@ -176,6 +176,35 @@ def test_rounding_obeys_the_bounds_of_each_channel_however_a_batch_is_split(orde
             sent = decode_block(visa._encode(values, channels), "<f4").reshape(values.shape).astype(np.float64)
             assert ((sent >= bounds[channels, 0]) & (sent <= bounds[channels, 1])).all()
             np.testing.assert_allclose(sent, values, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1_000_000_001.0, 1_000_000_010.0), (0.1, 0.1 + 1e-9)])
+def test_bounds_that_four_bytes_cannot_tell_apart_are_refused_before_anything_is_sent(low: float, high: float) -> None:
+    setting = np.full((1, 2), (low + high) / 2)
+    with Session(specified(NOWHERE, 2, bounds=(low, high), datatype="f")) as session:
+        with pytest.raises(ControlBoundsError, match=r"must have room for numbers of 4 bytes, .* Use datatype='d'"):
+            session.measure(setting)
+        assert session.ledger.total == 0
+
+
+def test_a_line_that_never_ends_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def stream() -> None:
+            with contextlib.suppress(OSError), server.accept()[0] as line:
+                while True:
+                    line.sendall(b"+1.0,")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=stream, daemon=True)
+        thread.start()
+        address = f"TCPIP::127.0.0.1::{server.getsockname()[1]}::SOCKET"
+        device = specified(address, 2, timeout=0.3, max_retries=0)
+        begun = time.monotonic()
+        with pytest.raises(DeviceConnectionError, match="the line has not ended"), Session(device) as session:
+            session.measure(np.zeros((1, 2)))
+        assert time.monotonic() - begun < 10
+    thread.join(10)
 
 
 def test_commands_that_an_instrument_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
