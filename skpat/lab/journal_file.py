@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -13,6 +12,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from skpat.exceptions import JournalError
+from skpat.lab.fork import ForkSafeLock
 
 __all__ = ["FORMAT", "JournalFile", "connection_to_read", "is_unfinished"]
 
@@ -51,7 +51,7 @@ class JournalFile:
             raise ValueError("'path' of a Journal must be a file. Got ':memory:', which no crash would survive.")
         self.path = Path(path)
         self.place = self.path.absolute()  # whatever folder a driver changes to
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
         self._file: tuple[int, sqlite3.Connection] | None = None
         self._number: tuple[int, int] | None = None  # of the file that is open, on its disk
 

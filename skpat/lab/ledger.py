@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 from typing import Any
 
 from skpat.lab.address_lock import address_file
+from skpat.lab.fork import ForkSafeLock
 
 __all__ = ["FAULTS", "PURPOSES", "AddressTotals", "Ledger", "check_purpose"]
 
@@ -60,7 +60,7 @@ class Ledger:
         self._settling = dict.fromkeys(_ALWAYS_SHOWN, 0.0)
         self._faults = dict.fromkeys(FAULTS, 0)
         self._in_vain = 0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     @classmethod
     def of(cls, device: Any, n_before: int = 0) -> Ledger:
@@ -207,7 +207,7 @@ class Ledger:
         self.__dict__.setdefault("_conversions", dict.fromkeys(_ALWAYS_SHOWN, 0))  # a ledger of an older version
         self.__dict__.setdefault("_settling", dict.fromkeys(_ALWAYS_SHOWN, 0.0))
         self.__dict__.setdefault("_in_vain", 0)
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def __repr__(self) -> str:
         counts = [f"{purpose}={count}" for purpose, count in self.shots.items()]
