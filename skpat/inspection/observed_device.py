@@ -98,6 +98,8 @@ class ObservedDevice:
 
     def _check(self, answer: np.ndarray, batch: ControlBatch, rows_before: int | None) -> None:
         name, n_outputs, shape = device_name(self.device), self.device.n_outputs, answer.shape
+        if shape == () and answer.dtype.kind == "O" and answer.item() is None:
+            raise WrongAnswerError("shape", f"{name}.measure returned None.", "Is a 'return' missing?")
         if answer.dtype.kind not in "fiub":
             raise WrongAnswerError(
                 "dtype",

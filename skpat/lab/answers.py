@@ -44,13 +44,13 @@ def inspect(device: Any, answer: Any, n_rows: int, first_row: int) -> tuple[np.n
         return (
             outputs,
             "shape",
-            (f"{name}.measure must return an array of shape (n_rows, n_outputs) = {expected}. Got {outputs.shape}."),
+            f"{name}.measure must return an array of shape (n_rows, n_outputs) = {expected}. {_seen(outputs, expected)}",
         )
     if outputs.dtype.kind not in "fiub":
         return (
             outputs,
             "shape",
-            f"{name}.measure must return real numbers. Got dtype {outputs.dtype}. {_remedy(outputs)}",
+            f"{name}.measure must return real numbers. {_remedy(outputs)}",
         )
     if outputs.dtype not in (np.float32, np.float64):
         outputs = outputs.astype(np.float64)
@@ -127,7 +127,34 @@ def advise(device: Any, outputs: np.ndarray, policy: str, repeats: bool) -> str:
     return f"{allow}, or lower max_batch: a repeat takes all {len(outputs)} rows." if repeats else f"{allow}."
 
 
+def _seen(outputs: np.ndarray, expected: tuple[int, int]) -> str:
+    """What came in place of so many rows and outputs, and what may have made it."""
+    if outputs.shape == () and outputs.dtype.kind == "O" and outputs.item() is None:
+        return "Got None. Is a 'return' missing?"
+    if outputs.shape == expected[::-1]:
+        return f"Got {outputs.shape}. Return outputs.T: one row for each row of controls."
+    return f"Got {outputs.shape}. skpat.check_device(device) looks for the cause."
+
+
 def _remedy(outputs: np.ndarray) -> str:
+    """What was read that is no number, and what to do."""
     if outputs.dtype.kind == "c":
-        return "Return the real part, the magnitude, or both as outputs of their own."
-    return "Return a float array."
+        return f"Got dtype {outputs.dtype}. Return the real part, the magnitude, or both as outputs of their own."
+    for (row, output), value in np.ndenumerate(outputs):
+        where = f"in output {output}, row {row} of the call"
+        if value is None:
+            return (
+                f"Got None {where}: no answer came. Raise a TimeoutError where a reading is None, and the call is repeated; "
+                "np.nan stands for a single bad reading."
+            )
+        if isinstance(value, (str, bytes)) and not _is_numeral(value):
+            return f"Got {str(value)!r} {where}. Return a float array; np.nan stands for a reading that is none."
+    return f"Got dtype {outputs.dtype}. Return a float array."
+
+
+def _is_numeral(text: str | bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

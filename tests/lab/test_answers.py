@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from skpat import ControlBatch
+from skpat import ControlBatch, as_device
 from skpat.exceptions import DeviceOutputError
 from skpat.lab import Journal, Session
 from skpat.lab.answers import inspect, mask
@@ -62,3 +62,20 @@ def test_a_bad_reading_is_found_in_its_row_where_other_rows_are_on_record(tmp_pa
             session.measure(POOL[:2])
         with Session(device, journal=journal) as session, pytest.raises(DeviceOutputError, match="output 0, row 3"):
             session.measure(POOL)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, r"shape \(n_rows, n_outputs\) = \(4, 2\)\. Got None\. Is a 'return' missing\?"),
+        (np.ones((2, 4)), r"Got \(2, 4\)\. Return outputs\.T: one row for each row of controls\."),
+        (np.ones((4, 3)), r"Got \(4, 3\)\. skpat\.check_device\(device\) looks for the cause\."),
+        ([[1.0, None]] * 4, r"Got None in output 1, row 0 of the call: no answer came\. Raise a TimeoutError"),
+        ([["1.0", "OVLD"]] * 4, r"Got 'OVLD' in output 1, row 0 of the call\. Return a float array; np\.nan stands"),
+        ([["1.0", "2.0"]] * 4, r"Got dtype <U3\. Return a float array\."),
+    ],
+)
+def test_what_came_instead_of_readings_is_told(answer: Any, told: str) -> None:
+    device = as_device(lambda controls: answer, n_controls=1, n_outputs=2, bounds=(0, 1), on_bad_output="raise")
+    with pytest.raises(DeviceOutputError, match=told):
+        Session(device).measure(POOL[:4, :1])
