@@ -43,7 +43,8 @@ class EpicsDevice(Device):
         Waveforms of the values of the channels that all rows share, and of these channels' numbers, from 0. ``channels_pv``
         is written first; ``[-1]`` and ``[0.0]`` mean that no channel is shared. None for both: each row holds all channels.
     outputs_pv : str, default="OUTPUTS"
-        Waveform of n_rows * n_outputs readings, one row after the other. It must have exactly as many elements.
+        Waveform of n_rows * n_outputs readings, one row after the other. It must have exactly as many elements. With an alarm
+        of severity INVALID they are old ones, and not taken.
     trigger_pv : str, default="TRIGGER"
         Written, with completion, when everything is set. Its value is a number that changes with each batch (32 bits).
     done_pv : str, default="DONE"
@@ -221,11 +222,16 @@ class EpicsDevice(Device):
         line.write(self._name(self.rows_pv), rows.ravel())
         line.write(self._name(self.trigger_pv), [self._number])
         self._wait_until_done(line)
-        outputs = line.read(self._name(self.outputs_pv))
+        outputs, alarm = line.read_with_alarm(self._name(self.outputs_pv))
         if not self._is_done(line):
             raise DeviceConnectionError(
                 f"{self._name(self.done_pv)} must hold {self._number}, the number of this batch, until its readings are read. "
                 "Got another one. Keep other clients from triggering the instrument."
+            )
+        if alarm:  # a record that cannot be read keeps its old value
+            raise DeviceConnectionError(
+                f"{self._name(self.outputs_pv)} must hold new readings when {self._name(self.done_pv)} says so. Got an alarm "
+                f"of severity INVALID ({alarm}). Check the instrument behind the IOC."
             )
         if outputs.size != n_values:
             raise IncompleteAnswer(
@@ -348,6 +354,17 @@ class _Line:
 
     def read(self, name: str, kind: str = "DOUBLE") -> np.ndarray:
         """Read all elements that a process variable has now."""
+        answer = self._read(name, kind)
+        return np.array(answer.data, dtype=np.float64) if kind == "DOUBLE" else np.asarray(answer.data)
+
+    def read_with_alarm(self, name: str) -> tuple[np.ndarray, str]:
+        """Numbers, and the name of the alarm that makes them invalid; "" where they are valid."""
+        answer, severity = self._read(name, "STS_DOUBLE"), self._ca.AlarmSeverity.INVALID_ALARM
+        alarm = answer.metadata
+        said = self._ca.AlarmStatus(alarm.status).name if alarm.severity == severity else ""
+        return np.array(answer.data, dtype=np.float64), said
+
+    def _read(self, name: str, kind: str) -> Any:
         ca, channel = self._ca, self._channels[name]
         request = channel.read(data_type=ca.ChannelType[kind])
         answer = self._ask(
@@ -357,7 +374,7 @@ class _Line:
             lambda command: isinstance(command, ca.ReadNotifyResponse) and command.ioid == request.ioid,
         )
         self._check(name, answer.status)
-        return np.array(answer.data, dtype=np.float64) if kind == "DOUBLE" else np.asarray(answer.data)
+        return answer
 
     def read_text(self, name: str) -> str:
         """Read a string, or a waveform of characters."""

@@ -15,7 +15,7 @@ def main(port: str, identity: str) -> None:
 
     Each row of three controls (a, b, c) is answered by a + 10 b + 100 c and a * b. Controls are zero until they are set.
     What is written to TEST:FAULT happens at the next triggers: "late" answers the one before, "silent" never answers, "short"
-    loses a reading, "shared" triggers once more by itself, "refuse" raises.
+    loses a reading, "shared" triggers once more by itself, "invalid" keeps the old readings with an alarm, "refuse" raises.
     """
     os.environ |= {
         "EPICS_CA_SERVER_PORT": port,
@@ -23,7 +23,7 @@ def main(port: str, identity: str) -> None:
         "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
         "EPICS_CAS_BEACON_ADDR_LIST": "127.0.0.1",
     }
-    from caproto import ChannelType
+    from caproto import AlarmSeverity, AlarmStatus, ChannelType
     from caproto.asyncio.server import start_server
     from caproto.server import PVGroup, pvproperty
 
@@ -31,7 +31,7 @@ def main(port: str, identity: str) -> None:
         rows = pvproperty(name="ROWS", value=[0.0], max_length=N_CONTROLS * MAX_ROWS, dtype=float)
         shared = pvproperty(name="SHARED", value=[0.0], max_length=N_CONTROLS, dtype=float)
         channels = pvproperty(name="CHANNELS", value=[-1], max_length=N_CONTROLS, dtype=int)
-        outputs = pvproperty(name="OUTPUTS", value=[0.0], max_length=2 * MAX_ROWS, dtype=float)
+        outputs = pvproperty(name="OUTPUTS", value=[0.0], max_length=2 * MAX_ROWS, dtype=float, alarm_group="own")
         trigger = pvproperty(name="TRIGGER", value=0, dtype=int)
         done = pvproperty(name="DONE", value=0, dtype=int)
         who = pvproperty(name="WHO", value=identity, dtype=ChannelType.STRING)
@@ -80,7 +80,11 @@ def main(port: str, identity: str) -> None:
                     controls[channel] = setting
                 a, b, c = controls
                 outputs += [a + 10 * b + 100 * c, a * b]
-            await self.outputs.write(outputs[:-1] if fault == "short" else outputs)
+            if fault == "invalid":
+                await self.outputs.alarm.write(status=AlarmStatus.READ, severity=AlarmSeverity.INVALID_ALARM)
+            else:
+                await self.outputs.alarm.write(status=AlarmStatus.NO_ALARM, severity=AlarmSeverity.NO_ALARM)
+                await self.outputs.write(outputs[:-1] if fault == "short" else outputs)
             await self.done.write(number)
             self.last_number = number
             if fault == "shared":

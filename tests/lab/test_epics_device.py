@@ -103,6 +103,21 @@ def plate(**about) -> EpicsDevice:
 # ---- a specification ----
 
 
+def test_readings_of_a_record_in_invalid_alarm_are_no_answer(ioc) -> None:
+    with Session(plate()) as session:
+        np.testing.assert_allclose(session.measure(ROWS), ANSWERS)
+        ioc.write("FAULT", "invalid")
+        np.testing.assert_allclose(session.measure(ROWS[::-1]), ANSWERS[::-1])  # asked once more
+        assert session.ledger.faults["connection"] == 1
+        assert session.ledger.total == 6
+    ioc.write("FAULT", "invalid")
+    with (
+        Session(plate(max_retries=0)) as session,
+        pytest.raises(DeviceConnectionError, match=r"Got an alarm of severity INVALID \(READ\)\. Check the instrument"),
+    ):
+        session.measure(ROWS)
+
+
 def test_nothing_is_opened_by_copies_and_descriptions() -> None:
     device = plate(identity_pv="WHO")
     for same in (clone(device), copy.deepcopy(device), pickle.loads(pickle.dumps(device))):
