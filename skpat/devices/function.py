@@ -175,7 +175,11 @@ class FunctionDevice(Device):
 
 
 def _key(function: Any) -> Any:
-    """The same for a method that is asked for twice; for what has no hash its identity, while it is kept."""
+    """The same for a method that is asked for twice, and for the function of a script or notebook that is defined anew, which
+    asks the same line; for what has no hash its identity, while it is kept."""
+    name = getattr(function, "__qualname__", "<")
+    if getattr(function, "__module__", None) == "__main__" and "<" not in name and not hasattr(function, "__self__"):
+        return "__main__", name
     try:
         hash(function)
     except TypeError:

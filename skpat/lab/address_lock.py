@@ -128,7 +128,7 @@ class AddressLock:
         told = False
         file = self._open()
         try:
-            while not _try_lock(file) or not self._is_at_its_place(file):
+            while not self._take(file) or not self._is_at_its_place(file):
                 if not self._is_at_its_place(file):  # removed, and perhaps made anew: a lock of it keeps nobody out
                     gone, file = file, self._open()
                     os.close(gone)
@@ -153,6 +153,15 @@ class AddressLock:
             raise
         self._file, self._thread, self._seen = file, threading.get_ident(), time.monotonic()
         _held[file] = self
+
+    def _take(self, file: int) -> bool:
+        try:
+            return _try_lock(file)
+        except OSError as error:  # some network file systems have no locks
+            raise OSError(
+                f"The lock of {self.address} must stand on a disk that has locks. Got {error} in {self.path.parent}. Set "
+                "SKPAT_LOCK_DIR to a folder on a local disk. Nothing was sent."
+            ) from error
 
     def _open(self) -> int:
         flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)

@@ -28,6 +28,7 @@ _log = logging.getLogger("skpat.lab")
 
 _changed = threading.Condition()
 _by_place: dict[str | int, Connection] = {}  # by address, else by the id of the device, which is kept alive
+_NOTE_AT_EXIT, _WAIT_AT_EXIT = 1.0, 60.0  # seconds for a call that is under way when the process ends
 _all: weakref.WeakSet[Connection] = weakref.WeakSet()
 _inherited: list[Any] = []  # handles that came through a fork: they are the parent's, and must not be closed here
 
@@ -207,6 +208,19 @@ class Connection:
                 lock, self._lock = self._lock, None
                 lock.release()
 
+    def release_at_exit(self) -> None:
+        """Release, but not wait for ever for a driver that hangs in a thread that will not live on."""
+        device = self._open_device
+        if not self.io.acquire(timeout=_NOTE_AT_EXIT):
+            _log.warning("%s is still in a call. Waiting for it, %g s at most.", device_name(device), _WAIT_AT_EXIT)
+            if not self.io.acquire(timeout=_WAIT_AT_EXIT):
+                _log.warning("%s is still in a call, and was not brought into its safe state.", device_name(device))
+                return
+        try:
+            self.release()
+        finally:
+            self.io.release()
+
     def forget(self) -> None:
         """In a forked child: this line is the parent's. Keep its handles alive, and touch nothing."""
         if self._lock is not None:
@@ -333,7 +347,7 @@ def _nothing() -> None:
 def _shut_down_all() -> None:
     for connection in list(_all):
         if connection.pid == os.getpid():
-            connection.release()
+            connection.release_at_exit()
 
 
 def _after_fork() -> None:

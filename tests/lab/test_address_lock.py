@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -129,3 +130,14 @@ def lowest_free_number() -> int:
     file = os.open(os.devnull, os.O_RDONLY)
     os.close(file)
     return file
+
+
+def test_a_folder_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(file: int) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(address_lock, "_try_lock", refused)
+    with pytest.raises(
+        OSError, match=r"lock of TCPIP::rig must .* No locks available in .* Set SKPAT_LOCK_DIR to a folder"
+    ):
+        AddressLock("TCPIP::rig").acquire(0, print)

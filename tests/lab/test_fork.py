@@ -1,4 +1,4 @@
-"""A child that is forked while another thread holds a lock."""
+"""Processes that are forked while another thread holds a lock, or end while one hangs in a driver."""
 
 from __future__ import annotations
 
@@ -44,3 +44,38 @@ def test_a_forked_child_waits_for_no_lock_of_its_parents_threads(tmp_path: Path)
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK, str(tmp_path / "run.db")], check=True, env=environment, timeout=60
     )
+
+
+HANG = """
+import sys, threading, time
+import numpy as np
+from skpat import as_device
+from skpat.lab import Session, connection
+
+connection._NOTE_AT_EXIT = connection._WAIT_AT_EXIT = 0.2
+asked = threading.Event()
+
+def scope(volts):
+    asked.set()
+    time.sleep(float(sys.argv[1]))
+    return volts
+
+device = as_device(scope, n_controls=1, n_outputs=1, bounds=(0, 1))
+threading.Thread(target=lambda: Session(device).measure(np.zeros((1, 1))), daemon=True).start()
+asked.wait()
+"""
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(1e6, "was not brought into its safe state"), (0.3, "Waiting for it")])
+def test_a_process_ends_though_a_driver_hangs(seconds: float, said: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    ended = subprocess.run(
+        [sys.executable, "-c", HANG, str(seconds)],
+        check=True,
+        env=environment,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert "scope is still in a call" in ended.stderr
+    assert said in ended.stderr

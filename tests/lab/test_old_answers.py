@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skpat import PhysicalNetworkClassifier, as_device
-from skpat.exceptions import DeviceConnectionError
+from skpat.exceptions import DeviceConnectionError, UnclearedLineError
 from skpat.lab import Session
 from skpat.twins import NeuralTwin
 from tests.estimators.small_network import IRIS
@@ -108,3 +108,27 @@ def test_a_fit_with_a_late_answer_is_the_one_without(tmp_path: Any) -> None:
         assert network.ledger_.faults["connection"] == (late is not None)
     for name, value in weights[0].items():
         np.testing.assert_array_equal(value, weights[1][name])
+
+
+def test_a_function_that_a_notebook_defines_anew_asks_the_same_line() -> None:
+    line = {"n": 0}
+
+    def cell(name: str, module: str = "__main__") -> Any:
+        def measure(controls: np.ndarray) -> np.ndarray:
+            line["n"] += 1
+            if line["n"] == 1:
+                raise TimeoutError("no answer in 2 s")
+            return controls
+
+        measure.__module__, measure.__qualname__ = module, name
+        return as_device(measure, n_controls=1, n_outputs=1, bounds=(0, 1))
+
+    with pytest.raises(TimeoutError):
+        cell("ask_the_scope").measure(CONTROLS[:1, :1])
+    with pytest.raises(UnclearedLineError, match="Got TimeoutError: no answer in 2 s the last time"):
+        cell("ask_the_scope").measure(CONTROLS[:1, :1])
+    for other in (cell("ask_another"), cell("ask_the_scope", "a_module"), cell("<lambda>")):
+        assert other.measure(CONTROLS[:1, :1]).shape == (1, 1)
+    cleared = cell("ask_the_scope").set_params(clear_line=lambda: None)
+    cleared.open()
+    assert cell("ask_the_scope").measure(CONTROLS[:1, :1]).shape == (1, 1)
