@@ -16,6 +16,14 @@ _MOST_CHANNELS = 6
 _NEAR_THE_END = 0.15  # of the range: how far from its end a clipped channel is looked for
 _EXACT = 1e-12  # of an output's variance: equal but for rounding
 _PAIRS = 4
+_ACTS = 20.0
+"""Squared step over the largest noise of a reading, of a channel that acts: noise alone makes it twice that noise."""
+_CLEAR, _CLEAR_OF_MOST = 1000.0, 100.0
+"""The same of the strongest, beside which a channel that shows nothing is said to do nothing, and beside which most channels
+are: a few may well be weak, most are not."""
+_STEP_OF_A_SHARE = (
+    5.9  # 12 * 0.7 ** 2: squared step over the middle of a channel's range, in parts of the variance it makes
+)
 
 
 def step_plan(legal: LegalSettings) -> np.ndarray | None:
@@ -141,32 +149,50 @@ def check_scans(scan: Scan, readings: ReferenceReadings, outputs: np.ndarray) ->
         return [Finding("channels", "skipped", "No channel could be moved over its range.")]
     answers = readings.in_scale(outputs).reshape(len(scan.channels), 4, -1)
     steps = np.square(np.diff(answers, axis=1)).sum(axis=2)  # at the low end, over the middle, and at the high end
-    ignored = _ignored(steps.max(axis=1), readings)
+    acts, ignored = _effects(steps.max(axis=1), readings, len(scan.settings[0]))
     return [
-        _report_ignored(scan, ignored, not readings.is_noisy),
+        _report_effects(scan, acts, ignored, not readings.is_noisy),
         _report_ends(scan, readings, answers, steps, ignored),
     ]
 
 
-def _ignored(whole: np.ndarray, readings: ReferenceReadings) -> np.ndarray:
-    """Which channels did nothing (n_channels,), where others did; ``whole`` is the largest squared step of each."""
-    sensed = float(np.median(whole))
+def _effects(whole: np.ndarray, readings: ReferenceReadings, n_controls: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which channels are seen to act, and which do nothing where something else clearly does; (n_channels,) each. The others
+    are not told from noise, or from the steps of the readings. ``whole`` is the largest squared step of each channel."""
+    strongest = max(float(whole.max()), _STEP_OF_A_SHARE * readings.signal / n_controls)
     if readings.is_noisy:
         noise = readings.noise.max()
-        return np.asarray((whole < 6 * noise) & (sensed > 100 * noise))
+        silent = whole < 6 * noise
+        clear = _CLEAR_OF_MOST if silent.sum() > max(len(whole) / 2, 2) else _CLEAR
+        return whole > _ACTS * noise, silent & (strongest > clear * noise)
     fine = readings.scale > 0
-    coarse = sensed < 9 * np.sum((_resolution(readings)[fine] / readings.scale[fine]) ** 2)
-    return np.asarray((whole <= _EXACT) & ~coarse)
+    coarse = strongest < 100 * np.sum((_resolution(readings)[fine] / readings.scale[fine]) ** 2)
+    return whole > _EXACT, np.asarray((whole <= _EXACT) & ~coarse)
 
 
-def _report_ignored(scan: Scan, ignored: np.ndarray, exact: bool) -> Finding:
+def _report_effects(scan: Scan, acts: np.ndarray, ignored: np.ndarray, exact: bool) -> Finding:
+    n_tried, n_controls = scan.channels.size, scan.settings.shape[1]
+    some = f" ({n_tried} of {n_controls} channels tried)" if n_tried < n_controls else ""
+    unclear, hidden = ~acts & ~ignored, "the steps of the readings" if exact else "noise"
+    said = []
+    if ignored.any():
+        of_all = "" if some else f" of {n_tried} tried"
+        visible = "" if exact else " that is seen in the noise"
+        said.append(f"{listed('Channel', scan.channels[ignored])}{of_all} had no effect on any output{visible}")
+    if acts.any():
+        said.append(f"{listed('Channel', scan.channels[acts])} {'has' if acts.sum() == 1 else 'have'} an effect")
+    if unclear.any():
+        named = listed("Channel", scan.channels[unclear])
+        said.append(f"{named} {'is' if unclear.sum() == 1 else 'are'} not told from {hidden}")
+    said[0] += some
+    seen = ". ".join(said) + "."
     if not ignored.any():
-        return Finding("channels", "passed", f"{listed('Channel', scan.channels)} have an effect.")
+        return Finding("channels", "passed" if acts.any() else "skipped", seen)
     many = ignored.mean() > 0.5
     return Finding(
         "channels",
         "failed" if many and exact else "warning",
-        f"{listed('Channel', scan.channels[ignored])} of {len(ignored)} tried had no effect on any output.",
+        seen,
         "Check that every channel is sent, the first and the last too, and that it is wired.",
     )
 

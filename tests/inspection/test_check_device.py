@@ -119,6 +119,60 @@ def test_noise_does_not_hide_a_strong_effect(driver: str) -> None:
     assert [finding.name for finding in check.warnings] == ["range" if driver == "ClipsControls" else "channels"]
 
 
+def half_wired(live: list[int], noise: float, seed: int = 0) -> Any:
+    """Twelve channels, of which some are wired."""
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=(12, 8)) / 3
+    weights[np.setdiff1d(np.arange(12), live)] = 0.0
+
+    def bank(volts: np.ndarray) -> np.ndarray:
+        mean = np.tanh(3 * volts @ weights + 0.3)
+        return mean + noise * rng.standard_normal(mean.shape)
+
+    return as_device(bank, n_controls=12, n_outputs=8, bounds=(-1, 1))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.005, 0.02, 0.2])
+@pytest.mark.parametrize("live", [[11], [3], [2, 7]])
+@pytest.mark.parametrize("seed", range(2))
+def test_no_effect_is_claimed_of_channels_that_are_not_wired(live: list[int], noise: float, seed: int) -> None:
+    finding = check_device(half_wired(live, noise, seed), on_fail=None, random_state=seed)["channels"]
+    acting = re.findall(r"([\d, ]+) (?:has|have) an effect", finding.seen)
+    assert {int(channel) for group in acting for channel in group.split(",")} <= set(live)
+    assert "(6 of 12 channels tried)." in finding.seen
+    assert (finding.status != "passed") or "not told from noise" in finding.seen
+
+
+def test_dead_channels_beside_a_live_one_are_named_through_noise() -> None:
+    check = check_device(half_wired([11], 0.02), on_fail=None)
+    assert check.passed
+    assert check["channels"].status == "warning"
+    assert re.fullmatch(
+        r"Channels 0, \d, \d, \d, \d+ had no effect on any output that is seen in the noise "
+        r"\(6 of 12 channels tried\)\. Channel 11 has an effect\.",
+        check["channels"].seen,
+    )
+
+
+def test_where_noise_hides_every_channel_none_is_said_to_act_or_to_be_dead() -> None:
+    device = drivers.Driver(noise=3.0)
+    finding = check_device(device, on_fail=None)["channels"]
+    assert finding.status == "skipped"
+    assert finding.seen == "Channels 0, 1, 2, 3, 4 are not told from noise."
+
+
+def test_of_channels_that_coarse_readings_hide_no_effect_is_claimed() -> None:
+    weights = np.zeros((12, 8))
+    weights[11] = 3.4
+    coarse = as_device(
+        lambda volts: np.round(volts @ weights), n_controls=12, n_outputs=8, bounds=(-1, 1), name="coarse"
+    )
+    finding = check_device(coarse, on_fail=None)["channels"]
+    assert finding.status == "passed"
+    assert finding.seen.startswith("Channel 11 has an effect (6 of 12 channels tried). Channels 0, 1, 5, ")
+    assert finding.seen.endswith(" are not told from the steps of the readings.")
+
+
 def test_noise_that_depends_on_the_company_is_a_fault() -> None:
     check = check_device(drivers.NoiseByCall(), on_fail=None)
     assert "depends on the rows that share its call" in str(check["noise by name"])
