@@ -191,7 +191,7 @@ class _Check:
         except DeviceOutputError as error:
             self.add("finite", "failed", str(error), "Repeating did not help. Find out for which settings it happens.")
         except DriverError as wrapped:
-            seen = f"measure raised {type(wrapped.error).__name__}: {wrapped.error}"
+            seen = wrapped.seen
             if "read-only" in str(wrapped.error):
                 mend = "The driver works in place on its controls. Work on a copy: np.array(batch)."
             elif name == "shared channels":
@@ -200,10 +200,7 @@ class _Check:
                     "np.asarray(batch) puts both in their places."
                 )
             else:
-                mend = (
-                    "Legal settings must be measured without an error; raise an OSError (a TimeoutError, say) only if the line "
-                    "is broken or no answer has come in time."
-                )
+                mend = wrapped.mend
             self.add(name, "failed", seen, mend)
         else:
             return True
@@ -219,7 +216,7 @@ class _Check:
         except (WrongAnswerError, DeviceOutputError, DeviceBusyError):
             raise
         except Exception as error:
-            raise DriverError(error) from error
+            raise DriverError(error, self.observed.given) from error
 
     def check_refusal(self) -> None:
         """Illegal values are refused by the session, with nothing sent."""

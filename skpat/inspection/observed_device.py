@@ -24,11 +24,28 @@ class WrongAnswerError(Exception):
 
 
 class DriverError(Exception):
-    """What a driver raised."""
+    """What a driver raised, and the shape of the array it was given if it has never answered."""
 
-    def __init__(self, error: Exception):
+    def __init__(self, error: Exception, given: tuple[int, int] | None = None):
         super().__init__(str(error))
-        self.error = error
+        self.error, self.given = error, given
+
+    @property
+    def seen(self) -> str:
+        """What was raised, in a whole sentence."""
+        said = f"measure raised {type(self.error).__name__}: {self.error}".rstrip(": ")
+        return said if said.endswith((".", "!", "?")) else f"{said}."
+
+    @property
+    def mend(self) -> str:
+        """What to do about an error that has no name of its own."""
+        rows = ""
+        if self.given is not None and self.given[0] > 1 and not isinstance(self.error, OSError):
+            rows = f"It was given an array of shape {self.given}: loop over its rows, if it takes one at a time. "
+        return (
+            f"{rows}Legal settings must be measured without an error; raise an OSError (a TimeoutError, say) only if the "
+            "line is broken or no answer has come in time."
+        )
 
 
 class AnotherAnswerError(Exception):
@@ -56,6 +73,8 @@ class ObservedDevice:
         "open", "safe_state" and "close", in order.
     errors : list of (str, Exception)
         What they raised.
+    given : tuple of int or None
+        Shape of what the last call was given, until there is an answer.
     """
 
     def __init__(self, device: Any):
@@ -66,6 +85,7 @@ class ObservedDevice:
         self.errors: list[tuple[str, Exception]] = []
         self._answers: list[tuple[np.ndarray, np.ndarray]] = []
         self._rows_before: int | None = None
+        self.given: tuple[int, int] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "device":  # half-made, while it is copied
@@ -83,6 +103,7 @@ class ObservedDevice:
     def measure(self, batch: ControlBatch) -> np.ndarray:
         """The device's answer, looked at before anybody copies it."""
         self.n_calls += 1
+        self.given = None if self.dtypes else (batch.n_rows, batch.n_controls)
         varying, shared = np.array(batch.varying), np.array(batch.shared)
         begun = time.perf_counter()
         try:
@@ -92,6 +113,7 @@ class ObservedDevice:
             self.modified |= not (np.array_equal(varying, batch.varying) and np.array_equal(shared, batch.shared))
         rows_before, self._rows_before = self._rows_before, batch.n_rows
         self._check(answer, batch, rows_before)
+        self.given = None
         self.dtypes.add(answer.dtype)
         self._answers = [*self._answers[-_KEPT:], (answer, answer.copy())]
         return answer

@@ -393,6 +393,33 @@ def test_all_faults_are_in_one_error() -> None:
         check_device(Worse())
 
 
+def one_row(volts: np.ndarray) -> np.ndarray:
+    if volts.shape != (12,):
+        raise ValueError("set 12 voltages")
+    return np.tanh(volts[:8])
+
+
+def test_a_function_of_one_row_is_told_to_loop() -> None:
+    device = as_device(one_row, n_controls=12, n_outputs=8, bounds=(-1, 1))
+    (fault,) = check_device(device, on_fail=None).failures
+    assert str(fault).startswith(
+        "batch: measure raised ValueError: set 12 voltages. It was given an array of shape (6, 12): loop over its rows, if it "
+        "takes one at a time. Legal settings must be measured without an error; "
+    )
+
+
+def test_a_driver_that_has_answered_before_is_not_told_to_loop() -> None:
+    class Overheats(drivers.Driver):
+        def measure(self, batch):
+            self.n_rows = getattr(self, "n_rows", 0) + len(np.asarray(batch))
+            if self.n_rows > 40:
+                raise RuntimeError("too hot!")
+            return super().measure(batch)
+
+    (fault, *_) = check_device(Overheats(), on_fail=None).failures
+    assert "raised RuntimeError: too hot! Legal settings must" in str(fault)
+
+
 def test_on_fail() -> None:
     with pytest.warns(UserWarning, match="The outputs are transposed"):
         check = check_device(drivers.Transposed(), on_fail="warn")
