@@ -13,11 +13,11 @@ from scipy.stats import t as student_t
 __all__ = ["BaselineComparison", "ComparisonRow"]
 
 _BY_CHANCE = 0.025  # probability of a difference, to one side, where there is none
-_OVER = {
-    "linear": ("The network", "a linear model ({label})"),  # what is digital in it may do that alone
-    "identity": ("The device", "the same network with the identity in its place"),
-    "untrained": ("Training", "the same network untrained, with a fitted linear readout"),
-    "in_silico": ("The training as it is", "training in silico, with the readout refitted on the device"),
+_OVER = {  # what may add something, the model that has it, and the one without
+    "linear": ("The network", "The network", "a linear model ({label})"),  # what is digital in it may do that alone
+    "identity": ("The device", "The network with the device", "the same network with the identity in its place"),
+    "untrained": ("Training", "The trained network", "the same network untrained, with a fitted linear readout"),
+    "in_silico": (*2 * ("The training as it is",), "training in silico, with the readout refitted on the device"),
 }
 
 
@@ -114,7 +114,7 @@ class BaselineComparison:
     >>> comparison.difference("linear")
     (0.0, 0.0)
     >>> comparison.sentences
-    ('The network adds nothing over a linear model (ridge): the difference is 0.000 ± 0.000.',)
+    ('No difference is seen between the network and a linear model (ridge): 0.000 ± 0.000.',)
     """
 
     device: str
@@ -164,20 +164,22 @@ class BaselineComparison:
         for row in self.rows[1:]:
             if row.name not in _OVER or row.label == row.name:  # the second: somebody's own, of a dict
                 continue
-            what, over = _OVER[row.name]
+            what, whole, over = _OVER[row.name]
             over = over.format(label=row.label)
             mean, error = self.difference(row.name)
             size = f"{self.number(abs(mean))} ± {self.number(error)}"
+            uncertain = f"{len(row.scores)} folds do not make it certain"
             if self.adds_over(row.name):
                 said.append(f"{what} adds {size} of {self.metric} over {over}.")
             elif self._beyond_chance(row.name) < 0:
                 said.append(f"{what} adds nothing over {over}: it is worse by {size}.")
             elif mean > error:
-                folds = f"{len(row.scores)} folds do not make it certain"
-                said.append(f"{what} may add something over {over}: the difference is {size}, but {folds}.")
+                said.append(f"{what} may add something over {over}: the difference is {size}, but {uncertain}.")
+            elif mean < -error:
+                said.append(f"{whole} may be worse than {over}: by {size}, but {uncertain}.")
             else:
                 difference = f"{self.number(mean)} ± {self.number(error)}"
-                said.append(f"{what} adds nothing over {over}: the difference is {difference}.")
+                said.append(f"No difference is seen between {whole[0].lower()}{whole[1:]} and {over}: {difference}.")
         best = max((row for row in self.rows[1:] if not row.uses_device), key=lambda row: row.mean, default=None)
         if best is not None and best.name not in _OVER and best.label != best.name:
             mean, error = self.difference(best.name)

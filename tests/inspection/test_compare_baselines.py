@@ -448,7 +448,8 @@ def test_an_identity_is_said_to_add_nothing() -> None:
     linear = as_device(lambda controls: controls @ WIRING, n_controls=8, n_outputs=6, bounds=(-1, 1))
     found = compare_baselines(network(linear), X, y, cv=3, baselines=["linear", "identity"])
     assert not found.adds_over("linear")
-    assert all("adds nothing" in sentence or "do not make it certain" in sentence for sentence in found.sentences)
+    unproven = "adds nothing", "No difference is seen", "do not make it certain"
+    assert all(any(words in sentence for words in unproven) for sentence in found.sentences)
     assert len(found.sentences) == 2
 
 

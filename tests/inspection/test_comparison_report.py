@@ -19,12 +19,18 @@ from .compared_rows import row
         ([0.9, 0.92, 0.91], "Training adds 0.110 ± 0.000 of accuracy over the same network untrained"),
         (
             [0.8, 0.9, 0.7],
-            r"adds nothing over the same network untrained, with a fitted linear readout: the difference is 0\.000 ± 0\.0",
+            r"No difference is seen between the trained network and the same network untrained, with a fitted linear "
+            r"readout: 0\.000 ± 0\.0",
         ),
-        ([0.7, 0.72, 0.71], "adds nothing over the same network untrained, .*: it is worse by 0.090 ± 0.000"),
-        ([0.79, 0.81, 0.8], "the difference is 0.000 ± 0.000"),
-        ([0.85, 0.95, 0.7], "adds nothing over .*: the difference is 0.033 ± 0.09"),
-        ([0.99, 0.71, 0.68], "the difference is -0.007"),
+        ([0.7, 0.72, 0.71], "Training adds nothing over the same network untrained, .*: it is worse by 0.090 ± 0.000"),
+        ([0.79, 0.81, 0.8], r"No difference is seen .*: 0\.000 ± 0\.000\."),
+        ([0.85, 0.95, 0.7], r"No difference is seen .*: 0\.033 ± 0\.09"),
+        ([0.99, 0.71, 0.68], r"No difference is seen .*: -0\.007 ± 0\."),
+        (
+            [0.75, 0.65, 0.76],
+            "The trained network may be worse than the same network untrained, with a fitted linear readout: by "
+            r"0\.080 ± 0\.0.., but 3 folds do not make it certain",
+        ),
         (
             [0.85, 0.95, 0.84],
             "Training may add something over the same network untrained, with a fitted linear readout: the "
@@ -47,6 +53,22 @@ def test_a_model_without_a_device_that_is_better_is_named(scores: list[float], s
     rows = (row("estimator", [0.9, 0.92, 0.91]), row("svm", scores), row("mlp", [0.5, 0.5, 0.5]))
     found = BaselineComparison("d", "accuracy", rows, 0.25).sentences
     assert found == ("No device is needed to do better: the svm one does, by 0.077 ± 0.012 of accuracy.",) * said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("linear", "the network and a linear model (the linear one)"),
+        ("identity", "the network with the device and the same network with the identity in its place"),
+        ("in_silico", "the training as it is and training in silico, with the readout refitted on the device"),
+    ],
+)
+def test_where_chance_may_make_it_no_difference_is_seen(name: str, said: str) -> None:
+    rows = row("estimator", [0.85, 0.95, 0.7]), row(name, [0.79, 0.81, 0.8])
+    found = BaselineComparison("d", "accuracy", rows, 0.25)
+    mean, error = found.difference(name)
+    assert 0 < mean < error
+    assert found.sentences == (f"No difference is seen between {said}: {mean:.3f} ± {error:.3f}.",)
 
 
 def test_training_in_silico_has_its_sentence() -> None:
