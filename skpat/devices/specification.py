@@ -102,7 +102,16 @@ def check_device_specification(device: Any) -> np.ndarray:
     _check_channel_numbers(device, name, "periodic")
     _check_output_range(device, name)
     _check_slow_controls(device, name)
+    for attribute in ("control_units", "output_units"):
+        units = getattr(device, attribute, None)
+        if units is not None and not isinstance(units, str):
+            raise DeviceContractError(
+                f"'{attribute}' of {name} must be one text for all channels, or None. Got {units!r}. Use one text, "
+                f"{attribute}='mA, V', say, or let measure work in one unit, on numbers from 0 to 1 perhaps."
+            )
     try:
+        if np.asarray(device.bounds).dtype.kind in "US":
+            raise TypeError("texts")  # that numpy would turn into numbers
         bounds = np.asarray(device.bounds, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DeviceContractError(

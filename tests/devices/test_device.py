@@ -139,6 +139,13 @@ def test_a_sound_specification_gives_its_bounds() -> None:
         (scope_with(n_controls=3.0), r"'n_controls' of Scope must be an int of at least 1\. Got 3\.0"),
         (scope_with(n_outputs=-2), r"'n_outputs' of Scope must be an int of at least 1\. Got -2"),
         (scope_with(n_outputs="two"), r"'n_outputs' of Scope must be an int of at least 1\. Got 'two'"),
+        (scope_with(bounds=("0", "1")), r"'bounds' of Scope must be numbers\. Got \('0', '1'\)\. Use \(low, high\)"),
+        (scope_with(bounds=(0, "1")), r"'bounds' of Scope must be numbers\. Got \(0, '1'\)"),
+        (
+            scope_with(control_units=["mA", "V"]),
+            r"'control_units' of Scope must be one text .*Got \['mA', 'V'\]\. Use one",
+        ),
+        (scope_with(output_units=3), r"'output_units' of Scope must be one text for all channels, or None\. Got 3\."),
         (scope_with(bounds="wide"), r"'bounds' of Scope must be numbers\. Got 'wide'\. Use \(low, high\)"),
         (scope_with(bounds=None), r"'bounds' of Scope must (be numbers\. Got None|be \(low, high\) or have shape)"),
         (scope_with(bounds=[[0, 1], [0]]), r"'bounds' of Scope must be numbers"),
@@ -263,6 +270,11 @@ def test_what_is_said_about_a_function_is_kept() -> None:
     for copied in (clone(device), pickle.loads(pickle.dumps(device))):
         assert {name: getattr(copied, name) for name in about} == about
         np.testing.assert_array_equal(copied.measure(np.array([[0.25]])), [[0.5]])
+
+
+def test_units_may_be_none() -> None:
+    device = as_device(double, n_controls=1, n_outputs=1, bounds=(0, 1), control_units=None, output_units=None)
+    assert device.control_units is None
 
 
 def test_a_copy_works_with_the_same_live_instrument() -> None:
