@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CostOfShots", "Plan", "amount", "settling_line"]
+__all__ = ["CostOfShots", "Plan", "amount", "settling_line", "time_on_device"]
+
+_HOUR, _DAY = 3600.0, 86400.0
 
 
 class CostOfShots:
@@ -63,7 +65,7 @@ class Plan(CostOfShots):
             f"  calibration {self.calibration:>12,}",
             f"  training    {self.training:>12,}",
             f"  validation  {self.validation:>12,}",
-            "  time        " + amount(self.seconds, "s", "seconds_per_shot"),
+            "  time        " + time_on_device(self.seconds),
             "  energy      " + amount(self.joules, "J", "joules_per_shot"),
             *settling_line(self.settling_seconds),
             f"A prediction takes {self.prediction_per_row:,} per row. Nothing has been sent.",
@@ -80,3 +82,15 @@ def settling_line(seconds: float) -> list[str]:
 def amount(value: float | None, unit: str, attribute: str) -> str:
     """A sum of what a device states for each shot, for a line of a plan; or that it states none."""
     return f"unknown (the device states no {attribute})" if value is None else f"{value:>12.4g} {unit}"
+
+
+def time_on_device(seconds: float | None) -> str:
+    """What all shots take of the device's time, for a line of a plan; where it is long in hours or days, too."""
+    line = amount(seconds, "s", "seconds_per_shot")
+    if seconds is None:
+        return line
+    if seconds >= 2 * _DAY:
+        line += f" ({seconds / _DAY:,.2g} days)" if seconds < 100 * _DAY else f" ({seconds / _DAY:,.0f} days)"
+    elif seconds >= 2 * _HOUR:
+        line += f" ({seconds / _HOUR:.2g} hours)"
+    return f"{line} on the device alone"

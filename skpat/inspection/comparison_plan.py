@@ -12,7 +12,7 @@ from sklearn.utils import _safe_indexing, check_random_state
 from skpat.devices.identity import IdentityDevice
 from skpat.devices.specification import device_name
 from skpat.estimators.base import PhysicalNetwork
-from skpat.estimators.plan import CostOfShots, Plan, amount, settling_line
+from skpat.estimators.plan import CostOfShots, Plan, amount, settling_line, time_on_device
 from skpat.estimators.specification import default_device
 from skpat.inspection.baseline_comparison import compared
 from skpat.inspection.baselines import physical_network
@@ -78,7 +78,7 @@ class ComparisonPlan(CostOfShots):
                 "faults aside:",
                 f"  {'':{width}}  {'fits':>12}  {'predictions':>12}",
                 *(f"  {row.label:{width}}  {row.fits:>12,}  {row.predictions:>12,}" for row in self.rows),
-                "  time        " + amount(self.seconds, "s", "seconds_per_shot"),
+                "  time        " + time_on_device(self.seconds),
                 *settling_line(self.settling_seconds),
                 "  energy      " + amount(self.joules, "J", "joules_per_shot"),
                 "Nothing has been sent.",

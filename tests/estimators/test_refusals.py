@@ -23,6 +23,7 @@ from skpat import (
     check_device,
 )
 from skpat.devices import Noisy, SecondHarmonicLaser
+from skpat.estimators.plan import time_on_device
 from skpat.exceptions import (
     ControlBoundsError,
     ControlSplitError,
@@ -480,11 +481,26 @@ def test_the_plan_tells_shots_seconds_and_joules() -> None:
     device = as_device(np.tanh, n_controls=8, n_outputs=8, bounds=(0, 1), seconds_per_shot=0.5, joules_per_shot=2.0)
     text = str(small(device=device).plan(np.zeros((100, 4))))
     assert "460 shots" in text
-    assert "230 s" in text
+    assert "230 s on the device alone\n" in text
     assert "920 J" in text
     unknown = str(small().plan([[0.0], [1.0]]))
     assert "time        unknown (the device states no seconds_per_shot)" in unknown
     assert "energy      unknown (the device states no joules_per_shot)" in unknown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0, "           0 s on the device alone"),
+        (7100.0, "        7100 s on the device alone"),
+        (9000.0, "        9000 s (2.5 hours) on the device alone"),
+        (172000.0, "    1.72e+05 s (48 hours) on the device alone"),
+        (538200.0, "   5.382e+05 s (6.2 days) on the device alone"),
+        (1e8, "       1e+08 s (1,157 days) on the device alone"),
+    ],
+)
+def test_a_long_plan_is_told_in_hours_and_days(seconds: float, said: str) -> None:
+    assert time_on_device(seconds) == said
 
 
 class Guarded(Device):
