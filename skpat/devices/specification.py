@@ -69,6 +69,8 @@ def check_device_specification(device: Any) -> np.ndarray:
             if isinstance(device, str)
             else "Wrap a plain function with skpat.as_device(function, n_controls=..., n_outputs=..., bounds=...)"
         )
+        if hasattr(device, "fit"):
+            fix = "Of a network use estimator.device, or estimator.device_ once it is fitted (of a pipeline, model[-1].device_)"
         raise DeviceContractError(f"'device' must be a skpat.Device (the apparatus to train). Got {device!r}. {fix}.")
     if missing:
         raise DeviceContractError(

@@ -30,6 +30,8 @@ class Calibrated:
         )
         from skpat.training.method_contract import check_twin
 
+        if self.verbose:
+            print(f"Calibration: at most {counts.calibration - counts.checks:,} shots", flush=True)
         network, weights, rng = self._network, self.weights_, self._rng
         rows = (network, weights, data.X, data.sample_weight, data.row_keys)
         self._statistics, first = start_statistics(

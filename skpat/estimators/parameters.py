@@ -88,7 +88,8 @@ random_state : int, RandomState instance or None, default=None
     Seeds everything: first weights, order of rows, the twin, and the noise of a simulated device that has no seed of its
     own. None: everything anew in every fit (with a ``journal``: the seed that the same fit was begun with).
 verbose : int, default=0
-    1: a line for every epoch, with shots, their rate, the time left and the faults survived.""",
+    1: a line where the calibration begins, one where it has ended, and one for every epoch, with shots, their rate, the time
+    left and the faults survived.""",
     "attributes": """\
 device_ : Device
     The estimator's own copy of the device.

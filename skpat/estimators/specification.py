@@ -138,7 +138,7 @@ def specify(
     if not isinstance(control_split, (str, ControlSplit)):
         raise ControlSplitError(
             f"'control_split' must be a ControlSplit or the name of a layout. Got {control_split!r}. "
-            "Use control_split=ControlSplit(layout=...)."
+            f"Use control_split=ControlSplit(layout={control_split if isinstance(control_split, list) else '...'})."
         )
     split = ControlSplit(control_split) if isinstance(control_split, str) else control_split
     twin = default_twin(device, torch_device) if twin is None else twin

@@ -292,6 +292,7 @@ class DeviceReport:
         Returns
         -------
         matplotlib.figure.Figure
+            Unknown to pyplot: ``report.plot().savefig("report.png")`` saves it, ``plt.savefig`` an empty one.
 
         Raises
         ------

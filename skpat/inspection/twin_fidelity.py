@@ -180,7 +180,7 @@ class TwinFidelityDisplay:
         below = np.flatnonzero(r2 <= 0)
         if len(below):
             ax.plot(below, np.zeros(len(below)), "v", color=VERMILLION, markersize=6 if few else 3, clip_on=False)
-        said = [f"{low.sum()} below {_GOOD}{', hatched' if few else ''}"]
+        said = [f"{low.sum()} below {_GOOD}{', hatched' if few and low.any() else ''}"]
         said += [f"{np.isnan(r2).sum()} constant"] if np.isnan(r2).any() else []
         ax.set(xlabel="output", ylabel="R²", ylim=(0, 1.05), title=f"R² of each output\n({'; '.join(said)})")
         ax.set_xlim(-0.7, len(r2) - 0.3)

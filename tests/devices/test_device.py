@@ -133,6 +133,7 @@ def test_a_sound_specification_gives_its_bounds() -> None:
         ("cuda", r"'device' must be a skpat\.Device.*Got 'cuda'.*use torch_device='cuda'"),
         (double, r"'device' must be a skpat\.Device.*Wrap a plain function with skpat\.as_device\("),
         (None, r"'device' must be a skpat\.Device.*Got None"),
+        (PhysicalNetworkClassifier(), r"Got PhysicalNetworkClassifier\(\)\. Of a network use estimator\.device, or "),
         (Mute(), r"The device Mute must define measure, bounds\. Got .* example of skpat\.Device"),
         (scope_with(n_controls=0), r"'n_controls' of Scope must be an int of at least 1\. Got 0"),
         (scope_with(n_controls=True), r"'n_controls' of Scope must be an int of at least 1\. Got True"),

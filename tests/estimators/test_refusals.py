@@ -426,6 +426,8 @@ class Unattached(Device):
         ({"twin": ResidualTwin()}, TwinError, r"'physics' of ResidualTwin must be an unfitted twin"),
         ({"twin": ResidualTwin(NeuralTwin(), NeuralTwin(alpha=-1))}, ValueError, r"'alpha' parameter of NeuralTwin"),
         ({"control_split": 0.5}, ControlSplitError, r"'control_split' must be a ControlSplit or the name"),
+        ({"control_split": 0.5}, ControlSplitError, r"Use control_split=ControlSplit\(layout=\.\.\.\)\."),
+        ({"control_split": [0, 1, 2]}, ControlSplitError, r"Use control_split=ControlSplit\(layout=\[0, 1, 2\]\)\."),
         ({"control_split": "diagonal"}, ControlSplitError, r"'layout' must be one of"),
         ({"control_split": ControlSplit(fixed={0: 3.0})}, ControlBoundsError, r"'fixed' must lie within the bounds"),
         ({"max_iter": 0}, ValueError, r"'max_iter' parameter of PhysicalNetworkClassifier"),

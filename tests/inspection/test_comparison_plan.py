@@ -106,7 +106,7 @@ def test_a_plan_is_printed_as_it_is_read() -> None:
     assert first.startswith(f"A comparison on Bank in 2 folds takes at most {plan.shots:,} shots")
     assert estimator.split() == ["PhysicalNetworkClassifier", f"{plan.rows[0].fits:,}", "60"]
     assert untrained.split()[-2:] == [f"{plan.rows[1].fits:,}", "60"]
-    assert time.split() == ["time", f"{plan.seconds:.4g}", "s"]
+    assert time.split() == ["time", f"{plan.seconds:.4g}", "s", *["on", "the", "device", "alone"]]
     assert energy.endswith("unknown (the device states no joules_per_shot)")
     assert last == "Nothing has been sent."
 

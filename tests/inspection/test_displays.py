@@ -148,6 +148,7 @@ def test_an_output_that_does_not_change_has_no_r2() -> None:
     measured = np.column_stack([np.ones(5), np.arange(5.0)])
     display = TwinFidelityDisplay(measured, measured).plot(ax=axes(2))
     np.testing.assert_array_equal(display.r2, [np.nan, 1])
+    assert display.ax_[1].get_title() == "R² of each output\n(0 below 0.9; 1 constant)"  # nothing is hatched
 
 
 def test_what_has_no_twin_or_too_few_rows_is_refused(deep: PhysicalNetworkClassifier) -> None:

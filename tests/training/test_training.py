@@ -490,6 +490,7 @@ def test_verbose_prints_a_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> 
     X, y = data()
     small(verbose=1).fit(X, y)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
-    assert re.fullmatch(r"Calibration: 120 shots, R² of the twin -?\d\.\d+", lines[0])
+    assert len(lines) == 5
+    assert lines[0] == "Calibration: at most 120 shots"
+    assert re.fullmatch(r"Calibration: 120 shots, R² of the twin -?\d\.\d+", lines[1])
     assert re.fullmatch(r"Epoch 3/3: loss \d\.\d+, 300 shots, [\d,]+ shots/s, 0 s left", lines[-1])
