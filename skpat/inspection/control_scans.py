@@ -21,9 +21,8 @@ _ACTS = 20.0
 _CLEAR, _CLEAR_OF_MOST = 1000.0, 100.0
 """The same of the strongest, beside which a channel that shows nothing is said to do nothing, and beside which most channels
 are: a few may well be weak, most are not."""
-_STEP_OF_A_SHARE = (
-    5.9  # 12 * 0.7 ** 2: squared step over the middle of a channel's range, in parts of the variance it makes
-)
+_STEP_OF_A_SHARE = 12 * (1 - 2 * _NEAR_THE_END) ** 2
+"""Squared step over the middle of a channel's range, in parts of the variance that it makes, where the response is straight."""
 
 
 def step_plan(legal: LegalSettings) -> np.ndarray | None:
