@@ -9,6 +9,7 @@ import numpy as np
 
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.specification import device_name
+from skpat.lab.answers import explain_no_numbers
 
 __all__ = ["AnotherAnswerError", "DriverError", "ObservedDevice", "WrongAnswerError"]
 
@@ -122,6 +123,8 @@ class ObservedDevice:
         name, n_outputs, shape = device_name(self.device), self.device.n_outputs, answer.shape
         if shape == () and answer.dtype.kind == "O" and answer.item() is None:
             raise WrongAnswerError("shape", f"{name}.measure returned None.", "Is a 'return' missing?")
+        if answer.dtype.kind in "OUS" and answer.ndim == 2:
+            raise WrongAnswerError("dtype", f"{name}.measure must return real numbers.", explain_no_numbers(answer))
         if answer.dtype.kind not in "fiub":
             raise WrongAnswerError(
                 "dtype",

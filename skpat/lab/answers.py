@@ -10,7 +10,7 @@ from skpat.controls import readings_of
 from skpat.devices.specification import device_name
 from skpat.exceptions import DeviceOutputError
 
-__all__ = ["IncompleteAnswer", "advise", "inspect", "mask"]
+__all__ = ["IncompleteAnswer", "advise", "explain_no_numbers", "inspect", "mask"]
 
 
 class IncompleteAnswer(DeviceOutputError):
@@ -50,7 +50,7 @@ def inspect(device: Any, answer: Any, n_rows: int, first_row: int) -> tuple[np.n
         return (
             outputs,
             "shape",
-            f"{name}.measure must return real numbers. {_remedy(outputs)}",
+            f"{name}.measure must return real numbers. {explain_no_numbers(outputs)}",
         )
     if outputs.dtype not in (np.float32, np.float64):
         outputs = outputs.astype(np.float64)
@@ -136,8 +136,8 @@ def _seen(outputs: np.ndarray, expected: tuple[int, int]) -> str:
     return f"Got {outputs.shape}. skpat.check_device(device) looks for the cause."
 
 
-def _remedy(outputs: np.ndarray) -> str:
-    """What was read that is no number, and what to do."""
+def explain_no_numbers(outputs: np.ndarray) -> str:
+    """Of an answer (n_rows, n_outputs): what was read that is no number, and what to do."""
     if outputs.dtype.kind == "c":
         return f"Got dtype {outputs.dtype}. Return the real part, the magnitude, or both as outputs of their own."
     for (row, output), value in np.ndenumerate(outputs):
