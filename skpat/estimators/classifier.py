@@ -327,6 +327,16 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
                 "the weights for a y as a whole."
             )
 
+    def _weigh_labels(self, labels: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+        """Weights of rows (n_rows, n_labels), the product over labels; "balanced" counts a row as often as its weight says."""
+        if self.class_weight != "balanced":
+            return compute_sample_weight(self.class_weight, labels)
+        weight = np.ones(len(labels))
+        for label in labels.T:
+            classes, numbers = np.unique(label, return_inverse=True)
+            weight *= compute_class_weight("balanced", classes=classes, y=label, sample_weight=sample_weight)[numbers]
+        return weight
+
     def _reweight(self, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         if self.class_weight is None:
             return sample_weight
@@ -342,7 +352,7 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
             return sample_weight
         of_class = np.zeros(len(kept))
         if self.multilabel_:
-            of_class[kept] = compute_sample_weight(self.class_weight, y[kept])
+            of_class[kept] = self._weigh_labels(np.asarray(y)[kept], sample_weight[kept])
         else:
             labels, numbers = np.unique(np.asarray(y).ravel()[kept], return_inverse=True)
             wanted = self.class_weight

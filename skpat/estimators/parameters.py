@@ -113,7 +113,7 @@ validation_scores_ : list of float or None
     (of ``X_val``: ``sample_weight_val``) and ``class_weight``. None without such data. Where the training runs in
     silico they are the twin's, and say nothing of the device: compare methods by ``score``, which measures.
 best_validation_score_ : float or None
-    The best of them.
+    The best of them; too high on average, for that reason. Score rows that had no part in the choice.
 shots_curve_ : list of int
     Shots spent, calibration included and predictions not, after each epoch (answers from the journal count as shots here).
     What follows the last epoch, a check of the twin or the refit of ``"in_silico_refitted"``, is in ``shots_`` only.

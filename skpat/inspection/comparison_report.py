@@ -169,7 +169,9 @@ class BaselineComparison:
             mean, error = self.difference(row.name)
             size = f"{self.number(abs(mean))} ± {self.number(error)}"
             uncertain = f"{len(row.scores)} folds do not make it certain"
-            if self.adds_over(row.name):
+            if not np.isfinite(mean):
+                said.append(f"Nothing can be said of {whole[0].lower()}{whole[1:]} and {over}: a fold has no score.")
+            elif self.adds_over(row.name):
                 said.append(f"{what} adds {size} of {self.metric} over {over}.")
             elif self._beyond_chance(row.name) < 0:
                 said.append(f"{what} adds nothing over {over}: it is worse by {size}.")

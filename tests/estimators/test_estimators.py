@@ -153,7 +153,7 @@ def test_weights_move_the_decision(parameter: str) -> None:
     assert weighted.predict(X).mean() > even.predict(X).mean() + 0.2
 
 
-@pytest.mark.parametrize("labels", [[0, 1, 2], ["a", "b", "c"]])
+@pytest.mark.parametrize("labels", [[0, 1, 2], ["a", "b", "c"], [[0, 1], [1, 0], [1, 1]]], ids=str)
 def test_balanced_classes_count_the_weights_of_the_rows(labels: list) -> None:
     X, y = IRIS
     y = np.array(labels)[y]
@@ -162,7 +162,7 @@ def test_balanced_classes_count_the_weights_of_the_rows(labels: list) -> None:
     wanted = {"class_weight": "balanced", "gradient": "exact", "device": SecondHarmonicLaser(12, 8)}
     weighted = small(**wanted, batch_size=500).fit(X, y, sample_weight=often)
     repeated = small(**wanted, batch_size=500).fit(
-        np.repeat(X, often.astype(int), axis=0), np.repeat(y, often.astype(int))
+        np.repeat(X, often.astype(int), axis=0), np.repeat(y, often.astype(int), axis=0)
     )
     np.testing.assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-6)
 

@@ -24,6 +24,10 @@ from .compared_rows import row
         ),
         ([0.7, 0.72, 0.71], "Training adds nothing over the same network untrained, .*: it is worse by 0.090 ± 0.000"),
         ([0.79, 0.81, 0.8], r"No difference is seen .*: 0\.000 ± 0\.000\."),
+        (
+            [0.79, np.nan, 0.8],
+            "Nothing can be said of the trained network and the same network untrained, .*: a fold has",
+        ),
         ([0.85, 0.95, 0.7], r"No difference is seen .*: 0\.033 ± 0\.09"),
         ([0.99, 0.71, 0.68], r"No difference is seen .*: -0\.007 ± 0\."),
         (
