@@ -101,7 +101,15 @@ class DeviceConnectionError(_CutShort, ConnectionError):
 
 
 class UnclearedLineError(DeviceConnectionError):
-    """An old answer may be on the line, and nothing is known that clears it: to ask once more would not help."""
+    """An old answer may be on the line to a device, and nothing is known that clears it: it is not asked again.
+
+    Attributes
+    ----------
+    shots_done : dict of str to int
+        Shots taken before, by purpose.
+    journal : str or None
+        Where they are recorded.
+    """
 
 
 class DeviceIdentityError(_CutShort, RuntimeError):

@@ -26,6 +26,7 @@ BUILTIN = {
     "NonFiniteTrainingError": ArithmeticError,
     "ShotBudgetError": RuntimeError,
     "TwinError": ValueError,
+    "UnclearedLineError": ConnectionError,
 }
 STATE = {
     "row": 3,
@@ -79,6 +80,7 @@ def test_the_errors_that_carry_state_are_the_documented_ones() -> None:
         "DeviceOutputError": {"shots_done", "journal"},
         "NonFiniteTrainingError": {"shots_done", "journal"},
         "ShotBudgetError": {"max_shots"},
+        "UnclearedLineError": {"shots_done", "journal"},
     }
 
 

@@ -43,7 +43,7 @@ class CoupledOscillators(SimulatedDevice):
     n_measured : int or None, default=None
         How many oscillators are read, the last ones. None: all.
     duration : float, default=0.5
-        Time from the release to the reading, in :math:`1 / \omega_0`. Above zero.
+        Time from the release to the reading, in :math:`1 / \omega_0`. 0: the initial amplitudes are read.
     n_steps : int, default=5
         Runge-Kutta steps. The error falls with the fourth power of the step.
     max_amplitude : float, default=pi
@@ -345,14 +345,14 @@ class CoupledOscillators(SimulatedDevice):
         demand(self, "n_measured", n_read is None or is_int(n_read, 1), "an int of at least 1, or None for all")
         most = f"at most n_oscillators = {n}, or None for all"
         demand(self, "n_measured", n_read is None or n_read <= n, most)
-        for name in ("duration", "max_amplitude", "max_coupling", "max_drive"):
+        for name in ("max_amplitude", "max_coupling", "max_drive"):
             value = getattr(self, name)
             demand(self, name, is_number(value, 0, below=np.inf) and value > 0, "a finite number above 0")
         error = self.nonlinearity_error
         demand(
             self, "nonlinearity_error", is_number(error, -1, below=np.inf) and error > -1, "a finite number above -1"
         )
-        for name in ("input_noise", "noise", "coupling_error"):
+        for name in ("duration", "input_noise", "noise", "coupling_error"):
             demand(self, name, is_number(getattr(self, name), 0, below=np.inf), "a finite number of at least 0")
         demand(self, "device_seed", is_int(self.device_seed), "an int: the same specimen at every call")
 

@@ -437,7 +437,7 @@ in channel 1, row 0 (bounds 0 to 1). Nothing was sent.
                     raise
                 if isinstance(error, UnclearedLineError):
                     connection.make_safe(self.device)
-                    raise self._given_up(DeviceConnectionError, str(error)) from error
+                    raise self._given_up(UnclearedLineError, str(error)) from error
                 self._count_fault("connection", str(error))
                 if attempt == retries:
                     connection.make_safe(self.device)

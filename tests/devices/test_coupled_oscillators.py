@@ -394,7 +394,7 @@ def test_no_rows_give_no_rows() -> None:
             r"'n_measured' of CoupledOscillators must be an int of at least 1, or None for all\. Got 0",
         ),
         ({"n_measured": 5}, r"'n_measured' of CoupledOscillators must be at most n_oscillators = 4, .* Got 5"),
-        ({"duration": -1.0}, r"'duration' of CoupledOscillators must be a finite number above 0\. Got -1\.0"),
+        ({"duration": -1.0}, r"'duration' of CoupledOscillators must be a finite number of at least 0\. Got -1\.0"),
         ({"max_coupling": 0}, r"'max_coupling' of CoupledOscillators must be a finite number above 0\. Got 0\."),
         ({"nonlinearity_error": -1}, r"'nonlinearity_error' of CoupledOscillators must be a .* above -1\. Got -1\."),
         ({"noise": -1.0}, r"'noise' of CoupledOscillators must be a finite number of at least 0\. Got -1\.0"),

@@ -353,7 +353,7 @@ def test_an_unknown_purpose_sends_nothing() -> None:
         (np.zeros((2, 2)), r"Recorder\.measure must return .*\(n_rows, n_outputs\) = \(2, 3\)\. Got \(2, 2\)"),
         (np.zeros((3, 3)), r"\(2, 3\)\. Got \(3, 3\)"),
         (np.zeros(6), r"\(2, 3\)\. Got \(6,\)"),
-        (None, r"\(2, 3\)\. Got \(\)"),
+        (None, r"\(2, 3\)\. Got None\. Is a 'return' missing"),
         (np.array([[0, 0, 0], [0, np.nan, 0]]), r"must return finite numbers\. Got nan in output 1, row 1\. Check the"),
         (np.array([[0, 0, np.inf], [0, 0, 0]]), r"must return finite numbers\. Got inf in output 2, row 0"),
         (torch.full((2, 3), -torch.inf), r"must return finite numbers\. Got -inf in output 0, row 0"),
