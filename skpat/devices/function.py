@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -177,9 +178,11 @@ class FunctionDevice(Device):
 def _key(function: Any) -> Any:
     """The same for a method that is asked for twice, and for the function of a script or notebook that is defined anew, which
     asks the same line; for what has no hash its identity, while it is kept."""
-    name = getattr(function, "__qualname__", "<")
-    if getattr(function, "__module__", None) == "__main__" and "<" not in name and not hasattr(function, "__self__"):
-        return "__main__", name
+    is_plain = (
+        isinstance(function, FunctionType) and function.__closure__ is None and not hasattr(function, "__wrapped__")
+    )
+    if is_plain and function.__module__ == "__main__" and "<" not in function.__qualname__:
+        return "__main__", function.__qualname__
     try:
         hash(function)
     except TypeError:

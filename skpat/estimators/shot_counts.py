@@ -94,8 +94,8 @@ class ShotCounts:
     @property
     def first_step(self) -> int:
         """Shots of one batch, and of what the method does with it at the end of a training."""
-        evaluations = self.gradient.shots_per_row + self.gradient.final_shots_per_row
-        return math.ceil(self.batch_size * evaluations * self.per_row)
+        evaluations = math.ceil(self.gradient.shots_per_row) + self.gradient.final_shots_per_row
+        return self.batch_size * evaluations * self.per_row
 
     @property
     def statistics_rows(self) -> int:

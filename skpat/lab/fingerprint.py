@@ -174,10 +174,12 @@ def _module(thing: Any) -> str:
 
 def _code(code: CodeType) -> tuple[Any, ...]:
     """What a function does, without where it stands: comments, its docstring and lines above it may change."""
-    steps = []
+    steps: list[Any] = []
     for step in dis.get_instructions(code):
-        what = step.argval if step.opcode in dis.hasconst else step.arg  # constants that nothing loads are docstrings
-        steps.append((step.opcode, _code(what) if isinstance(what, CodeType) else what))
+        what: Any = step.arg
+        if step.opcode in dis.hasconst:  # what nothing loads is a docstring
+            what = code.co_consts[what]
+        steps += [step.opcode, _code(what) if isinstance(what, CodeType) else what]
     return steps, code.co_names, code.co_varnames
 
 

@@ -53,6 +53,7 @@ class JournalFile:
         self.place = self.path.absolute()  # whatever folder a driver changes to
         self._lock = ForkSafeLock()
         self._file: tuple[int, sqlite3.Connection] | None = None
+        self._is_at_rest = False  # what is open is read as a file that nobody writes
         self._number: tuple[int, int] | None = None  # of the file that is open, on its disk
 
     def damaged(self, fault: str) -> JournalError:
@@ -64,7 +65,10 @@ class JournalFile:
     def query(self, statement: str, *values: Any) -> list[tuple]:
         """Rows of an SQL statement."""
         with self._lock, self._readable():
-            return self._connected().execute(statement, values).fetchall()
+            found = self._connected().execute(statement, values).fetchall()
+            if self._is_at_rest:
+                self.close()  # somebody may begin to write
+            return found
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -105,6 +109,7 @@ class JournalFile:
         _check_file(self.place, to_write)
         self.close()
         may_be_written = _may_be_written(self.place)
+        self._is_at_rest = not may_be_written and not to_write and _is_at_rest(self.place)
         try:
             if may_be_written or to_write:
                 file = sqlite3.connect(self.place, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
@@ -213,10 +218,17 @@ def connection_to_read(path: Path, mode: str = "ro", **options: Any) -> sqlite3.
     what somebody has written lately stands in the log beside the file.
     """
     path = path.resolve()
-    log = path.with_name(f"{path.name}-wal")
-    is_at_rest = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
-    return sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}{'&immutable=1' * is_at_rest}", uri=True, timeout=_BUSY_SECONDS, **options
+    how = f"{mode}&immutable=1" if _is_at_rest(path) else mode
+    return sqlite3.connect(f"file:{quote(str(path))}?mode={how}", uri=True, timeout=_BUSY_SECONDS, **options)
+
+
+def _is_at_rest(path: Path) -> bool:
+    """Whether SQLite may make no files beside this one, and has made none: nobody writes, then."""
+    log, index = (path.resolve().with_name(f"{path.name}{ending}") for ending in ("-wal", "-shm"))
+    return (
+        not os.access(path.resolve().parent, os.W_OK)
+        and not index.exists()
+        and not (log.exists() and log.stat().st_size)
     )
 
 

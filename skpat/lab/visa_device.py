@@ -316,7 +316,8 @@ output_range, on_bad_output, max_retries, settling_seconds, slow_controls
                 row, column = (int(i) for i in np.argwhere(outside)[0])
                 raise ControlBoundsError(
                     f"The bounds of {device_name(self)} must have room for numbers of 4 bytes, which datatype='f' sends. Got "
-                    f"{low[column]!r} to {high[column]!r} in channel {index[column]}. Nothing was sent. Use datatype='d'.",
+                    f"{float(low[column])!r} to {float(high[column])!r} in channel {index[column]}. Nothing was sent. "
+                    "Use datatype='d'.",
                     row=row,
                     channel=int(index[column]),
                     value=float(values[row, column]),

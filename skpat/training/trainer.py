@@ -135,6 +135,7 @@ class Trainer:
         self._n_asked = 0  # rows measured in this epoch
         self.weights = {name: torch.from_numpy(value.copy()).to(torch_device) for name, value in weights.items()}
         self.trainable = [w.requires_grad_() for name, w in self.weights.items() if is_trainable(name)]
+        self._before = [torch.empty_like(weight, requires_grad=False) for weight in self.trainable]  # a batch
         self.penalised = [w for name, w in self.weights.items() if name.endswith(".coef")]
         self.optimizer = torch.optim.Adam(self.trainable, lr=settings.learning_rate_init, fused=True)
         if optimizer_state is not None:
@@ -235,12 +236,13 @@ class Trainer:
     def _unmoved_by_an_error(self) -> Iterator[None]:
         """The weights stay where they were if the block ends early, by the budget, say, or a Ctrl-C: a method may have moved
         them to see what they are worth elsewhere."""
-        before = [weight.detach().clone() for weight in self.trainable]
+        for weight, value in zip(self.trainable, self._before, strict=True):
+            value.copy_(weight.detach())
         try:
             yield
         except BaseException:
             with torch.no_grad():
-                for weight, value in zip(self.trainable, before, strict=True):
+                for weight, value in zip(self.trainable, self._before, strict=True):
                     weight.copy_(value)
             raise
 

@@ -91,7 +91,7 @@ def test_functions_of_one_name_are_told_by_what_they_do() -> None:
     functions = [
         lambda c: np.sin(c), lambda c: np.cos(c), lambda c: 2 * c, lambda c: 3 * c, lambda c: c + 2,
         lambda c: (lambda: 2 * c)(), lambda c: (lambda: 3 * c)(), lambda c, k=1: k * c, lambda c, k=2: k * c,
-        lambda c, *, k=1: k * c, lambda c, *, k=2: k * c,
+        lambda c, *, k=1: k * c, lambda c, *, k=2: k * c, lambda c: dict(volts=c), lambda c: dict(amps=c),
     ]  # fmt: skip
     assert len({fingerprint(function) for function in functions}) == len(functions)
     assert fingerprint(functions[0]) == fingerprint(functions[0])
@@ -117,6 +117,16 @@ def test_a_docstring_is_no_part_of_what_a_function_does() -> None:
         function.__name__ = function.__qualname__ = "driver"
     assert fingerprint(bare) == fingerprint(told)
     assert len({fingerprint(function) for function in (bare, returned, returned_too)}) == 3
+
+
+def test_code_within_code_within_code_has_a_name() -> None:
+    def table(n: int) -> list:
+        return [
+            [[[[[a * b for a in range(n)] for b in range(c)] for c in range(n)] for _ in "ab"] for _ in "ab"]
+            for _ in "ab"
+        ]
+
+    assert fingerprint(table) == fingerprint(table)
 
 
 def patient_driver(n_tries: int, step: float) -> Any:

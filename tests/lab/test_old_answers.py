@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial, update_wrapper
 from typing import Any
 
 import numpy as np
@@ -110,11 +111,17 @@ def test_a_fit_with_a_late_answer_is_the_one_without(tmp_path: Any) -> None:
         np.testing.assert_array_equal(value, weights[1][name])
 
 
+def _echo(controls: np.ndarray, port: str) -> np.ndarray:
+    if port == "A":
+        raise TimeoutError("no answer")
+    return controls
+
+
 def test_a_function_that_a_notebook_defines_anew_asks_the_same_line() -> None:
     line = {"n": 0}
 
     def cell(name: str, module: str = "__main__") -> Any:
-        def measure(controls: np.ndarray) -> np.ndarray:
+        def measure(controls: np.ndarray, line: dict[str, int] = line) -> np.ndarray:  # no closure, as in a cell
             line["n"] += 1
             if line["n"] == 1:
                 raise TimeoutError("no answer in 2 s")
@@ -129,6 +136,13 @@ def test_a_function_that_a_notebook_defines_anew_asks_the_same_line() -> None:
         cell("ask_the_scope").measure(CONTROLS[:1, :1])
     for other in (cell("ask_another"), cell("ask_the_scope", "a_module"), cell("<lambda>")):
         assert other.measure(CONTROLS[:1, :1]).shape == (1, 1)
+    functions = [update_wrapper(partial(_echo, port=port), _echo) for port in "AB"]
+    for function in functions:
+        function.__module__ = "__main__"
+    ports = [as_device(function, n_controls=1, n_outputs=1, bounds=(0, 1)) for function in functions]
+    with pytest.raises(TimeoutError):
+        ports[0].measure(CONTROLS[:1, :1])
+    assert ports[1].measure(CONTROLS[:1, :1]).shape == (1, 1)  # another instrument by the same function
     cleared = cell("ask_the_scope").set_params(clear_line=lambda: None)
     cleared.open()
     assert cell("ask_the_scope").measure(CONTROLS[:1, :1]).shape == (1, 1)

@@ -233,6 +233,7 @@ if os.getuid() == 0:  # to whom nothing is forbidden
 status = read_status(folder / "run.db")
 with Journal(folder / "run.db") as journal:
     outputs = journal.to_arrays()["outputs"]
+    assert journal._own is None  # opened anew for each question: somebody may begin to write
 assert sum(status.shots.values()) == len(outputs) == len(POOL)
 for name, message in (("run.db", "cannot be written to"), ("new.db", "May its folder be written to?")):
     try:

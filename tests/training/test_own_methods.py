@@ -163,6 +163,27 @@ def test_a_plan_of_parts_of_rows_has_whole_shots() -> None:
     assert plan.training == 134
 
 
+class EveryFourthBatch(GradientEstimator):
+    """A batch is measured as a whole, or not at all."""
+
+    shots_per_row = 0.25
+
+
+def test_a_budget_must_allow_for_a_whole_batch() -> None:
+    with pytest.raises(ValueError, match="must allow for the calibration and one batch"):
+        network(EveryFourthBatch(), batch_size=60, max_shots=70).plan(X)
+
+
+class InSinglePrecision(SecondHarmonicLaser):
+    def forward(self, controls: torch.Tensor, constants: Any = None) -> torch.Tensor:
+        return super().forward(controls, constants) @ torch.eye(6, dtype=torch.float32)
+
+
+def test_equations_of_one_precision_are_taken_with_data_of_it() -> None:
+    fitted = network("exact", device=InSinglePrecision(8, 6, random_state=0)).fit(X.astype(np.float32), Y)
+    assert fitted.n_iter_ == 2
+
+
 class OfNumpy(WrongLevel):
     @property
     def module_(self) -> Any:
