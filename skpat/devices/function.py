@@ -17,9 +17,8 @@ from skpat.user_warning import warn_user
 __all__ = ["FunctionDevice", "as_device"]
 
 _INTERRUPTED = "an interruption"
-_faults: dict[
-    Any, tuple[Any, str]
-] = {}  # by function, which other devices may call, too: it, and how its last call ended
+_faults: dict[Any, tuple[Any, str]] = {}
+"""By function, which other devices may call, too: the function, and how its last call ended."""
 
 
 class FunctionDevice(Device):
@@ -129,7 +128,7 @@ class FunctionDevice(Device):
 
         Raises
         ------
-        DeviceConnectionError
+        UnclearedLineError
             If there is none, and the last call has ended with an ``OSError``.
         """
         if self.clear_line is None:
@@ -143,7 +142,7 @@ class FunctionDevice(Device):
 
         Raises
         ------
-        DeviceConnectionError
+        UnclearedLineError
             If the last call has ended with an ``OSError``, and nothing has cleared the line since.
         """
         self._refuse_old_answers()

@@ -132,7 +132,7 @@ def dense(X: Any) -> np.ndarray:
     return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X)
 
 
-def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets: np.ndarray, mend: str = "") -> None:
+def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets: np.ndarray, mend: str = _ANEW) -> None:
     """Warn where what goes on from a fit is given rows far beyond the scales of its first call, which stay.
 
     Parameters
@@ -142,8 +142,8 @@ def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets:
         With ``encoder.mean`` and ``encoder.scale``.
     targets : ndarray of shape (n_rows,) or (n_rows, n_targets)
         On the scale of the scores, where they are numbers; classes are no concern.
-    mend : str, default=""
-        What to do about it; what a fit that goes on can do, if nothing is said.
+    mend : str, default=_ANEW
+        What to do about it.
     """
     if len(X) < _FEWEST_ROWS:
         return
@@ -155,6 +155,6 @@ def warn_of_other_scales(X: np.ndarray, weights: dict[str, np.ndarray], targets:
         if (furthest := distance.max(initial=0.0)) > FAR_BEYOND:
             warn_user(
                 f"The {what} must stay on the scale of the first rows that were fitted, which is kept. Got {one} "
-                f"{int(distance.argmax())} at {furthest:.3g} times that scale, by its median. {mend or _ANEW}",
+                f"{int(distance.argmax())} at {furthest:.3g} times that scale, by its median. {mend}",
             )
             return

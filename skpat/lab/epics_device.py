@@ -359,10 +359,10 @@ class _Line:
 
     def read_with_alarm(self, name: str) -> tuple[np.ndarray, str]:
         """Numbers, and the name of the alarm that makes them invalid; "" where they are valid."""
-        answer, severity = self._read(name, "STS_DOUBLE"), self._ca.AlarmSeverity.INVALID_ALARM
-        alarm = answer.metadata
-        said = self._ca.AlarmStatus(alarm.status).name if alarm.severity == severity else ""
-        return np.array(answer.data, dtype=np.float64), said
+        answer = self._read(name, "STS_DOUBLE")
+        alarm, ca = answer.metadata, self._ca
+        is_invalid = alarm.severity == ca.AlarmSeverity.INVALID_ALARM
+        return np.array(answer.data, dtype=np.float64), ca.AlarmStatus(alarm.status).name if is_invalid else ""
 
     def _read(self, name: str, kind: str) -> Any:
         ca, channel = self._ca, self._channels[name]

@@ -153,6 +153,7 @@ class GradientEstimator(BaseEstimator):
 
     @property
     def validates_on_device(self) -> bool:
+        """Whether validation scores are the device's, and not the twin's."""
         return self.trains_on_device or not self.uses_twin
 
     def check_device(self, device: Any) -> None:

@@ -222,12 +222,11 @@ class Trainer:
             sample_weight=sample_weight,
         )
         n_further = self.gradient.count_further_steps(apparatus)
-        start = [weight.detach().clone() for weight in self.trainable] if n_further else []
         with self._unmoved_by_an_error():
             loss = self._backward(lambda: self.gradient.loss_and_gradient(loss_of, apparatus))
         self._step(self.gradient.step_factor)
         if n_further:
-            self._go_on(n_further, lambda: self._further_loss(loss_of, apparatus), start)
+            self._go_on(n_further, lambda: self._further_loss(loss_of, apparatus))
         self._update_statistics(measurements, data.sample_weight[rows])
         self.gradient.after_batch(apparatus, measurements)
         return loss
@@ -256,18 +255,18 @@ class Trainer:
         self._check_finite(loss)
         return loss
 
-    def _go_on(self, n_steps: int, loss_and_gradient: Callable[[], torch.Tensor], start: list[torch.Tensor]) -> None:
+    def _go_on(self, n_steps: int, loss_and_gradient: Callable[[], torch.Tensor]) -> None:
         """Further steps on the same rows.
 
-        Where the twin knows the equations they are shortened by as much as the slope along the way from ``start`` has become
-        flatter. A twin that is still learning is not asked for so much: its steps are whole.
+        Where the twin knows the equations they are shortened by as much as the slope along the way from the start of the
+        batch has become flatter. A twin that is still learning is not asked for so much: its steps are whole.
         """
         first = [weight.grad for weight in self.trainable]
         for _ in range(n_steps):
             self._backward(loss_and_gradient)
             left = 1.0
             if not self.gradient.explores(self.twin):
-                way = [weight.detach() - then for weight, then in zip(self.trainable, start, strict=True)]
+                way = [weight.detach() - then for weight, then in zip(self.trainable, self._before, strict=True)]
                 before, now = _along(way, first), _along(way, [weight.grad for weight in self.trainable])
                 left = min(now / before, 1.0) if before < 0 else 0.0
             if left <= 0:
