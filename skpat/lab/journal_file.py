@@ -259,7 +259,8 @@ def _until_free(act: Callable[[], Any]) -> None:
 
 def _may_be_written(path: Path) -> bool:
     """Whether a journal, which SQLite writes with files beside it, can be written here."""
-    return os.access(path.parent, os.W_OK) and (os.access(path, os.W_OK) or not path.exists())
+    # in this order: somebody may make it between the two questions
+    return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
 
 
 def _number_of(path: Path) -> tuple[int, int] | None:
