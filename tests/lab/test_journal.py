@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import shutil
 import sqlite3
@@ -516,6 +517,22 @@ def test_a_journal_that_cannot_be_written_stops_the_run_before_the_answer_is_use
         with pytest.raises(JournalError, match=message):
             measure_many_times(session)
         assert journal.query("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_journal_that_somebody_makes_between_two_questions_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, access = tmp_path / "run.db", os.access
+
+    def made_meanwhile(path: Any, mode: int) -> bool:
+        found = access(path, mode)
+        if Path(path) == place:
+            place.touch()
+        return found
+
+    monkeypatch.setattr(os, "access", made_meanwhile)
+    with Journal(place) as journal:
+        assert journal.run(BenchDevice(None), "run", "").number == 1
 
 
 def test_many_begin_a_new_journal_at_once(tmp_path: Path) -> None:
