@@ -19,6 +19,8 @@ _ALONE = 5.0  # of one channel on one output, among thousands
 _BY_CHANCE = 2e-4  # probability of a drift where there is none
 _SURELY_CARRIED = 6.0  # standard errors
 _MOST_OUTPUTS = 512  # whose covariance is computed
+_COLUMNS_AT_ONCE = 256  # of a matrix outputs by outputs
+_MOST_OF_PRODUCTS = 3.0  # of the variance that noise alone makes
 
 
 @dataclass
@@ -291,16 +293,33 @@ def silent_units(readings: Readings) -> np.ndarray:
 def _error_of_missed(readings: Readings, chosen: np.ndarray) -> float:
     """What noise alone makes of the part that a linear model misses, mean of some outputs: its standard deviation.
 
-    The part is a product of two passes with noise of their own; with a covariance C of the noise between k outputs its
-    variance is the sum of the squares of C, over k squared and the degrees of freedom.
+    The part is a product of two passes with noise of their own; with a covariance C of the noise between k outputs at one
+    setting its variance is the sum of the squares of C, over k squared, and settings add up. The noise may be larger at
+    some settings than at others: where the correlation of two outputs is r, the squares of their differences d between the
+    passes have a product of 4 C^2 (1 + 2 r^2) / r^2 on average.
+
+    Where both passes err the same way by chance the differences are small when the product is large. The squares of the
+    products themselves know no such chance, but hold the response as well: they count up to three times the noise.
     """
     first, second = readings.linear["residuals"][:, :, chosen]
     n, q = readings.places.shape
     n_left, n_outputs = max(n - q - 1, 1), int(chosen.sum())
     if not n_outputs:
         return 0.0
-    _, squares = trace_and_squares(first - second, n_left)  # what the passes share is gone
-    return float(np.sqrt(squares / n_left) / (2 * n_left * n_outputs))
+    difference = first - second  # what the passes share is gone
+    squares = np.square(difference)
+    norm = np.linalg.norm(difference, axis=0)
+    direction = difference / np.where(norm > 0, norm, 1.0)
+    total = 0.0
+    for start in range(0, n_outputs, _COLUMNS_AT_ONCE):
+        block = slice(start, start + _COLUMNS_AT_ONCE)
+        r_squared = np.square(direction[:, block].T @ direction)
+        without_chance = (r_squared - 1 / n_left) / max(1 - 1 / n_left, 0.5)
+        total += float((without_chance / (1 + 2 * r_squared) * (squares[:, block].T @ squares)).sum()) / 4
+    of_single_outputs = float(np.square(squares).sum()) / 12
+    of_noise = max(total, of_single_outputs) * n / n_left / n_outputs**2
+    of_products = float(np.square((first * second).mean(axis=1)).sum())
+    return float(np.sqrt(max(of_noise, min(of_products, _MOST_OF_PRODUCTS * of_noise))) / n_left)
 
 
 def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
