@@ -19,6 +19,7 @@ from skpat.lab.ledger import Ledger
 from skpat.lab.session import PREDICTION_ROWS, PREDICTION_SHOT, Session
 from skpat.network.description import network_to_dict
 from skpat.network.forward import Network, forward
+from skpat.network.prediction_watch import PredictionWatch
 from skpat.network.settled import SettledNetwork
 from skpat.row_keys import hash_rows
 
@@ -249,22 +250,22 @@ class DeployedNetwork:
             session = self._kept_session = Session(
                 self.device_, n_shots=self._n_shots, ledger=self.ledger_, identity=self.identity
             )
+        watch = PredictionWatch(self._settled, self.weights_)
         try:
             if 0 < len(X) <= PREDICTION_ROWS:
-                return self._chunk_scores(session, X)
+                return self._chunk_scores(session, X, watch)
             scores = np.empty((len(X), self._network.made_with["n_targets"]), dtype=self._dtype)
             for start in range(0, len(X), PREDICTION_ROWS):
-                scores[start : start + PREDICTION_ROWS] = self._chunk_scores(
-                    session, X[start : start + PREDICTION_ROWS]
-                )
+                rows = slice(start, start + PREDICTION_ROWS)
+                scores[rows] = self._chunk_scores(session, X[rows], watch)
             return scores
         finally:
             if not self._n_users:
                 session.close()
 
-    def _chunk_scores(self, session: Session, X: np.ndarray) -> np.ndarray:
+    def _chunk_scores(self, session: Session, X: np.ndarray, watch: PredictionWatch) -> np.ndarray:
         run = session.run(cache(lambda: hash_rows(X)), "prediction", shot=PREDICTION_SHOT)
-        return forward(self._settled, self.weights_, X, run)
+        return forward(self._settled, self.weights_, X, watch.over(X, run))
 
     def _checked(self, X: Any) -> np.ndarray:
         """X in the weights' dtype, of the right shape, finite."""

@@ -183,7 +183,7 @@ class TwinError(SkpatError, ValueError):
 
 
 class DeadDeviceWarning(UserWarning):
-    """A device answered the same, whatever was sent to it."""
+    """A device answered the same, whatever was sent to it: in the first rows of a fit, or in a prediction."""
 
 
 class ExchangedDeviceWarning(UserWarning):
@@ -191,7 +191,7 @@ class ExchangedDeviceWarning(UserWarning):
 
 
 class FarReadingWarning(UserWarning):
-    """A reading during a training lay far beyond all others of its output."""
+    """A reading during a training lay far beyond all others of its output, or a prediction's beyond the training's."""
 
 
 class UselessTwinWarning(UserWarning):

@@ -49,6 +49,7 @@ from skpat.lab.session import PREDICTION_ROWS, PREDICTION_SHOT, Session
 from skpat.nested_parameters import refuse_nested_of_plain
 from skpat.network.forward import Network, forward, representable
 from skpat.network.patch_encoder import PatchEncoder
+from skpat.network.prediction_watch import PredictionWatch
 from skpat.row_keys import hash_rows
 
 __all__ = ["PhysicalNetwork"]
@@ -528,11 +529,12 @@ class PhysicalNetwork(
         dtype = self.weights_["layers.0.gain"].dtype
         X = validate_data(self, X, reset=False, accept_sparse="csr", dtype=dtype)
         scores = np.empty((X.shape[0], self._count_scores()), dtype=dtype)
+        watch = PredictionWatch(self._network, self.weights_)
         with prediction_session(self, X.shape[0]) as session:
             for rows in gen_batches(X.shape[0], PREDICTION_ROWS):
                 chunk = dense(X[rows])
                 run = session.run(hash_rows(chunk), "prediction", shot=PREDICTION_SHOT)
-                scores[rows] = forward(self._network, self.weights_, chunk, run)
+                scores[rows] = forward(self._network, self.weights_, chunk, watch.over(chunk, run))
             warn_if_exchanged(self, session.identity)
         return scores
 

@@ -11,8 +11,8 @@ from sklearn.metrics import r2_score
 
 from skpat.estimators.base import PhysicalNetwork
 from skpat.estimators.parameters import describe
-from skpat.estimators.validation import FAR_BEYOND
 from skpat.network.encoders import weighted_mean_and_scale
+from skpat.network.prediction_watch import FAR_BEYOND
 
 __all__ = ["PhysicalNetworkRegressor"]
 

@@ -9,13 +9,11 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from skpat.lab.session import Session
 from skpat.network.forward import forward
+from skpat.network.prediction_watch import FAR_BEYOND
 from skpat.row_keys import hash_rows, rank_among_equals
 from skpat.user_warning import warn_user
 
-__all__ = ["FAR_BEYOND", "Validated", "dense", "warn_of_other_scales"]
-
-FAR_BEYOND = 30.0
-"""Scales of the first rows that were fitted: what lies further is on another scale."""
+__all__ = ["Validated", "dense", "warn_of_other_scales"]
 
 _FEWEST_ROWS = 8  # to say so
 _ANEW = (
