@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,10 @@ __all__ = [
     "ask_veto",
     "channel_periods",
     "check_device_specification",
+    "copied_objects",
+    "copy_to_work_with",
     "device_name",
     "lost_in_copy",
-    "refuse_lost",
     "slow_channels",
 ]
 
@@ -26,6 +29,8 @@ _STATED = (
 )  # fmt: skip
 _DOING = ("measure", "check_controls", "set_shared", "safe_state", "identify", "open", "close", "equations")
 _BAD_OUTPUT = ("retry", "mask", "raise")
+_OPEN_IT_LATER = "Open the instrument in open(), or wrap what is open already with skpat.lab.adopt, which shares it."
+_COPIED_WELL = ("numpy", "scipy", "pandas", "torch", "sklearn", "skpat")  # packages whose objects do as their copies do
 _WHAT_TO_DO = {
     "max_batch": " Use None for no limit.",
     "max_retries": " Use 0 to repeat nothing.",
@@ -168,14 +173,62 @@ def lost_in_copy(device: Any, copy: Any) -> list[str]:
     return lost
 
 
-def refuse_lost(device: Any, copy: Any) -> None:
-    """Refuse a device whose limits a copy, which is what is worked with, does not have.
+def copied_objects(device: Any, copy: Any) -> list[str]:
+    """Names of parameters that hold an object of which the copy has one of its own: an open instrument, say.
+
+    What compares equal with its copy is data, whatever it is.
+    """
+    if not hasattr(device, "get_params") or not hasattr(copy, "get_params"):
+        return []
+    here, there = device.get_params(deep=False), copy.get_params(deep=False)
+    found = []
+    for name in sorted(set(here) & set(there)):
+        if hasattr(here[name], "get_params"):
+            found += [f"{name}__{inner}" for inner in copied_objects(here[name], there[name])]
+        elif not _stands_for(here[name], there[name]):
+            found.append(name)
+    return found
+
+
+def _stands_for(value: Any, copied: Any) -> bool:
+    """Whether a copy does as well as what it was made of."""
+    if copied is value or any(kind.__module__.partition(".")[0] in _COPIED_WELL for kind in type(value).__mro__):
+        return True
+    if isinstance(value, partial):
+        parts = [(one.func, one.args, one.keywords) for one in (value, copied)]
+        return _stands_for(*parts)
+    if isinstance(value, (list, tuple)) and len(value) == len(copied):
+        return all(map(_stands_for, value, copied))
+    if isinstance(value, dict) and set(value) == set(copied):
+        return all(_stands_for(value[key], copied[key]) for key in value)
+    try:
+        return bool(value == copied)
+    except Exception:  # arrays, somewhere within
+        return True
+
+
+def copy_to_work_with(device: Any, make_copy: Callable[[], Any]) -> Any:
+    """The copy of a device, which is what is worked with; it must not lack limits, nor have another instrument.
 
     Raises
     ------
     DeviceContractError
-        That names one. Nothing has been sent.
+        If it does, or the device cannot be copied. Nothing has been sent.
     """
+    try:
+        copy = make_copy()
+    except TypeError as error:  # a lock, an open socket
+        raise DeviceContractError(
+            f"The device {device_name(device)} must hold what can be copied: a fit works with a copy of it. Got TypeError: "
+            f"{error}. Nothing was sent. {_OPEN_IT_LATER}"
+        ) from error
+    copied = copied_objects(device, copy)
+    if copied:
+        raise DeviceContractError(
+            f"'{copied[0]}' of {device_name(device)} must be data, or an address: a fit works with a copy of the device, and "
+            f"would measure a copy of what it holds there ({device.get_params()[copied[0]]!r}). Nothing was sent. "
+            f"{_OPEN_IT_LATER} If it is data, give its class an __eq__ (a dataclass has one)."
+        )
     lost = lost_in_copy(device, copy)
     if lost:
         name = lost[0]
@@ -184,6 +237,7 @@ def refuse_lost(device: Any, copy: Any) -> None:
             f"'{name}' of {device_name(device)} must come from a parameter of __init__, or be set on the class: a copy is what "
             f"is worked with. Got {getattr(device, name)!r} on the device, {there} on its copy. Nothing was sent."
         )
+    return copy
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -12,8 +12,8 @@ from skpat.controls import ChannelSplit, ControlSplit
 from skpat.devices.specification import (
     channel_periods,
     check_device_specification,
+    copy_to_work_with,
     device_name,
-    refuse_lost,
     slow_channels,
 )
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
@@ -155,8 +155,8 @@ def specify(
         )
     gradient = make_gradient(gradient)
     gradient.check_device(device)
-    own, split, twin, gradient = (seeded_copy(part, rng) for part in (device, split, twin, gradient))
-    refuse_lost(device, own)
+    own = copy_to_work_with(device, lambda: seeded_copy(device, rng))
+    split, twin, gradient = (seeded_copy(part, rng) for part in (split, twin, gradient))
     channels = split.resolve(own.n_controls)
     _check_fixed(own, channels, bounds)
     _warn_of_slow_data(own, channels)

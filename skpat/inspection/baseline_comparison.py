@@ -56,7 +56,7 @@ def compare_baselines(
         Or what the pipeline's first step takes.
     y : array-like of shape (n_samples,) or (n_samples, n_targets), or indicator matrix of shape (n_samples, n_labels)
     cv : int, splitter or iterable of (train, test), default=5
-        A number gives that many folds, shuffled, stratified for a classifier.
+        A number gives that many folds, shuffled, stratified for a classifier. The rows of a fold are scored in random order.
     baselines : "classical", list of str, or dict of str to estimator, default="classical"
         Among "linear" (logistic or ridge regression), "svm" (radial basis functions), "gradient_boosting", "mlp" (one hidden
         layer with about as many trained parameters), "untrained" (the device with random weights and a fitted linear
@@ -178,7 +178,10 @@ def _fold(
     est: Any, made: list[Baseline], X: Any, y: Any, split: tuple[Any, Any], seed: int, scorer: Any
 ) -> list[dict[str, Any]]:
     """Fit and score everything on one split: what needs no device, then the user's estimator, then those that take its size."""
-    train, test = split
+    train, test = (
+        split[0],
+        np.random.RandomState(seed).permutation(split[1]),
+    )  # a memory must not hand on the label before
     X_train, X_test, y_train, y_test = (_safe_indexing(data, rows) for data in (X, y) for rows in (train, test))
     results: dict[str, dict[str, Any]] = {}
     fitted: Any = None

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from skpat.controls import ControlBatch
-from skpat.devices.specification import check_device_specification, device_name, refuse_lost, slow_channels
+from skpat.devices.specification import check_device_specification, copy_to_work_with, device_name, slow_channels
 from skpat.exceptions import DeviceConnectionError, DeviceOutputError, ShotBudgetError
 from skpat.inspection.device_report import DeviceReport
 from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
@@ -112,8 +112,7 @@ def characterize(
         raise ValueError(f"'n_shots' must be an int of at least {_FEWEST_SHOTS}. Got {n_shots!r}.")
     check_device_specification(device)
     rng = check_random_state(random_state)
-    own = _own_copy(device, rng)
-    refuse_lost(device, own)
+    own = copy_to_work_with(device, lambda: _own_copy(device, rng))
     bench = _Bench(own, int(n_shots), rng, bounds, journal, wait)
     with bench.session:
         readings = bench.measure_all()

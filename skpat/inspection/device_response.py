@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skpat.controls import ControlBatch
-from skpat.devices.specification import check_device_specification, device_name, refuse_lost
+from skpat.devices.specification import check_device_specification, copy_to_work_with, device_name
 from skpat.inspection.display_axes import COLORS, axes_for, heading, with_units
 from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
 from skpat.lab.ledger import Ledger
@@ -145,8 +145,7 @@ class DeviceResponseDisplay:
             if not is_int(value, least):
                 raise ValueError(f"{name!r} must be an int of at least {least}. Got {value!r}.")
         rng = check_random_state(random_state)
-        own = seeded_copy(device, rng)
-        refuse_lost(device, own)
+        own = copy_to_work_with(device, lambda: seeded_copy(device, rng))
         legal = LegalSettings(own, rng, bounds)
         base = _base(legal, base, device)
         sweeps = [_sweep(legal, base, channel, n_points) for channel in channels]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from skpat.devices.specification import device_name, lost_in_copy
+from skpat.devices.specification import copied_objects, device_name, lost_in_copy
 from skpat.inspection.findings import Finding
 from skpat.seeding import LARGEST_SEED
 
@@ -29,7 +29,8 @@ def check_specification(device: Any, rng: np.random.RandomState) -> tuple[Any, l
     Returns
     -------
     copy : Device
-        To measure on. The device itself if it cannot be copied, or if the copy lacks what was set on it.
+        To measure on. The device itself if it cannot be copied, if the copy lacks what was set on it, or if it has an
+        instrument of its own.
     findings : list of Finding
     """
     if not hasattr(device, "get_params"):
@@ -48,13 +49,13 @@ def check_specification(device: Any, rng: np.random.RandomState) -> tuple[Any, l
             )
         )
         return device, [*findings, _check_pickle(device)]
-    lost = lost_in_copy(device, own)
+    lost, copied = lost_in_copy(device, own), copied_objects(device, own)
     findings += [
-        _check_parameters(device, own, before, lost),
+        _check_parameters(device, own, before, lost, copied),
         _check_nothing_is_opened(device, before),
         _check_pickle(own),
     ]
-    if lost:  # its limits, say: nothing may be sent without them
+    if lost or copied:  # its limits, say, or its instrument: nothing may be sent without them
         return device, findings
     seeds = {name: value for name, value in own.get_params(deep=True).items() if name.split("__")[-1] == "random_state"}
     own.set_params(**{name: int(rng.randint(LARGEST_SEED)) for name in sorted(seeds) if seeds[name] is None})
@@ -73,7 +74,7 @@ def _plain_copy(device: Any) -> tuple[Any, list[Finding]]:
         ]
 
 
-def _check_parameters(device: Any, own: Any, before: dict[str, Any], lost: list[str]) -> Finding:
+def _check_parameters(device: Any, own: Any, before: dict[str, Any], lost: list[str], copied: list[str]) -> Finding:
     mend = "__init__ must store its parameters as they are, under their own names."
     after = device.get_params(deep=False)
     if set(before) != set(after) or any(before[name] is not after[name] for name in before):
@@ -83,6 +84,10 @@ def _check_parameters(device: Any, own: Any, before: dict[str, Any], lost: list[
         again = own.get_params(deep=False)
     except Exception as error:
         return Finding("clone", "failed", f"set_params(**get_params()) raised {type(error).__name__}: {error}", mend)
+    if copied:
+        mend = "Open the instrument in open(), or wrap what is open already with skpat.lab.adopt, which shares it."
+        said = f"A fit works with a copy, and a copy of {', '.join(copied)} would be measured in its place."
+        return Finding("clone", "failed", said, mend)
     changed = sorted(name for name in before if repr(again[name]) != repr(before[name]))
     if changed:
         return Finding("clone", "failed", f"The copy has other parameters: {', '.join(changed)}.", mend)

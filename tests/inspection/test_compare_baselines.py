@@ -579,3 +579,18 @@ def test_a_baseline_that_cannot_be_fitted_costs_no_shots() -> None:
     with pytest.raises(ValueError, match="alpha"):
         compare_baselines(network(device), X, y, cv=2, baselines={"mine": MLPClassifier(alpha=-1.0)})
     assert not sent
+
+
+def test_rows_of_one_class_are_not_scored_one_after_the_other() -> None:
+    seen: list[Any] = []
+
+    def scoring(model: Any, X: Any, y: Any) -> float:
+        seen.append(y)
+        return model.score(X, y)
+
+    X, y = np.random.default_rng(0).standard_normal((80, 2)), np.repeat([0, 1], 40)
+    compare_baselines(network(max_iter=1), X, y, cv=2, baselines=["linear"], scoring=scoring)
+    assert len(seen) == 4
+    for one, other in (seen[:2], seen[2:]):
+        np.testing.assert_array_equal(one, other)
+        assert np.abs(np.diff(one)).sum() > 10
