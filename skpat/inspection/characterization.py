@@ -133,7 +133,8 @@ class _Unfiltered:
     """The device, with saturated readings let through, and no repeats at the cost of what is still to be measured."""
 
     def __init__(self, device: Any, ledger: Ledger, n_shots: int):
-        self.device, self.ledger, self.n_shots = device, ledger, n_shots
+        self.device = self.stands_for = device  # the latter for journals: it is no other device
+        self.ledger, self.n_shots = ledger, n_shots
         self.rows_in_call, self.rows_to_come = 1, 0
         self.seconds = 0.0
         self.output_range = None

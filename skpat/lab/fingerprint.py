@@ -63,8 +63,9 @@ def device_fingerprint(device: Any) -> str:
 def device_description(device: Any) -> dict[str, str]:
     """Hashes of what makes a device another one: class, name, numbers, bounds, address and parameters, not its seed.
 
-    A parameter that is a device itself counts by its own description.
+    A parameter that is a device itself counts by its own description; what has ``stands_for``, a device, by that one's.
     """
+    device = getattr(device, "stands_for", device)
     parameters = device.get_params(deep=False) if hasattr(device, "get_params") else {}
     address = getattr(device, "address", None)
     if address is not None and is_of_one_process(address):  # another one in every process

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skpat import Device, as_device, characterize
+from skpat import Device, PhysicalNetworkClassifier, as_device, characterize
 from skpat.devices import IdentityDevice, SecondHarmonicLaser
 from skpat.exceptions import DeviceContractError, DeviceOutputError, ShotBudgetError
 from skpat.inspection import DeviceReport
@@ -490,6 +490,18 @@ def test_the_same_seeds_give_the_same_report() -> None:
     one, other = first.to_dict(), second.to_dict()
     one.pop("shots_per_second"), other.pop("shots_per_second")
     assert one == other
+
+
+def test_a_characterization_and_a_fit_share_a_journal(tmp_path) -> None:
+    device = SecondHarmonicLaser(10, 5)
+    characterize(device, n_shots=300, journal=tmp_path / "run.db")
+    X, y = np.random.default_rng(0).standard_normal((20, 3)), np.arange(20) % 2
+    network = PhysicalNetworkClassifier(device, max_iter=1, n_calibration_shots=20, journal=tmp_path / "run.db").fit(
+        X, y
+    )
+    again = characterize(device, n_shots=300, journal=tmp_path / "run.db")
+    assert again.n_shots == 0
+    assert sum(network.fit(X, y).ledger_.replayed.values()) > 0
 
 
 def test_a_journal_answers_the_second_time(tmp_path) -> None:
