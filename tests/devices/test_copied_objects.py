@@ -81,6 +81,13 @@ def test_check_device_finds_it_and_measures_the_instrument_itself() -> None:
     assert instrument.n_rows > 0
 
 
+def test_a_seed_that_is_drawn_for_the_copy_is_no_instrument() -> None:
+    device = Noisy(IdentityDevice(6, 3, [[-1, 1]] * 6), noise=0.1)
+    assert device.random_state is None
+    PhysicalNetworkClassifier(device, max_iter=1, n_calibration_shots=20).fit(X, Y)
+    characterize(device, n_shots=200)
+
+
 def test_an_adopted_instrument_is_shared() -> None:
     instrument = Instrument()
     device = adopt(instrument, measure=Instrument.read, n_controls=6, n_outputs=3, bounds=(-1, 1))
