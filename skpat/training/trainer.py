@@ -17,9 +17,9 @@ from skpat.exceptions import NonFiniteTrainingError
 from skpat.lab.session import Session
 from skpat.network.forward import Network, Run, forward, is_trainable
 from skpat.network.layers import OutputStatistics
+from skpat.training.batches import batches_of
 from skpat.training.far_reading import warn_of_far_reading
 from skpat.training.gradient import Apparatus, GradientEstimator, Measurement, half_cosine
-from skpat.training.loss import weighted_mean
 from skpat.training.method_contract import check_gradient, check_loss, check_outputs, check_shots
 from skpat.twins.base import Twin
 
@@ -167,16 +167,17 @@ class Trainer:
             Mean loss of the batches as they were met.
         """
         n_batches = -(-len(data) // self.settings.batch_size)
-        order = rng.permutation(len(data)) if self.settings.shuffle else np.arange(len(data))
-        total = weight = 0.0
+        self._mean_weight = float(data.sample_weight.mean())
+        total, n_rows = 0.0, 0
         self.loss_so_far, self._n_asked = np.nan, 0
-        for number, rows in enumerate(np.array_split(order, n_batches)):
+        for number, rows in enumerate(
+            batches_of(data.sample_weight, n_batches, rng if self.settings.shuffle else None)
+        ):
             if progress is not None:
                 self.set_step(min(progress[0] + (progress[1] - progress[0]) * number / n_batches, 1.0))
-            batch_weight = float(data.sample_weight[rows].sum())
-            total += self._batch(data, rows) * batch_weight
-            weight += batch_weight
-            self.loss_so_far = total / weight
+            total += self._batch(data, rows) * len(rows)
+            n_rows += len(rows)
+            self.loss_so_far = total / n_rows
         check_gradient(self._has_gradient, self.gradient)
         check_shots(self._n_asked, len(data) * self.network.n_calls, self.gradient)
         return self.loss_so_far
@@ -198,7 +199,9 @@ class Trainer:
                 return outputs
 
             scores = forward(self.network, self.weights, X, recorded)
-            loss = weighted_mean(self.loss(scores, targets), sample_weight)
+            loss = (
+                sample_weight @ self.loss(scores, targets) / (len(rows) * self._mean_weight)
+            )  # of all rows, not these
             for coef in self.penalised if self.settings.alpha else ():
                 loss = loss + (0.5 * self.settings.alpha / float(total_weight)) * coef.square().sum()
             return loss
