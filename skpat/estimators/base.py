@@ -37,6 +37,7 @@ from skpat.estimators.specification import (
     Specification,
     construction,
     default_device,
+    float_types,
     prepare,
     refuse_changes,
     specify,
@@ -55,7 +56,6 @@ from skpat.row_keys import hash_rows
 __all__ = ["PhysicalNetwork"]
 
 _SMALL_BATCH, _FULL_BATCH_UP_TO = 32, 64
-_FLOATS = (np.float64, np.float32)
 
 
 class PhysicalNetwork(
@@ -317,7 +317,8 @@ class PhysicalNetwork(
         from skpat.training.trainer import Data
 
         made = None if go_on else self._specify(rng)
-        X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=_FLOATS, **self._y_checks)
+        floats = float_types(None if made is None else made.bounds)
+        X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=floats, **self._y_checks)
         sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         targets = self._encode_targets(y, classes, first=not go_on)
         sample_weight = self._reweight(y, sample_weight)
@@ -590,5 +591,7 @@ def _penalty(weights: dict[str, np.ndarray], alpha: float, sample_weight: np.nda
 
 def _shape(X: Any, estimator: Any) -> tuple[int, int]:
     """Rows and features of data that a fit would take."""
-    n_rows, n_features = check_array(X, accept_sparse="csr", dtype=_FLOATS, estimator=estimator, input_name="X").shape
+    n_rows, n_features = check_array(
+        X, accept_sparse="csr", dtype=float_types(), estimator=estimator, input_name="X"
+    ).shape
     return n_rows, n_features

@@ -132,7 +132,8 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Data. float32 data are trained on in float32, all else in float64. A sparse matrix becomes an array as a whole
+            Data. float32 data are trained on in float32, unless the range of a channel is too narrow for its numbers (below
+            1e-2 of the largest, about), all else in float64. A sparse matrix becomes an array as a whole
             (n_samples * n_features numbers): bring tens of thousands of words to fewer features first.
         y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_labels)
             Class labels, or zeros and ones that tell which labels a row has.

@@ -121,7 +121,8 @@ class PhysicalNetworkRegressor(RegressorMixin, PhysicalNetwork):
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Data. float32 data are trained on in float32, all else in float64. A sparse matrix becomes an array as a whole
+            Data. float32 data are trained on in float32, unless the range of a channel is too narrow for its numbers (below
+            1e-2 of the largest, about), all else in float64. A sparse matrix becomes an array as a whole
             (n_samples * n_features numbers): bring tens of thousands of words to fewer features first.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.

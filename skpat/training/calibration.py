@@ -143,13 +143,19 @@ def start_statistics(
 
 
 def _refuse_overflow(statistics: OutputStatistics, collected: list[np.ndarray]) -> None:
-    """The outputs are squared, for their spread; what is too large for that cannot be normalised."""
-    if np.isfinite(statistics.variance).all():
+    """The outputs are squared, for their spread; what is too large for that, or too small, cannot be normalised."""
+    kind = collected[0].dtype
+    if not np.isfinite(statistics.variance).all():
+        found, unit = f"{max(float(np.abs(outputs).max()) for outputs in collected):g}", "larger"
+    elif statistics.variance.max() < np.finfo(kind).tiny:
+        change = max(float(np.ptp(outputs, axis=0).max()) for outputs in collected)
+        if not change:  # dead
+            return
+        found, unit = f"changes of {change:g}", "smaller"
+    else:
         return
-    largest = max(float(np.abs(outputs).max()) for outputs in collected)
     raise DeviceOutputError(
-        f"The device's outputs must have squares that {collected[0].dtype} can hold. Got {largest:g}. Let measure return them "
-        "in a larger unit."
+        f"The device's outputs must have squares that {kind} can hold. Got {found}. Let measure return them in a {unit} unit."
     )
 
 

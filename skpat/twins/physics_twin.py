@@ -207,7 +207,7 @@ class PhysicsTwin(Twin):
                 f"ones too. Got {controls.shape} and {np.shape(outputs)}."
             )
         self.check(controls.shape[1], outputs.shape[1])
-        self._model = clone(self.device)
+        self._model = clone(self.device, safe=False)
         self._start = self._believed(self._model)
         self._moved = {name: np.zeros_like(value) for name, value in self._start.items()}
         self._dtype = controls.dtype.name

@@ -125,6 +125,28 @@ def test_sparse_pandas_and_dense_input_are_one() -> None:
         named.predict(frame[["b", "a", "c", "d"]])
 
 
+def test_float32_data_are_trained_on_in_float64_where_a_channel_is_too_narrow() -> None:
+    X, y = IRIS[0].astype(np.float32), IRIS[1]
+
+    def device(width: float) -> Any:
+        def measure(controls: np.ndarray) -> np.ndarray:
+            seen.append((controls.dtype, len(np.unique(controls[:, :8]))))
+            return np.sin(3 * (controls[:, :4] - 5e9) / width + (controls[:, 4:8] - 5e9) / width)
+
+        return as_device(measure, n_controls=12, n_outputs=4, bounds=(5e9, 5e9 + width))
+
+    seen: list[tuple[np.dtype, int]] = []
+    network = small(device=device(5e3), max_iter=10).fit(X, y)
+    assert {kind for kind, _ in seen} == {np.dtype(np.float64)}
+    assert max(n for _, n in seen) > 100  # in float32 eleven
+    assert network.score(X, y) > 0.8
+    network.partial_fit(X, y)
+    assert network.predict_proba(X).dtype == network.deploy().predict_proba(X).dtype == np.float64
+    seen.clear()
+    small(device=device(1e9), max_iter=1).fit(X, y)
+    assert {kind for kind, _ in seen} == {np.dtype(np.float32)}
+
+
 def test_single_precision_is_the_users_choice() -> None:
     X, y = IRIS
     network = small(device=SecondHarmonicLaser(16, 12, n_steps=2)).fit(X.astype(np.float32), y)

@@ -250,6 +250,21 @@ def test_outputs_too_large_to_be_squared_are_refused(dtype: type, size: float) -
             network.fit(X.astype(dtype), y)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e-24), (np.float64, 1e-160)])
+def test_outputs_too_small_to_be_squared_are_refused(dtype: type, size: float) -> None:
+    X, y = IRIS
+    for times, refused in ((size, True), (1e8 * size, False)):
+        device = as_device(lambda c, times=times: times * np.tanh(c[:, :4]), n_controls=12, n_outputs=4, bounds=(-1, 1))
+        network = small(device=device, max_iter=1)
+        if refused:
+            with pytest.raises(
+                DeviceOutputError, match=rf"{dtype.__name__} can hold\. Got changes of \d.* smaller unit"
+            ):
+                network.fit(X.astype(dtype), y)
+        else:
+            network.fit(X.astype(dtype), y)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", [PhysicalNetworkClassifier, PhysicalNetworkRegressor])
 @pytest.mark.parametrize("n_layers", [1, 2])

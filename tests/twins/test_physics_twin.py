@@ -314,3 +314,18 @@ def test_a_thousand_oscillators_train_and_nothing_shared_is_copied() -> None:
     assert (
         peak < 120e6
     )  # numpy's part; one batch of 12 rows with copied couplings would be 24e6 each time it is touched
+
+
+def test_a_model_that_is_no_estimator_will_do() -> None:
+    class Plain:
+        n_controls, n_outputs, bounds = 4, 2, (-1.0, 1.0)
+        stiffness = 2.0
+
+        def forward(self, controls: torch.Tensor, constants: Any = None) -> torch.Tensor:
+            return (constants or {}).get("stiffness", self.stiffness) * torch.sin(controls[:, :2] + controls[:, 2:])
+
+    controls = np.random.default_rng(0).uniform(-1, 1, (100, 4))
+    model = Plain()
+    twin = PhysicsTwin(model, ["stiffness"]).fit(controls, 2.5 * np.sin(controls[:, :2] + controls[:, 2:]))
+    assert twin.constants_["stiffness"] == pytest.approx(2.5, rel=1e-3)
+    assert model.stiffness == 2.0
