@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from skpat.controls import ControlBatch
 from skpat.devices.specification import check_device_specification, copy_to_work_with, device_name, slow_channels
 from skpat.exceptions import DeviceConnectionError, DeviceOutputError, ShotBudgetError
-from skpat.inspection.device_report import DeviceReport
+from skpat.inspection.device_report import MOST_UNSTEADY, DeviceReport
 from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
 from skpat.inspection.repeats import count_stale, has_masked
 from skpat.inspection.response_statistics import Readings, silent_units, summarize
@@ -33,6 +33,7 @@ _MOST_NUMBERS = 1 << 24  # control values in one call
 _FEWEST_PAIRS = 8  # to test a group of channels
 _SMALLEST_SHARE = 0.1  # of the variance: what a group must make up to be seen for certain
 _CERTAIN = 4.0  # standard deviations
+_N_SUSPECTS = 8
 
 
 def characterize(
@@ -323,8 +324,22 @@ class _Bench:
             if has_masked(self.device, self.ledger)
             else count_stale(np.concatenate(keys), np.diff(np.concatenate(sent)) != 0),
         )
+        self._look_again(readings)
         readings.silent_groups, readings.untested = self._test_groups(readings)
         return readings
+
+    def _look_again(self, readings: Readings) -> None:
+        """Measure a few settings twice in a row whose two answers were far apart: is it noise that is larger there?"""
+        unsteady = np.flatnonzero(readings.is_unsteady)
+        if (
+            len(unsteady) <= MOST_UNSTEADY * len(readings.places)
+            or self.n_shots - self.ledger.asked_in_all < 2 * _N_SUSPECTS
+        ):
+            return
+        suspects = self.rng.permutation(unsteady)[:_N_SUSPECTS]
+        self.unfiltered.rows_to_come = 2 * len(suspects)
+        outputs = self.measure(np.repeat(readings.places[suspects], 2, axis=0))
+        readings.suspects, readings.suspected = suspects, outputs.reshape(len(suspects), 2, -1)
 
     def _test_groups(self, readings: Readings) -> tuple[list[np.ndarray], np.ndarray]:
         """Move units without an effect together; halve the groups that answer. Those that do not are silent.

@@ -18,6 +18,7 @@ LEAST_SNR = 0.5
 MOST_DRIFT = 0.08  # of the spread of the response, over the run
 MOST_DRIFT_TO_NOISE = 1.7
 MOST_MEMORY = 0.1
+MOST_UNSTEADY = 0.05  # share of the settings
 LEAST_NONLINEAR = 0.04  # share of the variance of the response
 SURELY_NONLINEAR = 2.5  # standard errors of that share
 CLEAR_SNR = 3.0
@@ -93,6 +94,9 @@ class DeviceReport:
         Slow channels, which stood still: nothing is known of them, and their ``sensitivity`` is NaN.
     n_stale : int
         Rows that were answered with the answer of the row before, to the last bit, though the setting was another.
+    unsteady_share : float
+        Share of the settings that were answered otherwise the second time, at another moment: by more than 0.3 of the response,
+        and three times as much as any two readings in a row. Of a state that switches, or of hysteresis.
     """
 
     device: str
@@ -127,6 +131,7 @@ class DeviceReport:
     nonlinear_error: float = 0.0
     still_channels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
     n_stale: int = 0
+    unsteady_share: float = 0.0
 
     @property
     def saturation(self) -> float:
@@ -172,6 +177,11 @@ class DeviceReport:
         if abs(self.memory) > MOST_MEMORY:
             moves = f"The row before moves an answer by {self.memory:.0%} of the step between"
             return "drifting", f"{moves}: it has not settled."
+        if self.unsteady_share > MOST_UNSTEADY:
+            otherwise = (
+                f"{self.unsteady_share:.0%} of the settings were answered otherwise the second time, at another moment"
+            )
+            return "drifting", f"{otherwise}: by a state that switches, or leaps."
         if self.nonlinear_share < LEAST_NONLINEAR:
             explains = f"A linear model of the controls explains {1 - self.nonlinear_share:.1%} of the response"
             seen = (

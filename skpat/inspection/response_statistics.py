@@ -18,6 +18,9 @@ _CERTAIN = 4.0  # standard deviations: a collective effect
 _ALONE = 5.0  # of one channel on one output, among thousands
 _BY_CHANCE = 2e-4  # probability of a drift where there is none
 _SURELY_CARRIED = 6.0  # standard errors
+_BEYOND_NOISE = 3.0  # times a difference of two readings in a row
+_FAR_APART = 0.3  # of the response
+_MOSTLY = 0.75
 _MOST_OUTPUTS = 512  # whose covariance is computed
 _COLUMNS_AT_ONCE = 256  # of a matrix outputs by outputs
 _MOST_OF_PRODUCTS = 3.0  # of the variance that noise alone makes
@@ -48,6 +51,9 @@ class Readings:
         Units without an effect so far, for whose test the shots did not do.
     n_stale : int
         Rows that were answered with the answer of the row before.
+    suspects : ndarray of int, shape (n,)
+        Unsteady settings that were measured again, twice in a row.
+    suspected : ndarray of shape (n, 2, n_outputs)
     """
 
     references: np.ndarray
@@ -61,6 +67,8 @@ class Readings:
     silent_groups: list[np.ndarray] = field(default_factory=list)
     untested: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
     n_stale: int = 0
+    suspects: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    suspected: np.ndarray = field(default_factory=lambda: np.empty((0, 2, 0)))
 
     @cached_property
     def scale(self) -> np.ndarray:
@@ -114,6 +122,31 @@ class Readings:
             level = self.reference_means.mean(axis=1)
             outputs = outputs - (level - level.mean(axis=0))[self.rounds]
         return outputs - outputs.mean(axis=1, keepdims=True)
+
+    @cached_property
+    def apart(self) -> np.ndarray:
+        """How far the answers of the two passes to each setting lie apart, in units of the outputs' spread: (n_probes,)."""
+        change = (self.passes[0] - self.passes[1])[:, ~self.dead_outputs]
+        if not change.size:
+            return np.zeros(len(self.places))
+        return np.sqrt(np.square(change - np.median(change, axis=0)).mean(axis=1))
+
+    @cached_property
+    def is_unsteady(self) -> np.ndarray:
+        """Settings whose answers lie apart as no two readings of a reference in a row do, and far: (n_probes,)."""
+        live = ~self.dead_outputs
+        size = float(np.sqrt(self.signal[live].mean())) if live.any() else 0.0
+        in_a_row = np.sqrt(np.square(self.reference_differences[:, live]).mean(axis=1)).max() if live.any() else 0.0
+        return (self.apart > max(_BEYOND_NOISE * in_a_row, _FAR_APART * size)) & (size > 0)
+
+    @property
+    def unsteady_share(self) -> float:
+        """Share of such settings; 0 unless some were measured again, twice in a row, and agreed: then it is no noise."""
+        if not len(self.suspects):
+            return 0.0
+        again = (self.suspected[:, 1] - self.suspected[:, 0])[:, ~self.dead_outputs] / self.scale[~self.dead_outputs]
+        agree = np.sqrt(np.square(again).mean(axis=1)) * _BEYOND_NOISE < self.apart[self.suspects]
+        return float(self.is_unsteady.mean()) if agree.mean() > _MOSTLY else 0.0
 
     @cached_property
     def drift_variance(self) -> float:
@@ -384,6 +417,7 @@ def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:
         still_channels=np.asarray(about.get("still", ()), dtype=int),
         grouped=grouped,
         n_stale=readings.n_stale,
+        unsteady_share=readings.unsteady_share,
     )
 
 
