@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification, device_name
+from skpat.devices.unfinished import finished
 from skpat.exceptions import UnclearedLineError
 from skpat.user_warning import warn_user
 
@@ -130,11 +131,13 @@ class FunctionDevice(Device):
         ------
         UnclearedLineError
             If there is none, and the last call has ended with an ``OSError``.
+        DeviceContractError
+            If it is async.
         """
         if self.clear_line is None:
             self._refuse_old_answers()
         else:
-            self.clear_line()
+            finished(self.clear_line(), "clear_line", device_name(self))
             _faults.pop(_key(self.function), None)
 
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
@@ -144,16 +147,21 @@ class FunctionDevice(Device):
         ------
         UnclearedLineError
             If the last call has ended with an ``OSError``, and nothing has cleared the line since.
+        DeviceContractError
+            If the function is async, or a generator.
         """
         self._refuse_old_answers()
         try:
-            return readings_of(self.function(np.asarray(batch)))
+            return readings_of(finished(self.function(np.asarray(batch)), "function", device_name(self)))
         except OSError as error:
             _faults[_key(self.function)] = self.function, f"{type(error).__name__}: {error}".rstrip(": .")
             raise
         except (KeyboardInterrupt, SystemExit):  # while an answer was under way, perhaps
             _faults[_key(self.function)] = self.function, _INTERRUPTED
             raise
+
+    def _functions_behind(self) -> Iterator[tuple[str, str, Any]]:
+        return ((what, device_name(self), getattr(self, what)) for what in ("function", "clear_line"))
 
     def _refuse_old_answers(self) -> None:
         """A line that missed one answer may give it to the next question: every reading would be a batch late."""
@@ -217,7 +225,7 @@ def as_device(function: Callable[[np.ndarray], Any], *, n_controls: int, n_outpu
     TypeError
         If ``function`` cannot be called.
     DeviceContractError
-        If the numbers or the bounds make no sense.
+        If the numbers or the bounds make no sense, or a function is async or a generator.
 
     Examples
     --------

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ControlBatch
+from skpat.devices.unfinished import finished, refuse_unfinished
 from skpat.exceptions import DeviceContractError
 from skpat.value_checks import is_int, is_number
 
 __all__ = [
     "ask_veto",
+    "call_hook",
     "channel_periods",
     "check_device_specification",
     "copied_objects",
@@ -139,7 +141,20 @@ def check_device_specification(device: Any) -> np.ndarray:
             f"{channel}. Hold a channel that must not move with ControlSplit(fixed={{{channel}: value}})."
         )
     _check_steps(device, name, bounds)
+    refuse_unfinished(device)
     return bounds
+
+
+def call_hook(device: Any, what: str, *arguments: Any) -> Any:
+    """Call a method of a device, if it has it; None if it has not.
+
+    Raises
+    ------
+    DeviceContractError
+        If it has not done its work when it returns: it is async, or a generator.
+    """
+    method = getattr(device, what, None)
+    return None if method is None else finished(method(*arguments), what, device_name(device))
 
 
 def ask_veto(device: Any, batch: ControlBatch) -> None:
@@ -150,10 +165,9 @@ def ask_veto(device: Any, batch: ControlBatch) -> None:
     ControlBoundsError
         What the device raises.
     DeviceContractError
-        If it answers instead: False would be meant as a veto, and be overheard.
+        If it answers instead: False would be meant as a veto, and be overheard. If it is async.
     """
-    veto = getattr(device, "check_controls", None)
-    answer = None if veto is None else veto(batch)
+    answer = call_hook(device, "check_controls", batch)
     if answer is not None:
         raise DeviceContractError(
             f"'check_controls' of {device_name(device)} must raise skpat.exceptions.ControlBoundsError where it objects, and "

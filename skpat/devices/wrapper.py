@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from sklearn.utils.metaestimators import available_if
 
 from skpat.controls import ControlBatch, inner_bounds, readings_of
 from skpat.devices.base import Device
-from skpat.devices.specification import ask_veto, channel_periods, check_device_specification, device_name
+from skpat.devices.specification import ask_veto, call_hook, channel_periods, check_device_specification, device_name
+from skpat.devices.unfinished import hooks_of
 
 if TYPE_CHECKING:
     import torch
@@ -243,8 +245,10 @@ control_steps, max_change, periodic, output_range, on_bad_output, max_retries, s
         return device
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        own = getattr(self._wrapped, method, None)
-        return None if own is None else own(*arguments)
+        return call_hook(self._wrapped, method, *arguments)
+
+    def _functions_behind(self) -> Iterator[tuple[str, str, Any]]:
+        return hooks_of(self.device)
 
     def _forward(self, method: str, controls: Any, constants: Any) -> Any:
         self.check_parameters()
@@ -259,7 +263,7 @@ control_steps, max_change, periodic, output_range, on_bad_output, max_retries, s
                 ask_veto(device, sent)
             if self._last_shared is not None:
                 self._send_shared(sent)
-        outputs = readings_of(device.measure(sent))
+        outputs = readings_of(self._call("measure", sent))
         if outputs.shape != (batch.n_rows, device.n_outputs) or outputs.dtype.kind not in "fiub":
             return outputs  # the session says what is wrong with them
         if outputs.dtype not in (np.float32, np.float64):

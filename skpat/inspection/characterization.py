@@ -12,7 +12,13 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from skpat.controls import ControlBatch
-from skpat.devices.specification import check_device_specification, copy_to_work_with, device_name, slow_channels
+from skpat.devices.specification import (
+    call_hook,
+    check_device_specification,
+    copy_to_work_with,
+    device_name,
+    slow_channels,
+)
 from skpat.exceptions import DeviceConnectionError, DeviceOutputError, ShotBudgetError
 from skpat.inspection.device_report import MOST_UNSTEADY, DeviceReport
 from skpat.inspection.legal_settings import LegalSettings, measured_in_runs, slow_beside_others
@@ -156,19 +162,15 @@ class _Unfiltered:
 
     def measure(self, batch: ControlBatch) -> Any:
         begun = time.perf_counter()
-        answer = self.device.measure(batch)
+        answer = call_hook(self.device, "measure", batch)
         self.seconds += time.perf_counter() - begun
         return answer
 
     def set_shared(self, batch: ControlBatch) -> None:
-        set_shared = getattr(self.device, "set_shared", None)
-        if set_shared is not None:
-            set_shared(batch)
+        call_hook(self.device, "set_shared", batch)
 
     def safe_state(self) -> None:
-        safe_state = getattr(self.device, "safe_state", None)
-        if safe_state is not None:
-            safe_state()
+        call_hook(self.device, "safe_state")
 
 
 class _Bench:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from skpat.controls import ControlBatch, readings_of
-from skpat.devices.specification import device_name
+from skpat.devices.specification import call_hook, device_name
+from skpat.exceptions import DeviceContractError
 from skpat.lab.answers import explain_no_numbers
 
 __all__ = ["AnotherAnswerError", "DriverError", "ObservedDevice", "WrongAnswerError"]
@@ -34,12 +35,16 @@ class DriverError(Exception):
     @property
     def seen(self) -> str:
         """What was raised, in a whole sentence."""
+        if isinstance(self.error, DeviceContractError):  # in skpat's own words
+            return str(self.error)
         said = f"measure raised {type(self.error).__name__}: {self.error}".rstrip(": ")
         return said if said.endswith((".", "!", "?")) else f"{said}."
 
     @property
     def mend(self) -> str:
         """What to do about an error that has no name of its own."""
+        if isinstance(self.error, DeviceContractError):
+            return ""
         rows = ""
         if self.given is not None and self.given[0] > 1 and not isinstance(self.error, OSError):
             rows = f"It was given an array of shape {self.given}: loop over its rows, if it takes one at a time. "
@@ -108,7 +113,7 @@ class ObservedDevice:
         varying, shared = np.array(batch.varying), np.array(batch.shared)
         begun = time.perf_counter()
         try:
-            answer = readings_of(self.device.measure(batch))
+            answer = readings_of(call_hook(self.device, "measure", batch))
         finally:
             self.seconds += time.perf_counter() - begun
             self.modified |= not (np.array_equal(varying, batch.varying) and np.array_equal(shared, batch.shared))
@@ -164,22 +169,18 @@ class ObservedDevice:
         self._hand_on("safe_state")
 
     def set_shared(self, batch: ControlBatch) -> None:
-        getattr(self.device, "set_shared", _nothing)(batch)
+        call_hook(self.device, "set_shared", batch)
 
     def identify(self) -> str:
-        return getattr(self.device, "identify", _nothing)() or ""
+        return call_hook(self.device, "identify") or ""
 
     def check_controls(self, batch: ControlBatch) -> Any:
-        return getattr(self.device, "check_controls", _nothing)(batch)
+        return call_hook(self.device, "check_controls", batch)
 
     def _hand_on(self, what: str) -> None:
         self.events.append(what)
         try:
-            getattr(self.device, what, _nothing)()
+            call_hook(self.device, what)
         except Exception as error:
             self.errors.append((what, error))
             raise
-
-
-def _nothing(*_: Any) -> None:
-    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
 from skpat.devices.specification import check_device_specification
+from skpat.devices.unfinished import finished
 from skpat.exceptions import DeviceConnectionError, DeviceIdentityError, SkpatError, UnclearedLineError
 from skpat.lab.address_lock import address_in_this_process
 
@@ -53,12 +54,19 @@ class LiveInstrument:
         return self._functions.get(what) is not None
 
     def do(self, what: str, *arguments: Any) -> Any:
-        """Call one of the functions with the handle."""
+        """Call one of the functions with the handle.
+
+        Raises
+        ------
+        DeviceContractError
+            If it has not done its work when it returns: it is async, or a generator.
+        """
         self._require_handle()
         if what in ("measure", "identify"):
             self._refuse_old_answers()
         try:
-            return self._functions[what](self._handle, *arguments)  # type: ignore[misc]  # "what" is only asked where a function was given
+            answer = self._functions[what](self._handle, *arguments)  # type: ignore[misc]  # asked where there is one
+            return finished(answer, what, self._owner)
         except Exception as error:
             unfinished = what == "measure" and not isinstance(error, SkpatError)  # whatever a time-out looks like here
             if unfinished or isinstance(error, DeviceConnectionError) or is_missing_answer(error):
@@ -72,6 +80,14 @@ class LiveInstrument:
         except BaseException:  # Ctrl-C while an answer was under way
             self._fault = "an interruption"
             raise
+
+    def functions(self) -> Iterator[tuple[str, str, Any]]:
+        """Name of each function, whose it is, and the function."""
+        return ((what, self._owner, function) for what, function in self._functions.items())
+
+    @property
+    def _owner(self) -> str:
+        return f"the adopted instrument ({self.kind})"
 
     def open(self) -> None:
         """Bring the line into a known state."""
@@ -209,6 +225,9 @@ class AdoptedDevice(Device):
         if self.instrument.can("safe_state"):
             self.instrument.do("safe_state")
 
+    def _functions_behind(self) -> Iterator[tuple[str, str, Any]]:
+        return self.instrument.functions()
+
     def measure(self, batch: ControlBatch | np.ndarray) -> np.ndarray:
         """Call the function with the handle and the plain array of shape (n_rows, n_controls)."""
         return readings_of(self.instrument.do("measure", np.asarray(batch)))
@@ -263,7 +282,7 @@ def adopt(
     TypeError
         If one of the functions cannot be called.
     DeviceContractError
-        If the numbers or the bounds make no sense.
+        If the numbers or the bounds make no sense, or a function is async or a generator.
 
     Notes
     -----

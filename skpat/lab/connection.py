@@ -17,7 +17,7 @@ import numpy as np
 
 from skpat.controls import ControlBatch
 from skpat.devices.base import Device
-from skpat.devices.specification import device_name
+from skpat.devices.specification import call_hook, device_name
 from skpat.exceptions import DeviceBusyError, DeviceIdentityError, UnclearedLineError
 from skpat.lab.address_lock import AddressLock, is_of_one_process, keep_fresh, normal_address
 from skpat.lab.answers import IncompleteAnswer
@@ -92,7 +92,7 @@ class Connection:
                 keep_fresh()
                 self._make_ready(device)
                 count(self._send_shared(piece) if self._sends_shared else 0.0)
-                answer = self._open_device.measure(piece)
+                answer = call_hook(self._open_device, "measure", piece)
                 self._unsafe_device = None
                 return answer
             except (DeviceIdentityError, IncompleteAnswer):  # not ours to send anything to; the line is as it was
@@ -112,8 +112,8 @@ class Connection:
             self.shut_down()  # the same instrument, to be spoken to in another way
         self._open_device = device  # before it is open: a half-open line is closed too
         self._opened_with, self.is_joined = _parameters(device), False
-        getattr(device, "open", _nothing)()
-        identity = str(getattr(device, "identify", _nothing)() or "")
+        call_hook(device, "open")
+        identity = str(call_hook(device, "identify") or "")
         try:
             self._refuse_another(device, identity, self.identity, self._expected)
         except DeviceIdentityError:
@@ -150,7 +150,7 @@ class Connection:
         ):
             return 0.0
         self._shared = None
-        self._open_device.set_shared(piece)
+        call_hook(self._open_device, "set_shared", piece)
         settling = float(getattr(self._open_device, "settling_seconds", None) or 0.0)
         if settling:
             time.sleep(settling)
@@ -333,15 +333,11 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _quietly(device: Any, what: str) -> bool:
     try:
-        getattr(device, what, _nothing)()
+        call_hook(device, what)
         return True
     except Exception as error:  # the line may be what is broken
         _log.warning("%s.%s() failed: %s", device_name(device), what, error)
         return False
-
-
-def _nothing() -> None:
-    pass
 
 
 def _shut_down_all() -> None:
