@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from skpat.exceptions import DeviceContractError
 
-__all__ = ["finished", "hooks_of", "refuse_unfinished"]
+__all__ = ["finished", "hooks_of", "refuse_unfinished", "that_finishes"]
 
 _HOOKS = ("measure", "check_controls", "open", "identify", "set_shared", "safe_state", "close")
 _ANSWERS = ("measure", "function", "measure_rows")  # whose answers are readings
@@ -87,6 +87,19 @@ def finished(answer: Any, what: str, owner: str) -> Any:
         if isinstance(one, Coroutine):
             one.close()  # or Python warns that it was never awaited
     raise _refusal(what, owner, kind)
+
+
+def that_finishes(function: Callable[..., Any], what: str, owner: str) -> Callable[..., Any]:
+    """The function, refused if it is seen to be async or a generator; calls that do not finish are refused, too.
+
+    Raises
+    ------
+    DeviceContractError
+    """
+    kind = _kind(function)
+    if kind is not None:
+        raise _refusal(what, owner, kind)
+    return lambda *arguments: finished(function(*arguments), what, owner)
 
 
 def _kind(function: Any) -> str | None:

@@ -153,12 +153,21 @@ class EpicsDevice(Device):
             If caproto is not installed.
         DeviceConnectionError
             If one of the names is not answered within ``timeout``.
+        DeviceContractError
+            If names that are written are missing, or the same.
         """
         if (self.shared_pv is None) != (self.channels_pv is None):
             raise DeviceContractError(
                 "'shared_pv' and 'channels_pv' of EpicsDevice must both be names, or both None. Got "
                 f"{self.shared_pv!r} and {self.channels_pv!r}. Without the channels' numbers the IOC cannot tell which "
                 "values it gets."
+            )
+        set_ = [self.rows_pv, self.shared_pv, self.channels_pv, self.trigger_pv, self.safe_pv]
+        twice = [name for name in set_ if name is not None and set_.count(name) > 1]
+        if twice:
+            raise DeviceContractError(
+                "'rows_pv', 'shared_pv', 'channels_pv', 'trigger_pv' and 'safe_pv' of EpicsDevice must be different names: "
+                f"each is written with something else. Got {twice[0]!r} twice. Give each its own process variable, or None."
             )
         self.close()
         names = [self.rows_pv, self.outputs_pv, self.trigger_pv, self.done_pv]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from skpat.controls import ControlBatch, readings_of
 from skpat.devices.base import Device
-from skpat.exceptions import DeviceConnectionError, DeviceContractError
+from skpat.devices.unfinished import that_finishes
+from skpat.exceptions import ControlBoundsError, DeviceConnectionError, DeviceContractError
 from skpat.lab.adopted import is_missing_answer
 from skpat.lab.answers import IncompleteAnswer
 
@@ -28,8 +30,8 @@ class QcodesDevice(Device):
         "package.module:Class". To use several processes it must be picklable.
     controls : list of str, (str, int) or int
         Names of the parameters to set, one for each channel, dotted where they belong to a submodule or channel
-        ("ch1.voltage", "channels.0.voltage"). A pair (name, number of channels) is one parameter that takes the array
-        of all channels. A number alone will do with ``measure_rows``.
+        ("ch1.voltage", "channels.0.voltage"), each once. A pair (name, number of channels) is one parameter that takes the
+        array of all channels. A number alone will do with ``measure_rows``.
     outputs : list of str, (str, int) or int
         Names of the parameters to read, likewise.
     bounds : (low, high) or array-like of shape (n_controls, 2)
@@ -43,7 +45,8 @@ class QcodesDevice(Device):
         A method of the instrument that takes all rows in one call, shape (n_rows, n_controls), and returns the outputs,
         shape (n_rows, n_outputs). It replaces setting, trigger and reading.
     safe : str or dict of str to object, default=None
-        What :meth:`safe_state` does: a method to call, or values to set parameters to.
+        What :meth:`safe_state` does: a method to call, or values to set parameters to, those of controls within their bounds.
+        If one cannot be set, the others are all the same.
     address : str, default=None
         Where the instrument is; sessions of all threads and processes then take turns. Give it whenever the instrument
         exists once: QCoDeS makes no second instrument of a name while the first is open.
@@ -157,9 +160,12 @@ class QcodesDevice(Device):
         DeviceConnectionError
             If the instrument does not answer.
         DeviceContractError
-            If it has no such parameter.
+            If it has no such parameter, or a value in its place, or ``safe`` is nothing that can be done.
+        ControlBoundsError
+            If ``safe`` would set a control to a value outside its bounds.
         """
         self.close()
+        _check_safe(self)
         make = _imported(self.instrument)
         with _answer_expected("open"):
             try:
@@ -238,7 +244,10 @@ class _Line:
     def __init__(self, device: QcodesDevice, instrument: Any):
         self.instrument = instrument
         self._n_outputs = device.n_outputs
-        self._rows = device.measure_rows and _find(instrument, device.measure_rows)
+        owner = type(instrument).__name__
+        self._rows = device.measure_rows and that_finishes(
+            _located(instrument, device.measure_rows)[1], "measure_rows", owner
+        )
         control_names, n_controls = _names("controls", device.controls)
         output_names, _ = _names("outputs", device.outputs)
         if self._rows is None and (control_names is None or output_names is None):
@@ -247,12 +256,16 @@ class _Line:
                 f"{device.controls!r} and {device.outputs!r} without 'measure_rows'. Give the names of the parameters."
             )
         self._takes_array = isinstance(control_names, str)
-        self._set = [_setter(_find(instrument, name)) for name in _as_list(control_names)]
-        self._get = [_getter(_find(instrument, name)) for name in _as_list(output_names)]
+        self._set = _setters(instrument, _as_list(control_names))
+        self._get = [_getter(instrument, name) for name in _as_list(output_names)]
         trigger, *value = (device.trigger,) if isinstance(device.trigger, (str, type(None))) else device.trigger
-        self._trigger = None if trigger is None else _find(instrument, trigger)
+        self._trigger = None if trigger is None else that_finishes(_located(instrument, trigger)[1], trigger, owner)
         self._trigger_value: list[Any] = value
-        self._safe = device.safe
+        self._safe: list[tuple[Callable[..., Any], list[Any]]] = []  # what is called, and what it is given
+        if isinstance(device.safe, str):
+            self._safe = [(that_finishes(_located(instrument, device.safe)[1], device.safe, owner), [])]
+        elif device.safe is not None:
+            self._safe = [(_setter(instrument, name), [value]) for name, value in device.safe.items()]
         self._whole = _whole_channels(device, n_controls)
         self._last = np.full(n_controls, np.nan)  # NaN equals nothing, so it is always sent
 
@@ -279,11 +292,16 @@ class _Line:
 
     def make_safe(self) -> None:
         self._last[:] = np.nan
-        if isinstance(self._safe, str):
-            _find(self.instrument, self._safe)()
-        else:
-            for name, value in self._safe.items():
-                _setter(_find(self.instrument, name))(value)
+        errors = []
+        for act, value in self._safe:
+            try:
+                act(*value)
+            except Exception as error:  # the others are brought to rest all the same
+                errors.append(error)
+        if errors:
+            for other in errors[1:]:
+                errors[0].add_note(f"And {type(other).__name__}: {other}")
+            raise errors[0]
 
     def _send(self, wanted: np.ndarray) -> None:
         changed = np.flatnonzero((wanted != self._last) & ~np.isnan(wanted))
@@ -321,6 +339,9 @@ def _names(what: str, value: Any) -> tuple[str | list[str] | None, int]:
         if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], (int, np.integer)):
             return value[0], int(value[1])
         if value and all(isinstance(name, str) for name in value):
+            twice = [name for name in value if what == "controls" and value.count(name) > 1]
+            if twice:
+                raise _set_twice(twice[0], value)
             return list(value), len(value)
     raise DeviceContractError(
         f"'{what}' of QcodesDevice must be a list of parameter names, a pair (name of an array-valued parameter, number of "
@@ -352,9 +373,15 @@ def _imported(instrument: Any) -> Callable[..., Any]:
 
 
 def _find(instrument: Any, name: str) -> Any:
-    """A parameter, method or submodule by its dotted name; a number picks from a list of channels."""
+    """A parameter or method by its dotted name; a number picks from a list of channels. A property that can be set comes as
+    such: its value would be asked of the instrument."""
     found = instrument
-    for piece in name.split("."):
+    pieces = name.split(".")
+    for number, piece in enumerate(pieces, 1):
+        if number == len(pieces):
+            static = inspect.getattr_static(found, piece, None)
+            if isinstance(static, property) and static.fset is not None:
+                return static
         try:
             found = found[int(piece)] if piece.isdigit() else getattr(found, piece)
         except (AttributeError, LookupError, TypeError) as error:
@@ -365,12 +392,78 @@ def _find(instrument: Any, name: str) -> Any:
     return found
 
 
-def _setter(parameter: Any) -> Callable[[Any], Any]:
-    return getattr(parameter, "set", parameter)
+def _located(instrument: Any, name: str, by: str = "") -> tuple[Any, Callable[..., Any]]:
+    """A method or parameter, and its function ``by`` or itself."""
+    found = _find(instrument, name)
+    function = getattr(found, by, found) if by else found
+    if not callable(function):
+        got = "a property" if isinstance(found, property) else f"the value {found!r:.60}"
+        must = "parameter, with set and get," if by else "parameter or method"
+        raise DeviceContractError(
+            f"{name!r} must be a {must} of {type(instrument).__name__}. Got {got}. Set and read it in a function, with "
+            "skpat.as_device, or skpat.lab.adopt for an instrument that is open."
+        )
+    return found, function
 
 
-def _getter(parameter: Any) -> Callable[[], Any]:
-    return getattr(parameter, "get", parameter)
+def _setters(instrument: Any, names: list[str]) -> list[Callable[..., Any]]:
+    """What sets each of some parameters, which must be different ones."""
+    known: dict[int, tuple[str, Any]] = {}
+    setters = []
+    for name in names:
+        parameter, set_ = _located(instrument, name, "set")
+        if id(parameter) in known:
+            raise _set_twice(name, names, f" is {known[id(parameter)][0]!r}")
+        known[id(parameter)] = name, parameter  # kept: another one has another id
+        setters.append(that_finishes(set_, name, type(instrument).__name__))
+    return setters
+
+
+def _setter(instrument: Any, name: str) -> Callable[..., Any]:
+    return that_finishes(_located(instrument, name, "set")[1], name, type(instrument).__name__)
+
+
+def _getter(instrument: Any, name: str) -> Callable[..., Any]:
+    return that_finishes(_located(instrument, name, "get")[1], name, type(instrument).__name__)
+
+
+def _set_twice(name: str, controls: Any, same: str = " twice") -> DeviceContractError:
+    return DeviceContractError(
+        f"'controls' of QcodesDevice must name each parameter once. Got {controls!r}: {name!r}{same}. What is measured would "
+        "depend on the channel that was set last. Leave one of them out."
+    )
+
+
+def _check_safe(device: QcodesDevice) -> None:
+    """Refuse what can be no safe state, and values of controls outside their bounds, before the instrument is made."""
+    safe = device.safe
+    if safe is None or isinstance(safe, str):
+        return
+    if not isinstance(safe, Mapping) or not all(isinstance(name, str) for name in safe):
+        raise DeviceContractError(
+            "'safe' of QcodesDevice must be the name of a method, a dict of names of parameters and values, or None. Got "
+            f"{safe!r}. Use safe={{'voltage': 0}}, for example. Nothing was sent."
+        )
+    names, n_controls = _names("controls", device.controls)
+    bounds = np.broadcast_to(np.asarray(device.bounds, dtype=float), (n_controls, 2))
+    places = {names: np.arange(n_controls)} if isinstance(names, str) else {n: [i] for i, n in enumerate(names or [])}
+    for name, value in safe.items():
+        if name not in places:
+            continue
+        low, high = bounds[places[name]].T
+        try:
+            values = np.broadcast_to(np.asarray(value, dtype=float), low.shape)
+        except (TypeError, ValueError):
+            values = np.full(low.shape, np.nan)
+        wrong = ~((values >= low) & (values <= high))
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            raise ControlBoundsError(
+                f"'safe' of QcodesDevice must set {name!r} within its bounds, {low[first]:g} to {high[first]:g}. Got "
+                f"{value!r}. Give such a value, or the name of a method of the instrument. Nothing was sent.",
+                channel=int(places[name][first]),
+                value=float(values[first]),
+            )
 
 
 def _whole_channels(device: QcodesDevice, n_controls: int) -> np.ndarray:

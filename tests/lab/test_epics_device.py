@@ -150,6 +150,14 @@ def test_shared_values_and_their_channels_come_together() -> None:
         plate(channels_pv=None).open()
 
 
+@pytest.mark.parametrize("same", [{"shared_pv": "ROWS"}, {"safe_pv": "TRIGGER"}, {"channels_pv": "SHARED"}])
+def test_what_is_written_has_a_name_of_its_own(same: dict[str, str]) -> None:
+    with pytest.raises(
+        DeviceContractError, match=rf"must be different names: .* Got '{next(iter(same.values()))}' twice\."
+    ):
+        plate(**same).open()
+
+
 # ---- measuring ----
 
 
