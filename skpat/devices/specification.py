@@ -208,7 +208,8 @@ def _stands_for(value: Any, copied: Any) -> bool:
     """Whether a copy does as well as what it was made of."""
     if copied is value or type(copied) is not type(value):  # the second: a seed was None
         return True
-    if any(kind.__module__.partition(".")[0] in _COPIED_WELL for kind in type(value).__mro__):
+    known = any(kind.__module__.partition(".")[0] in _COPIED_WELL for kind in type(value).__mro__)
+    if known or isinstance(value, BaseException):
         return True
     if isinstance(value, partial):
         parts = [(one.func, one.args, one.keywords) for one in (value, copied)]

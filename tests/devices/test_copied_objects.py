@@ -123,6 +123,7 @@ def test_what_must_not_be_copied_is_found(value: Any) -> None:
         torch.nn.Linear(2, 2),
         torch.ones(3),
         Settings(1.0, [1, 2]),
+        {3: TimeoutError("late")},
         np.sin,
         lambda x: x,
         partial(np.clip, a_min=0),
