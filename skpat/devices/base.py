@@ -19,7 +19,8 @@ class Device(BaseEstimator):
     """Base class of everything that can be trained: controls in, measured outputs out.
 
     A device is a *specification*: constructing, cloning, pickling or printing it opens nothing. Subclass it, keep
-    ``__init__`` to storing its parameters, state the attributes below and write :meth:`measure`.
+    ``__init__`` to storing its parameters, state the attributes below and write :meth:`measure`. Every fit works with a copy:
+    parameters are data and addresses, and what is open is opened in :meth:`open` (or shared, by :func:`skpat.lab.adopt`).
 
     Attributes
     ----------
