@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,16 @@ _STATED = (
 _DOING = ("measure", "check_controls", "set_shared", "safe_state", "identify", "open", "close", "equations")
 _BAD_OUTPUT = ("retry", "mask", "raise")
 _OPEN_IT_LATER = "Open the instrument in open(), or wrap what is open already with skpat.lab.adopt, which shares it."
-_COPIED_WELL = ("numpy", "scipy", "pandas", "torch", "sklearn", "skpat")  # packages whose objects do as their copies do
+_COPIED_WELL = (
+    "random",
+    "networkx",
+    "numpy",
+    "scipy",
+    "pandas",
+    "torch",
+    "sklearn",
+    "skpat",
+)  # packages: copies will do
 _WHAT_TO_DO = {
     "max_batch": " Use None for no limit.",
     "max_retries": " Use 0 to repeat nothing.",
@@ -197,7 +207,7 @@ def copied_objects(device: Any, copy: Any) -> list[str]:
     here, there = device.get_params(deep=False), copy.get_params(deep=False)
     found = []
     for name in sorted(set(here) & set(there)):
-        if hasattr(here[name], "get_params"):
+        if hasattr(here[name], "get_params") and not isinstance(here[name], type):
             found += [f"{name}__{inner}" for inner in copied_objects(here[name], there[name])]
         elif not _stands_for(here[name], there[name]):
             found.append(name)
@@ -211,6 +221,8 @@ def _stands_for(value: Any, copied: Any) -> bool:
     known = any(kind.__module__.partition(".")[0] in _COPIED_WELL for kind in type(value).__mro__)
     if known or isinstance(value, BaseException):
         return True
+    if isinstance(value, MethodType):
+        return _stands_for(value.__self__, copied.__self__)
     if isinstance(value, partial):
         parts = [(one.func, one.args, one.keywords) for one in (value, copied)]
         return _stands_for(*parts)
@@ -234,7 +246,9 @@ def copy_to_work_with(device: Any, make_copy: Callable[[], Any]) -> Any:
     """
     try:
         copy = make_copy()
-    except TypeError as error:  # a lock, an open socket
+    except TypeError as error:
+        if "pickle" not in str(error):  # it is not about a lock, or an open socket
+            raise
         raise DeviceContractError(
             f"The device {device_name(device)} must hold what can be copied: a fit works with a copy of it. Got TypeError: "
             f"{error}. Nothing was sent. {_OPEN_IT_LATER}"

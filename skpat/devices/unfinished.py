@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -14,26 +15,21 @@ from skpat.exceptions import DeviceContractError
 
 __all__ = ["finished", "hooks_of", "refuse_unfinished", "that_finishes"]
 
-_HOOKS = ("measure", "check_controls", "open", "identify", "set_shared", "safe_state", "close")
+_HOOKS = dict.fromkeys(("measure", "check_controls", "open", "identify", "set_shared", "safe_state", "close")).keys()
 _ANSWERS = ("measure", "function", "measure_rows")  # whose answers are readings
 _WAIT = (
     "Make it a plain function that waits: asyncio.run_coroutine_threadsafe(coroutine, loop).result(seconds) where the driver's "
     "loop runs in a thread of its own, asyncio.run(coroutine) where no loop runs."
 )
+_known: WeakSet[type] = WeakSet()  # classes of which all methods finish
 
 
 def hooks_of(device: Any) -> Iterator[tuple[str, str, Any]]:
     """What a session calls of a device, and what that calls in turn, as it stands on the class: (name, whose, function)."""
     name = getattr(device, "name", None) or type(device).__name__
-    for what in _HOOKS:
-        yield (
-            what,
-            name,
-            inspect.getattr_static(device, what, None),
-        )  # a property is not asked: it may ask the instrument
-    behind = getattr(type(device), "_functions_behind", None)
-    if behind is not None:
-        yield from behind(device)
+    for what in _HOOKS:  # a property is not asked: it may ask the instrument
+        yield what, name, inspect.getattr_static(device, what, None)
+    yield from _functions_behind(device)
 
 
 def refuse_unfinished(device: Any) -> None:
@@ -44,10 +40,19 @@ def refuse_unfinished(device: Any) -> None:
     DeviceContractError
         That names the first of them.
     """
-    for what, owner, function in hooks_of(device):
+    of_class_alone = not _HOOKS & getattr(device, "__dict__", {}).keys()
+    known = of_class_alone and type(device) in _known
+    for what, owner, function in _functions_behind(device) if known else hooks_of(device):
         kind = _kind(function)
         if kind is not None:
             raise _refusal(what, owner, kind)
+    if of_class_alone:
+        _known.add(type(device))
+
+
+def _functions_behind(device: Any) -> Iterator[tuple[str, str, Any]]:
+    behind = getattr(type(device), "_functions_behind", None)
+    return iter(()) if behind is None else behind(device)
 
 
 def finished(answer: Any, what: str, owner: str) -> Any:
@@ -75,7 +80,7 @@ def finished(answer: Any, what: str, owner: str) -> Any:
     kind = None
     if inspect.isasyncgen(first):
         kind = "an async generator that nobody waits for"
-    elif inspect.isawaitable(first) or isinstance(first, Future):
+    elif (inspect.isawaitable(first) or isinstance(first, Future)) and not _is_done(what, first):
         kind = f"a {type(first).__name__} that nobody waits for"
     elif inspect.isgenerator(first):
         kind = "a generator ('yield')"
@@ -87,6 +92,12 @@ def finished(answer: Any, what: str, owner: str) -> Any:
         if isinstance(one, Coroutine):
             one.close()  # or Python warns that it was never awaited
     raise _refusal(what, owner, kind)
+
+
+def _is_done(what: str, answer: Any) -> bool:
+    """Whether a hook has waited for what it returns; of a measurement it would still be no array."""
+    done = getattr(answer, "done", None)
+    return what not in _ANSWERS and done is not None and bool(done()) and answer.exception() is None
 
 
 def that_finishes(function: Callable[..., Any], what: str, owner: str) -> Callable[..., Any]:

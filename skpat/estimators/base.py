@@ -317,7 +317,7 @@ class PhysicalNetwork(
         from skpat.training.trainer import Data
 
         made = None if go_on else self._specify(rng)
-        floats = float_types(None if made is None else made.bounds)
+        floats = float_types(made)
         X, y = validate_data(self, X, y, reset=not go_on, accept_sparse="csr", dtype=floats, **self._y_checks)
         sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         targets = self._encode_targets(y, classes, first=not go_on)

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _STEPS_OF_FLOAT32 = 1e5  # within a channel's bounds; with fewer a training sees its steps
+_STEPS_IN_ONE = 16  # of the channel itself, if it has steps
 
 GRADIENTS = {
     "physics_aware": "PhysicsAware",
@@ -166,19 +167,23 @@ def specify(
     return Specification(own, bounds, channels, twin, gradient)
 
 
-def float_types(bounds: np.ndarray | None = None) -> tuple[type, ...]:
+def float_types(made: Specification | None = None) -> tuple[type, ...]:
     """In which precision rows may be trained on: float32, if they come so, unless it is too coarse for a channel.
 
     Between 5.000 and 5.001 GHz float32 knows two thousand numbers.
 
     Parameters
     ----------
-    bounds : ndarray of shape (n_controls, 2), default=None
+    made : Specification, default=None
         None: nothing is known of the channels.
     """
-    if bounds is not None:
-        step = np.finfo(np.float32).eps * np.abs(bounds).max(axis=1)
-        if (bounds[:, 1] - bounds[:, 0] < _STEPS_OF_FLOAT32 * step).any():
+    if made is not None:
+        moving = np.setdiff1d(np.arange(len(made.bounds)), made.split.fixed_index)
+        low, high = made.bounds[moving].T
+        step = np.finfo(np.float32).eps * np.maximum(np.abs(low), np.abs(high))
+        stated = getattr(made.device, "control_steps", None)
+        own = np.broadcast_to(np.asarray(0.0 if stated is None else stated, dtype=float), len(made.bounds))[moving]
+        if ((high - low < _STEPS_OF_FLOAT32 * step) & (own < _STEPS_IN_ONE * step)).any():
             return (np.float64,)
     return np.float64, np.float32
 

@@ -157,12 +157,20 @@ def _splits(est: Any, X: Any, y: Any, cv: Any, rng: np.random.RandomState) -> li
     if is_int(cv, 2):
         stratified = is_classifier(est) and type_of_target(y) in ("binary", "multiclass")
         cv = (StratifiedKFold if stratified else KFold)(int(cv), shuffle=True, random_state=rng.randint(LARGEST_SEED))
-    splits = list(check_cv(cv, y, classifier=is_classifier(est)).split(X, y))
+    splits = [
+        (_indices(train), _indices(test)) for train, test in check_cv(cv, y, classifier=is_classifier(est)).split(X, y)
+    ]
     if len(splits) < 2:
         raise ValueError(
             f"'cv' must give at least two splits: one has no standard error. Got {len(splits)}. Use cv=5, for example."
         )
     return splits
+
+
+def _indices(rows: Any) -> np.ndarray:
+    """Numbers of rows, given as such or as a mask."""
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == bool else rows
 
 
 def _count_targets(est: Any, y: Any) -> tuple[int, int]:

@@ -22,7 +22,6 @@ _BEYOND_NOISE = 3.0  # times a difference of two readings in a row
 _FAR_APART = 0.3  # of the response
 _MOSTLY = 0.75
 _MOST_OUTPUTS = 512  # whose covariance is computed
-_COLUMNS_AT_ONCE = 256  # of a matrix outputs by outputs
 _MOST_OF_PRODUCTS = 3.0  # of the variance that noise alone makes
 
 
@@ -326,33 +325,45 @@ def silent_units(readings: Readings) -> np.ndarray:
 def _error_of_missed(readings: Readings, chosen: np.ndarray) -> float:
     """What noise alone makes of the part that a linear model misses, mean of some outputs: its standard deviation.
 
-    The part is a product of two passes with noise of their own; with a covariance C of the noise between k outputs at one
-    setting its variance is the sum of the squares of C, over k squared, and settings add up. The noise may be larger at
-    some settings than at others: where the correlation of two outputs is r, the squares of their differences d between the
-    passes have a product of 4 C^2 (1 + 2 r^2) / r^2 on average.
-
-    Where both passes err the same way by chance the differences are small when the product is large. The squares of the
-    products themselves know no such chance, but hold the response as well: they count up to three times the noise.
+    The part is a sum over settings of products of two passes, each with noise of its own: the squares of the products are its
+    variance, if there is nothing but noise. What the response adds to them must not count. So they count up to three times what
+    the differences of the two passes, in which it is not, tell of the noise (see :func:`_noise_of_products`).
     """
     first, second = readings.linear["residuals"][:, :, chosen]
     n, q = readings.places.shape
     n_left, n_outputs = max(n - q - 1, 1), int(chosen.sum())
     if not n_outputs:
         return 0.0
-    difference = first - second  # what the passes share is gone
+    of_products = float(np.square((first * second).mean(axis=1)).sum())
+    some = np.linspace(0, n_outputs - 1, min(n_outputs, _MOST_OUTPUTS)).astype(int)
+    of_noise = _noise_of_products((first - second)[:, some], n_outputs, n_left) * n / n_left
+    return float(np.sqrt(min(of_products, _MOST_OF_PRODUCTS * of_noise)) / n_left)
+
+
+def _noise_of_products(difference: np.ndarray, n_outputs: int, n_left: int) -> float:
+    """What noise makes of the sum over settings of squared products of two passes, each the mean of ``n_outputs`` outputs.
+
+    With a covariance C of the noise between k outputs at one setting it is the sum of the squares of C, over k squared, and
+    settings add up. The noise may be larger at some settings than at others: where the correlation of two outputs is r, the
+    squares of their differences d between the passes have a product of 4 C^2 (1 + 2 r^2) / r^2 on average.
+
+    Parameters
+    ----------
+    difference : ndarray of shape (n_settings, k)
+        Of all outputs, or of some of them.
+    n_outputs, n_left : int
+        Of all outputs; degrees of freedom.
+    """
+    n_some = difference.shape[1]
     squares = np.square(difference)
     norm = np.linalg.norm(difference, axis=0)
     direction = difference / np.where(norm > 0, norm, 1.0)
-    total = 0.0
-    for start in range(0, n_outputs, _COLUMNS_AT_ONCE):
-        block = slice(start, start + _COLUMNS_AT_ONCE)
-        r_squared = np.square(direction[:, block].T @ direction)
-        without_chance = (r_squared - 1 / n_left) / max(1 - 1 / n_left, 0.5)
-        total += float((without_chance / (1 + 2 * r_squared) * (squares[:, block].T @ squares)).sum()) / 4
-    of_single_outputs = float(np.square(squares).sum()) / 12
-    of_noise = max(total, of_single_outputs) * n / n_left / n_outputs**2
-    of_products = float(np.square((first * second).mean(axis=1)).sum())
-    return float(np.sqrt(max(of_noise, min(of_products, _MOST_OF_PRODUCTS * of_noise))) / n_left)
+    r_squared = np.square(direction.T @ direction)
+    without_chance = (r_squared - 1 / n_left) / max(1 - 1 / n_left, 0.5)
+    single = float(np.square(squares).sum()) / 12
+    total = float((without_chance / (1 + 2 * r_squared) * (squares.T @ squares)).sum()) / 4
+    of_pairs = max(total - single, 0.0) * (n_outputs - 1) / max(n_some - 1, 1)
+    return (single + of_pairs) / (n_some * n_outputs)
 
 
 def summarize(readings: Readings, about: dict[str, Any]) -> DeviceReport:

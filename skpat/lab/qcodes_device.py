@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -373,15 +372,9 @@ def _imported(instrument: Any) -> Callable[..., Any]:
 
 
 def _find(instrument: Any, name: str) -> Any:
-    """A parameter or method by its dotted name; a number picks from a list of channels. A property that can be set comes as
-    such: its value would be asked of the instrument."""
+    """A parameter or method by its dotted name; a number picks from a list of channels."""
     found = instrument
-    pieces = name.split(".")
-    for number, piece in enumerate(pieces, 1):
-        if number == len(pieces):
-            static = inspect.getattr_static(found, piece, None)
-            if isinstance(static, property) and static.fset is not None:
-                return static
+    for piece in name.split("."):
         try:
             found = found[int(piece)] if piece.isdigit() else getattr(found, piece)
         except (AttributeError, LookupError, TypeError) as error:
@@ -397,11 +390,10 @@ def _located(instrument: Any, name: str, by: str = "") -> tuple[Any, Callable[..
     found = _find(instrument, name)
     function = getattr(found, by, found) if by else found
     if not callable(function):
-        got = "a property" if isinstance(found, property) else f"the value {found!r:.60}"
         must = "parameter, with set and get," if by else "parameter or method"
         raise DeviceContractError(
-            f"{name!r} must be a {must} of {type(instrument).__name__}. Got {got}. Set and read it in a function, with "
-            "skpat.as_device, or skpat.lab.adopt for an instrument that is open."
+            f"{name!r} must be a {must} of {type(instrument).__name__}. Got the value {found!r:.60}. Set and read it in a "
+            "function, with skpat.as_device, or skpat.lab.adopt for an instrument that is open."
         )
     return found, function
 

@@ -17,7 +17,8 @@ FAR_BEYOND = 30.0
 """Scales of the rows that were fitted, or of the readings then: what lies further is on another scale."""
 
 _FEWEST_ROWS = 8  # to say so
-_MOST_ROWS = 256  # that are looked at
+_MOST_ROWS = 32  # that are held against a scale
+_CLEARLY = 0.05  # of a channel's range: settings that are told apart
 
 
 class PredictionWatch:
@@ -52,27 +53,39 @@ class PredictionWatch:
         UserWarning
             If more than half of the rows have a feature that lies thirty scales from its mean.
         DeadDeviceWarning
-            If a call's readings are the same for all settings.
+            If a layer's readings are the same for all rows, though the settings are quite different.
         FarReadingWarning
             If more than half of an output's readings lie thirty spreads from their mean of the training.
         """
         if len(X) < _FEWEST_ROWS or self.is_told:
             return run
-        self.is_told = _warn_of_far_features(X[:_MOST_ROWS], self.weights)
+        self.is_told = _warn_of_far_features(_some_of(X), self.weights)
+        n_dead = 0
 
         def watching(batch: ControlBatch, layer: int, unit: int) -> Any:
+            nonlocal n_dead
             outputs = run(batch, layer, unit)
             if not self.is_told:
-                self.is_told = _warn_of_dead(batch, outputs, layer) or self._warn_of_far(outputs, layer, unit)
+                n_dead = (n_dead if unit else 0) + self._is_dead(batch, outputs)
+                self.is_told = self._warn_of_far(outputs, layer, unit)
+                if n_dead == self.network.n_calls_of(layer):
+                    self.is_told = _warn_of_dead(outputs, layer)
             return outputs
 
         return watching
+
+    def _is_dead(self, batch: ControlBatch, outputs: np.ndarray) -> bool:
+        """Whether all readings of a call were the same, though the settings were quite different."""
+        if (outputs[1] != outputs[0]).any() or (outputs != outputs[0]).any():
+            return False
+        low, high = self.network.bounds[batch.varying_index].T
+        return bool((np.ptp(batch.varying, axis=0) > _CLEARLY * (high - low)).any())
 
     def _warn_of_far(self, outputs: np.ndarray, layer: int, unit: int) -> bool:
         """Whether an output reads elsewhere altogether."""
         of_unit = slice(unit * self.network.n_outputs, (unit + 1) * self.network.n_outputs)
         mean, scale = (self.weights[f"layers.{layer}.{name}"][of_unit] for name in ("mean", "scale"))
-        output = _mostly_far(outputs[:_MOST_ROWS], mean, scale)
+        output = _mostly_far(_some_of(outputs), mean, scale)
         if output is None:
             return False
         warn_user(
@@ -82,6 +95,11 @@ class PredictionWatch:
             FarReadingWarning,
         )
         return True
+
+
+def _some_of(rows: np.ndarray) -> np.ndarray:
+    """Rows spread over all."""
+    return rows[:: -(-len(rows) // _MOST_ROWS)]
 
 
 def _mostly_far(values: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> int | None:
@@ -104,11 +122,7 @@ def _warn_of_far_features(X: np.ndarray, weights: dict[str, np.ndarray]) -> bool
     return True
 
 
-def _warn_of_dead(batch: ControlBatch, outputs: np.ndarray, layer: int) -> bool:
-    """Whether all readings were the same, though the settings were not."""
-    same = (outputs[1] == outputs[0]).all() and (outputs == outputs[0]).all()
-    if not same or (batch.varying == batch.varying[0]).all():
-        return False
+def _warn_of_dead(outputs: np.ndarray, layer: int) -> bool:
     warn_user(
         f"The device must answer different rows differently. Got the same {outputs.shape[1]} outputs for {len(outputs)} "
         f"different rows, in layer {layer} (the first is 0): these predictions say nothing. Check power, trigger and cabling.",

@@ -164,20 +164,20 @@ class Trainer:
         Returns
         -------
         float
-            Mean loss of the batches as they were met.
+            Weighted mean loss of the rows as they were met.
         """
         n_batches = -(-len(data) // self.settings.batch_size)
         self._mean_weight = float(data.sample_weight.mean())
-        total, n_rows = 0.0, 0
+        total = weight = 0.0
         self.loss_so_far, self._n_asked = np.nan, 0
         for number, rows in enumerate(
             batches_of(data.sample_weight, n_batches, rng if self.settings.shuffle else None)
         ):
             if progress is not None:
                 self.set_step(min(progress[0] + (progress[1] - progress[0]) * number / n_batches, 1.0))
-            total += self._batch(data, rows) * len(rows)
-            n_rows += len(rows)
-            self.loss_so_far = total / n_rows
+            total += self._batch(data, rows) * len(rows) * self._mean_weight
+            weight += float(data.sample_weight[rows].sum())
+            self.loss_so_far = total / weight
         check_gradient(self._has_gradient, self.gradient)
         check_shots(self._n_asked, len(data) * self.network.n_calls, self.gradient)
         return self.loss_so_far

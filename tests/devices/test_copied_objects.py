@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.linear_model import Ridge
 
 from skpat import Device, PhysicalNetworkClassifier, check_device
 from skpat.devices import IdentityDevice, Noisy
@@ -41,6 +43,9 @@ class Locked(Instrument):
 class Settings:
     volts: float
     channels: list
+
+    def largest(self) -> float:
+        return max(self.channels, default=self.volts)
 
 
 class Bench(Device):
@@ -79,6 +84,19 @@ def test_check_device_finds_it_and_measures_the_instrument_itself() -> None:
     assert [finding.name for finding in report.failures] == ["clone"]
     assert "a copy of inst would be measured in its place" in report["clone"].seen
     assert instrument.n_rows > 0
+
+
+def test_an_error_of_the_constructor_is_its_own() -> None:
+    class Strict(Bench):
+        def __init__(self, inst: Any = None):
+            if not isinstance(inst, float):
+                raise TypeError("gain must be a float")
+            self.inst = inst
+
+    device = Strict(1.0)
+    device.inst = "1"
+    with pytest.raises(TypeError, match="gain must be a float"):
+        characterize(device, n_shots=200)
 
 
 def test_a_seed_that_is_drawn_for_the_copy_is_no_instrument() -> None:
@@ -126,6 +144,11 @@ def test_what_must_not_be_copied_is_found(value: Any) -> None:
         {3: TimeoutError("late")},
         np.sin,
         lambda x: x,
+        np.random.default_rng(0).normal,
+        torch.nn.Linear(2, 2).forward,
+        Settings(1.0, []).largest,
+        random.Random(0),
+        Ridge,
         partial(np.clip, a_min=0),
         IdentityDevice(4, 3, [[0, 1]] * 4),
         Instrument,

@@ -69,10 +69,31 @@ def test_a_device_that_has_died_since_the_fit_is_told(n_layers: int, bench: pyte
         with pytest.warns(DeadDeviceWarning) as caught:
             network.predict(np.tile(IRIS[0], (20, 1)))
         assert len(caught) == 1  # of two pieces
+        rng = np.random.default_rng(0)
+        network.predict(
+            IRIS[0][:1] + 1e-4 * rng.standard_normal((20, 4))
+        )  # too near each other for a coarse instrument
         network.predict(np.repeat(IRIS[0][:1], 20, axis=0))  # equal rows may have equal answers
         network.predict(IRIS[0][:7])
         bench.setitem(SWITCHES, "gain", 1.0)
         network.predict(IRIS[0])
+
+
+@pytest.mark.parametrize("alive", [[], [1], [0, 2]])
+def test_a_unit_that_says_nothing_is_no_dead_device(alive: list[int]) -> None:
+    split = ChannelSplit(6, np.arange(3), np.arange(3, 6), np.empty(0, dtype=int), np.empty(0))
+    rng = np.random.default_rng(0)
+    network = Network(split=split, bounds=np.array([[0.0, 1.0]] * 6), n_features=4, n_outputs=2, n_targets=2, n_units=3)
+    X = rng.standard_normal((20, 4))
+    weights = network.initial_weights(X, np.ones(20), np.random.RandomState(0))
+
+    def run(batch: Any, layer: int, unit: int) -> np.ndarray:
+        return rng.standard_normal((20, 2)) if unit in alive else np.zeros((20, 2))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        forward(network, weights, X, PredictionWatch(network, weights).over(X, run))
+    assert [warning.category for warning in caught] == ([] if alive else [DeadDeviceWarning])
 
 
 @pytest.mark.parametrize(("knob", "value"), [("gain", 1e3), ("offset", -1e3)])

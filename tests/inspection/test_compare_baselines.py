@@ -589,8 +589,10 @@ def test_rows_of_one_class_are_not_scored_one_after_the_other() -> None:
         return model.score(X, y)
 
     X, y = np.random.default_rng(0).standard_normal((80, 2)), np.repeat([0, 1], 40)
-    compare_baselines(network(max_iter=1), X, y, cv=2, baselines=["linear"], scoring=scoring)
-    assert len(seen) == 4
-    for one, other in (seen[:2], seen[2:]):
+    half = np.arange(80) % 2 == 0
+    for cv in (2, [(half, ~half), (~half, half)]):
+        compare_baselines(network(max_iter=1), X, y, cv=cv, baselines=["linear"], scoring=scoring)
+        assert [len(labels) for labels in seen[-4:]] == [40] * 4
+    for one, other in zip(seen[::2], seen[1::2], strict=True):
         np.testing.assert_array_equal(one, other)
         assert np.abs(np.diff(one)).sum() > 10

@@ -136,6 +136,10 @@ class Keithley:
     def made_for_each(self) -> Any:
         return self.left
 
+    @made_for_each.setter
+    def made_for_each(self, value: float) -> None:
+        self.left.set(value)
+
     async def ramp(self, *_: Any) -> None:
         self.asked.append("ramp")
 
@@ -148,10 +152,10 @@ class Keithley:
     [
         (
             {"controls": ["voltage"]},
-            r"'voltage' must be a parameter, with set and get, of Keithley\. Got a property\.",
-            [],
+            r"'voltage' must be a parameter, with set and get, of Keithley\. Got the value 0\.5\.",
+            ["voltage"],
         ),
-        ({"outputs": ["voltage", "current"]}, "Got a property", []),
+        ({"outputs": ["voltage", "current"]}, "Got the value", ["voltage"]),
         (
             {"outputs": ["current"]},
             r"'current' must be .* Got the value 0\.25\. Set and read it in a func",
@@ -159,7 +163,7 @@ class Keithley:
         ),
         ({"controls": ["level"]}, r"'level' must be a parameter, .* Got the value 1\.0\..* skpat\.as_device", []),
         ({"trigger": "level"}, r"'level' must be a parameter or method of Keithley\. Got the value 1\.0", []),
-        ({"safe": {"voltage": 0}}, "Got a property", []),
+        ({"safe": {"voltage": 0}}, "Got the value", ["voltage"]),
         ({"trigger": "ramp"}, "'ramp' of Keithley must have done its work when it returns. Got an async function", []),
         ({"safe": "ramp"}, "'ramp' of Keithley must have done its work", []),
         ({"controls": ["ramp"]}, "'ramp' of Keithley must have done its work", []),
