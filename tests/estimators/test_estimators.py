@@ -144,6 +144,15 @@ def test_float32_data_are_trained_on_in_float64_where_a_channel_is_too_narrow() 
     assert network.predict_proba(X).dtype == network.deploy().predict_proba(X).dtype == np.float64
     seen.clear()
     small(device=device(1e9), max_iter=1).fit(X, y)
+    in_steps = as_device(
+        lambda c: np.sin(c[:, :4] + c[:, 4:8]), n_controls=12, n_outputs=4, bounds=(1e3, 1e3 + 9), control_steps=1
+    )
+    held = ControlSplit(fixed={0: 5e9 + 1})
+    bounds = np.tile([[0.0, 1.0]], (12, 1))
+    bounds[0] = 5e9, 5e9 + 2
+    one_narrow = as_device(lambda c: np.sin(3 * c[:, 1:5] + c[:, 5:9]), n_controls=12, n_outputs=4, bounds=bounds)
+    for network in (small(device=in_steps, max_iter=1), small(device=one_narrow, control_split=held, max_iter=1)):
+        assert network.fit(X, y).weights_["readout.coef"].dtype == np.float32
     assert {kind for kind, _ in seen} == {np.dtype(np.float32)}
 
 

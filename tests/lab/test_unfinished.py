@@ -306,3 +306,16 @@ def test_a_driver_may_wait_for_a_loop_in_a_thread() -> None:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def test_a_hook_that_has_waited_may_return_what_it_waited_for() -> None:
+    class Waits(Lamp):
+        def open(self) -> Any:
+            answer: Future[None] = Future()
+            answer.set_result(None)
+            self.calls.append("open")
+            return answer
+
+    with Session(Waits()) as session:
+        np.testing.assert_array_equal(session.measure(ROWS), ROWS**2)
+    assert Lamp.calls[:2] == ["open", "measure"]
