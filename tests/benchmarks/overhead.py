@@ -50,7 +50,7 @@ def null_classifier(n_layers: int, X: np.ndarray, y: np.ndarray) -> PhysicalNetw
 def prediction(pairs: int) -> None:
     """Microseconds per row and layer with a null device, and how they grow with rows and layers."""
     X, y = load_digits(return_X_y=True)
-    rows = np.random.default_rng(0).uniform(0, 16, (20_000, 64))
+    rows = X[np.random.default_rng(0).integers(0, len(X), 20_000)]
     networks = {layers: null_classifier(layers, X, y) for layers in (1, 2, 4)}
     times: dict[tuple[int, int], list[float]] = {
         (n, layers): [] for n in (5_000, 10_000, 20_000) for layers in networks
@@ -83,7 +83,7 @@ def outside_measure(pairs: int) -> None:
     network = PhysicalNetworkClassifier(Timed(), max_iter=1, n_calibration_shots=100, random_state=0).fit(
         X[:64], y[:64]
     )
-    rows = np.random.default_rng(0).uniform(0, 16, (5_000, 64))
+    rows = X[np.random.default_rng(0).integers(0, len(X), 5_000)]
     shares = []
     for _ in range(pairs):
         inside[0] = 0.0
