@@ -15,6 +15,7 @@ from skpat.exceptions import DeviceContractError
 from skpat.value_checks import is_int, is_number
 
 __all__ = [
+    "OPEN_IT_LATER",
     "ask_veto",
     "call_hook",
     "channel_periods",
@@ -32,17 +33,9 @@ _STATED = (
 )  # fmt: skip
 _DOING = ("measure", "check_controls", "set_shared", "safe_state", "identify", "open", "close", "equations")
 _BAD_OUTPUT = ("retry", "mask", "raise")
-_OPEN_IT_LATER = "Open the instrument in open(), or wrap what is open already with skpat.lab.adopt, which shares it."
-_COPIED_WELL = (
-    "random",
-    "networkx",
-    "numpy",
-    "scipy",
-    "pandas",
-    "torch",
-    "sklearn",
-    "skpat",
-)  # packages: copies will do
+OPEN_IT_LATER = "Open the instrument in open(), or wrap what is open already with skpat.lab.adopt, which shares it."
+_COPIED_WELL = ("random", "networkx", "numpy", "scipy", "pandas", "torch", "sklearn", "skpat")
+"""Packages of whose objects copies will do."""
 _WHAT_TO_DO = {
     "max_batch": " Use None for no limit.",
     "max_retries": " Use 0 to repeat nothing.",
@@ -251,14 +244,14 @@ def copy_to_work_with(device: Any, make_copy: Callable[[], Any]) -> Any:
             raise
         raise DeviceContractError(
             f"The device {device_name(device)} must hold what can be copied: a fit works with a copy of it. Got TypeError: "
-            f"{error}. Nothing was sent. {_OPEN_IT_LATER}"
+            f"{error}. Nothing was sent. {OPEN_IT_LATER}"
         ) from error
     copied = copied_objects(device, copy)
     if copied:
         raise DeviceContractError(
             f"'{copied[0]}' of {device_name(device)} must be data, or an address: a fit works with a copy of the device, and "
             f"would measure a copy of what it holds there ({device.get_params()[copied[0]]!r}). Nothing was sent. "
-            f"{_OPEN_IT_LATER} If it is data, give its class an __eq__ (a dataclass has one)."
+            f"{OPEN_IT_LATER} If it is data, give its class an __eq__ (a dataclass has one)."
         )
     lost = lost_in_copy(device, copy)
     if lost:

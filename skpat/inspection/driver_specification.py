@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from skpat.devices.specification import copied_objects, device_name, lost_in_copy
+from skpat.devices.specification import OPEN_IT_LATER, copied_objects, device_name, lost_in_copy
 from skpat.inspection.findings import Finding
 from skpat.seeding import LARGEST_SEED
 
@@ -85,9 +85,8 @@ def _check_parameters(device: Any, own: Any, before: dict[str, Any], lost: list[
     except Exception as error:
         return Finding("clone", "failed", f"set_params(**get_params()) raised {type(error).__name__}: {error}", mend)
     if copied:
-        mend = "Open the instrument in open(), or wrap what is open already with skpat.lab.adopt, which shares it."
         said = f"A fit works with a copy, and a copy of {', '.join(copied)} would be measured in its place."
-        return Finding("clone", "failed", said, mend)
+        return Finding("clone", "failed", said, OPEN_IT_LATER)
     changed = sorted(name for name in before if repr(again[name]) != repr(before[name]))
     if changed:
         return Finding("clone", "failed", f"The copy has other parameters: {', '.join(changed)}.", mend)

@@ -129,7 +129,7 @@ def start_statistics(
             together = np.concatenate(collected, axis=1)
             with np.errstate(over="ignore", invalid="ignore"):
                 statistics[layer].update(together, sample_weight, momentum=1.0)
-            _refuse_overflow(statistics[layer], collected)
+            _refuse_what_has_no_square(statistics[layer], collected)
             warn_of_first_far(together, network.n_outputs)
             collected.clear()
             weights[f"layers.{layer}.mean"][:] = statistics[layer].mean
@@ -142,7 +142,7 @@ def start_statistics(
     return statistics, (np.concatenate(sent), np.concatenate(received)) if sent else empty
 
 
-def _refuse_overflow(statistics: OutputStatistics, collected: list[np.ndarray]) -> None:
+def _refuse_what_has_no_square(statistics: OutputStatistics, collected: list[np.ndarray]) -> None:
     """The outputs are squared, for their spread; what is too large for that, or too small, cannot be normalised."""
     kind = collected[0].dtype
     if not np.isfinite(statistics.variance).all():

@@ -170,9 +170,8 @@ class Trainer:
         self._mean_weight = float(data.sample_weight.mean())
         total = weight = 0.0
         self.loss_so_far, self._n_asked = np.nan, 0
-        for number, rows in enumerate(
-            batches_of(data.sample_weight, n_batches, rng if self.settings.shuffle else None)
-        ):
+        batches = batches_of(data.sample_weight, n_batches, rng if self.settings.shuffle else None)
+        for number, rows in enumerate(batches):
             if progress is not None:
                 self.set_step(min(progress[0] + (progress[1] - progress[0]) * number / n_batches, 1.0))
             total += self._batch(data, rows) * len(rows) * self._mean_weight
@@ -199,9 +198,8 @@ class Trainer:
                 return outputs
 
             scores = forward(self.network, self.weights, X, recorded)
-            loss = (
-                sample_weight @ self.loss(scores, targets) / (len(rows) * self._mean_weight)
-            )  # of all rows, not these
+            of_all_rows = len(rows) * self._mean_weight  # what such a batch weighs on average, not this one
+            loss = sample_weight @ self.loss(scores, targets) / of_all_rows
             for coef in self.penalised if self.settings.alpha else ():
                 loss = loss + (0.5 * self.settings.alpha / float(total_weight)) * coef.square().sum()
             return loss

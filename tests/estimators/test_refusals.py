@@ -235,34 +235,30 @@ def test_a_refused_fit_leaves_the_estimator_as_it_was(kind: type, journal: bool,
         np.testing.assert_array_equal(network.predict(X), before)
 
 
-@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e19), (np.float64, 1e155), (np.float64, 1e300)])
-def test_outputs_too_large_to_be_squared_are_refused(dtype: type, size: float) -> None:
-    X, y = IRIS
-    for times, refused in ((size, True), (1e-5 * size, size > 1e200)):
-        device = as_device(lambda c, times=times: times * np.tanh(c[:, :4]), n_controls=12, n_outputs=4, bounds=(-1, 1))
-        network = small(device=device, max_iter=1)
-        if refused:
-            with pytest.raises(
-                DeviceOutputError, match=rf"squares that {dtype.__name__} can hold\. Got \d.* larger unit"
-            ):
-                network.fit(X.astype(dtype), y)
-        else:
-            network.fit(X.astype(dtype), y)
+@pytest.mark.parametrize(
+    ("dtype", "refused", "taken", "told"),
+    [
+        (np.float32, [1e19], [1e14], r"\d.* larger unit"),
+        (np.float64, [1e155], [1e150], r"\d.* larger unit"),
+        (np.float64, [1e300, 1e295], [], r"\d.* larger unit"),
+        (np.float32, [1e-24], [1e-16], r"changes of \d.* smaller unit"),
+        (np.float64, [1e-160], [1e-152], r"changes of \d.* smaller unit"),
+    ],
+)
+def test_outputs_too_large_or_too_small_to_be_squared_are_refused(
+    dtype: type, refused: list[float], taken: list[float], told: str
+) -> None:
+    X, y = IRIS[0].astype(dtype), IRIS[1]
 
+    def network(size: float) -> Any:
+        device = as_device(lambda c: size * np.tanh(c[:, :4]), n_controls=12, n_outputs=4, bounds=(-1, 1))
+        return small(device=device, max_iter=1)
 
-@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e-24), (np.float64, 1e-160)])
-def test_outputs_too_small_to_be_squared_are_refused(dtype: type, size: float) -> None:
-    X, y = IRIS
-    for times, refused in ((size, True), (1e8 * size, False)):
-        device = as_device(lambda c, times=times: times * np.tanh(c[:, :4]), n_controls=12, n_outputs=4, bounds=(-1, 1))
-        network = small(device=device, max_iter=1)
-        if refused:
-            with pytest.raises(
-                DeviceOutputError, match=rf"{dtype.__name__} can hold\. Got changes of \d.* smaller unit"
-            ):
-                network.fit(X.astype(dtype), y)
-        else:
-            network.fit(X.astype(dtype), y)
+    for size in refused:
+        with pytest.raises(DeviceOutputError, match=rf"squares that {dtype.__name__} can hold\. Got {told}"):
+            network(size).fit(X, y)
+    for size in taken:
+        network(size).fit(X, y)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
