@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,8 +46,22 @@ def respond(module: Any, controls: ControlBatch | torch.Tensor) -> torch.Tensor:
     if like is not None and like.is_floating_point() and (like.device, like.dtype) != (asked.device, asked.dtype):
         batch = batch.changed(varying=asked.to(like), shared=batch.shared.to(like))
     in_parts = isinstance(controls, ControlBatch) and hasattr(module, "forward_batch")
-    answer: torch.Tensor = module.forward_batch(batch) if in_parts else module(batch.dense())
+    with _without_parameters(module):
+        answer: torch.Tensor = module.forward_batch(batch) if in_parts else module(batch.dense())
     return answer.to(asked)
+
+
+@contextmanager
+def _without_parameters(module: Any) -> Iterator[None]:
+    """No gradient will reach the parameters of a module that learns from shots alone (``learns_apart``): none is computed."""
+    wanted = [p for p in module.parameters() if p.requires_grad] if getattr(module, "learns_apart", False) else []
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
 
 
 def _any_tensor(module: Any) -> torch.Tensor | None:

@@ -38,6 +38,8 @@ class NeuralModule(nn.Module):
         Periods of the channels, 0 for those that have none. A periodic channel enters as a sine and a cosine.
     """
 
+    learns_apart = True
+
     def __init__(self, widths: list[int], periods: Any = None):
         super().__init__()
         self.widths = list(widths)

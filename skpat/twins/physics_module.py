@@ -37,6 +37,8 @@ class PhysicsModule(torch.nn.Module):
     dtype : numpy dtype
     """
 
+    learns_apart = True
+
     def __init__(self, device: Any, start: dict[str, np.ndarray], moved: dict[str, np.ndarray], dtype: np.dtype):
         super().__init__()
         self.device = device

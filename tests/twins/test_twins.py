@@ -248,6 +248,20 @@ def test_a_module_answers_in_the_precision_in_which_it_is_asked(asked: torch.dty
         assert respond(module, question).dtype == asked
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_no_gradient_is_computed_of_what_is_learned_from_shots_alone(twin: NeuralTwin, own: bool) -> None:
+    laser = SecondHarmonicLaser(4, 3)
+    physics = PhysicsTwin(laser, ["coupling"], max_iter=0).fit(np.abs(shots(20)[0]), np.ones((20, 3)))
+    modules = [torch.nn.Linear(4, 3).double()] if own else [twin.module_, physics.module_]
+    for module in modules:
+        module.zero_grad()
+        controls = torch.from_numpy(np.abs(shots(5)[0])).requires_grad_()
+        respond(module, controls).sum().backward()
+        assert controls.grad is not None
+        # the parameters of a module of one's own may be anybody's
+        assert all(p.requires_grad and (p.grad is not None) == own for p in module.parameters())
+
+
 def test_gradient_cosine_measures_within_the_bounds_and_counts_as_it_says(twin: NeuralTwin) -> None:
     sent = []
 
