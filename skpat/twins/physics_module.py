@@ -31,24 +31,27 @@ class PhysicsModule(torch.nn.Module):
     ----------
     device : Device
         With ``forward(controls, constants)``.
-    start, moved : dict of str to ndarray
-        Where each constant starts, and how far it has moved in its unit: ``|start|`` for a scalar, the largest ``|start|`` for
-        all entries of an array, 1 if all are zero.
+    start, unit, moved : dict of str to ndarray
+        Where each constant starts, its unit, and how far it has moved in that.
     dtype : numpy dtype
     """
 
     learns_apart = True
 
-    def __init__(self, device: Any, start: dict[str, np.ndarray], moved: dict[str, np.ndarray], dtype: np.dtype):
+    def __init__(
+        self,
+        device: Any,
+        start: dict[str, np.ndarray],
+        unit: dict[str, np.ndarray],
+        moved: dict[str, np.ndarray],
+        dtype: np.dtype,
+    ):
         super().__init__()
         self.device = device
         self.names = list(start)
         for name in self.names:
-            value = np.asarray(start[name])
-            largest = np.abs(value).max() if value.size else 0.0
-            unit = np.where(value != 0, np.abs(value), 1.0) if value.ndim == 0 else np.full_like(value, largest or 1.0)
-            self.register_buffer(f"start_{name}", torch.from_numpy(value.astype(dtype)))
-            self.register_buffer(f"unit_{name}", torch.from_numpy(unit.astype(dtype)))
+            for kind, value in (("start", start), ("unit", unit)):
+                self.register_buffer(f"{kind}_{name}", torch.from_numpy(np.asarray(value[name]).astype(dtype)))
             self.register_parameter(f"moved_{name}", torch.nn.Parameter(torch.from_numpy(moved[name].astype(dtype))))
         self.register_buffer("like", torch.zeros((), dtype=torch.float32 if dtype == np.float32 else torch.float64))
         if hasattr(device, "forward_batch"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from skpat.controls import ControlBatch
+from skpat.controls import ControlBatch, as_numpy
 from skpat.exceptions import TwinError
 from skpat.twins.base import Twin, check_channels, check_shots, hold_out, of_weight, spread_of
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PhysicsTwin"]
 
-_PROBES, _PROBED = 64, 1 << 16  # most settings, and control values in them, to see whether a model uses its constants
+_PROBES, _PROBED = 64, 1 << 16  # most settings, and control values in them, to see what constants do to a model
+_POOR = 0.5  # R² of a model whose constants stand still
+_LEAST_EFFECT = 1e-2  # of one unit of a constant, in parts of the outputs' spread: with less nothing would be found
 
 
 class PhysicsTwin(Twin):
@@ -65,7 +68,8 @@ class PhysicsTwin(Twin):
     -----
     Weighted least squares, each output in units of its standard deviation. A constant is sought as :math:`c = c_0 + u s`, with
     :math:`c_0` where it starts and :math:`u = |c_0|` for a scalar, the largest :math:`|c_0|` for all entries of an array, and 1
-    if all are zero. Not convex: start near the truth.
+    if all are zero; ten or more times as much where that would not be seen in the outputs (a constant that starts near 0).
+    Not convex: start near the truth.
 
     References
     ----------
@@ -116,7 +120,7 @@ class PhysicsTwin(Twin):
     def module_(self) -> torch.nn.Module:
         check_is_fitted(self, "n_features_in_")
         if self.__dict__.get("_module") is None:
-            self._module: Any = _module_of(self._model, self._start, self._moved, self._dtype)
+            self._module: Any = _module_of(self._model, self._start, self._unit, self._moved, self._dtype)
         return self._module
 
     def check(self, n_controls: int, n_outputs: int) -> None:
@@ -159,9 +163,7 @@ class PhysicsTwin(Twin):
         from skpat.twins.physics_module import answer
 
         start = self._believed(self.device)
-        module = _module_of(
-            self.device, start, {name: np.zeros_like(value) for name, value in start.items()}, np.float64
-        )
+        module = _module_of(self.device, start, _units_of(start), _no_move(start), np.float64)
         low, high = np.broadcast_to(self.device.bounds, (n_controls, 2)).T
         n_probes = max(1, min(_PROBES, _PROBED // n_controls))
         settings = np.random.default_rng(0).uniform(low, high, size=(n_probes, n_controls))
@@ -209,7 +211,7 @@ class PhysicsTwin(Twin):
         self.check(controls.shape[1], outputs.shape[1])
         self._model = clone(self.device, safe=False)
         self._start = self._believed(self._model)
-        self._moved = {name: np.zeros_like(value) for name, value in self._start.items()}
+        self._unit, self._moved = _units_of(self._start), _no_move(self._start)
         self._dtype = controls.dtype.name
         self._module = None
         self._optimizer: Any = None
@@ -222,7 +224,12 @@ class PhysicsTwin(Twin):
         self.n_iter_ = 0
         if len(self.constants) and self.max_iter and len(kept):
             kept_shots = controls[kept], outputs[kept], sample_weight[kept]
+            for name in self.constants:
+                self._widen(name, kept_shots[0][: max(1, min(_PROBES, _PROBED // controls.shape[1]))])
+            self._module = None
             self.n_iter_ = fit_constants(self.module_, kept_shots, self._scale, self.max_iter)
+            if not self.n_iter_ and (score := self.score(*kept_shots)) < _POOR:
+                self._warn_of_standstill(score)
         self.score_ = np.nan
         if len(held_out) and np.ptp(outputs[held_out], axis=0).max() > 0:
             self.score_ = self.score(controls[held_out], outputs[held_out], sample_weight[held_out])
@@ -278,6 +285,43 @@ class PhysicsTwin(Twin):
         """The constants to be fitted, as the model has them."""
         return {name: np.asarray(getattr(device, name), dtype=np.float64) for name in self.constants}
 
+    def _warn_of_standstill(self, score: float) -> None:
+        values = ", ".join(f"{name} = {np.array2string(value, threshold=4)}" for name, value in self._start.items())
+        warnings.warn(
+            f"The constants of a PhysicsTwin must lead from where they start to what describes the shots. Got {values}, from "
+            f"where no step made {type(self.device).__name__} fit better: an R² of {score:.2f}. Start nearer to the truth.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def _widen(self, name: str, controls: np.ndarray) -> None:
+        """Make the unit of a constant so large that the outputs at these settings tell of it."""
+        import torch
+
+        from skpat.twins.physics_module import answer
+
+        start = self._start[name]
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=start.shape) if start.ndim else np.ones(())
+
+        def answers(unit: np.ndarray, move: np.ndarray) -> np.ndarray:
+            units, moves = self._unit | {name: unit}, _no_move(self._start) | {name: move}
+            with torch.no_grad():
+                return as_numpy(answer(_module_of(self._model, self._start, units, moves, self._dtype), controls))
+
+        unit = self._unit[name]
+        here = answers(unit, np.zeros_like(start))
+        if not np.isfinite(here).all():
+            return  # what fits the constants says so
+        while unit.max() < 1e12 * max(self._unit[name].max(), 1.0):
+            try:
+                effect = np.sqrt(np.square((answers(unit, signs) - here) / self._scale).mean())
+            except ValueError:  # constants that the model refuses
+                return
+            if not effect < _LEAST_EFFECT:
+                self._unit[name] = unit if np.isfinite(effect) else self._unit[name]
+                return
+            unit = np.asarray(10 * unit)
+
     @property
     def is_loaded(self) -> bool:
         """Whether it came from a pickle and has not learned since."""
@@ -296,8 +340,25 @@ class PhysicsTwin(Twin):
         return state
 
 
-def _module_of(model: Any, start: dict[str, np.ndarray], moved: dict[str, np.ndarray], dtype: Any) -> torch.nn.Module:
+_Constants = dict[str, np.ndarray]
+
+
+def _units_of(start: _Constants) -> _Constants:
+    """What each constant is moved by, at first: by as much as it is."""
+
+    def unit(value: np.ndarray) -> np.ndarray:
+        largest = np.abs(value).max() if value.size else 0.0
+        return np.full_like(value, largest or 1.0)
+
+    return {name: unit(value) for name, value in start.items()}
+
+
+def _no_move(start: _Constants) -> _Constants:
+    return {name: np.zeros_like(value) for name, value in start.items()}
+
+
+def _module_of(model: Any, start: _Constants, unit: _Constants, moved: _Constants, dtype: Any) -> torch.nn.Module:
     """The model at these constants, there where it wants to live."""
     from skpat.twins.physics_module import PhysicsModule
 
-    return PhysicsModule(model, start, moved, np.dtype(dtype)).to(getattr(model, "torch_device", "cpu"))
+    return PhysicsModule(model, start, unit, moved, np.dtype(dtype)).to(getattr(model, "torch_device", "cpu"))

@@ -6,6 +6,7 @@ import pickle
 import tracemalloc
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -42,6 +43,42 @@ def test_finds_the_constants_from_wrong_ones(coupling: float, walk_off: float) -
     assert abs(twin.constants_["coupling"] / coupling - 1) < 0.01
     assert abs(twin.constants_["walk_off"] / walk_off - 1) < 0.05
     assert twin.score_ > 0.999
+
+
+@pytest.mark.parametrize("start", [1e-12, 1e-6, 1e-3])
+def test_a_constant_that_starts_near_0_is_found(start: float) -> None:
+    real, believed = (CoupledOscillators(6, 4, nonlinearity_error=e, noise=0, input_noise=0) for e in (0.3, start))
+    low, high = real.bounds.T
+    controls = np.random.default_rng(0).uniform(low, high, (80, real.n_controls))
+    twin = PhysicsTwin(believed, ["nonlinearity_error"], random_state=0).fit(controls, real.measure(controls))
+    assert twin.constants_["nonlinearity_error"] == pytest.approx(0.3, rel=1e-3)
+    assert pickle.loads(pickle.dumps(twin)).constants_ == twin.constants_
+
+
+class Amplifiers(SecondHarmonicLaser):
+    """With a gain error for each output."""
+
+    gain_errors: Any = 0.0
+
+    def forward(self, controls: Any, constants: Any = None) -> Any:
+        constants = dict(constants or {})
+        errors = constants.pop("gain_errors", self.gain_errors)
+        return super().forward(controls, constants) * (1 + errors)
+
+
+def test_entries_of_an_array_that_all_start_near_0_are_found() -> None:
+    believed, found = Amplifiers(N, M), np.linspace(-0.3, 0.3, M)
+    controls, outputs = shots(laser(noise=0, noise_floor=0, energy_jitter=0))
+    with patch.object(Amplifiers, "gain_errors", np.full(M, 1e-9)):
+        twin = PhysicsTwin(believed, ["gain_errors"], random_state=0).fit(controls, outputs * (1 + found))
+    np.testing.assert_allclose(twin.constants_["gain_errors"], found, atol=0.01)
+
+
+def test_constants_that_cannot_leave_where_they_start_are_told_of() -> None:
+    with pytest.warns(
+        UserWarning, match=r"Got coupling = 1.e-06, from where no step made SecondHarmonicLaser fit better"
+    ):
+        PhysicsTwin(laser(coupling=1e-6), ["coupling"], random_state=0).fit(*shots(laser(coupling=25.0)))
 
 
 def test_beats_the_wrong_constants_with_noise_and_weights() -> None:
@@ -269,7 +306,7 @@ def test_a_step_too_far_is_worse_than_all_before_it(monkeypatch: pytest.MonkeyPa
             loss, gradient = loss_at(start + (coupling - 16.0) / 16.0, *how.get("args", ()))
             losses.append(loss)
         assert not gradient.any()
-        return SimpleNamespace(x=start, nit=0)
+        return SimpleNamespace(x=start, nit=1)
 
     monkeypatch.setattr(physics_module, "minimize", searched)
     measured = shots(laser(coupling=30.0, noise=0, noise_floor=0, energy_jitter=0))
