@@ -284,6 +284,11 @@ class PhysicalNetworkClassifier(ClassifierMixin, PhysicalNetwork):
         y = column_or_1d(y, warn=True)
         if first:
             self.classes_ = unique_labels(y) if classes is None else unique_labels(classes)
+            if len(self.classes_) == 1:
+                raise ValueError(
+                    f"{'y' if classes is None else 'classes'!r} must hold two classes or more. Got one class only, "
+                    f"{self.classes_.tolist()}: there is nothing to tell apart. Nothing was sent."
+                )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             if name == "y":

@@ -52,6 +52,17 @@ def test_too_few_rows_to_hold_out_are_refused(rows: slice, watched: Watched) -> 
     assert not watched.sent
 
 
+@pytest.mark.parametrize(("label", "classes"), [(0, None), ("ill", None), (0, [0])])
+def test_one_class_leaves_nothing_to_learn(label: Any, classes: Any, watched: Watched) -> None:
+    network, y = small(device=watched), np.full(len(IRIS[0]), label)
+    name = "y" if classes is None else "classes"
+    with pytest.raises(
+        ValueError, match=rf"'{name}' must hold two classes or more\. Got one class only, .*{label}.*Nothing was"
+    ):
+        network.fit(IRIS[0], y) if classes is None else network.partial_fit(IRIS[0], y, classes)
+    assert not watched.sent
+
+
 @pytest.mark.parametrize("y", [IRIS[1], IRIS[1].tolist(), IRIS[1].astype(str)])
 def test_a_plan_needs_no_labels_and_says_so(y: Any, watched: Watched) -> None:
     with pytest.raises(
