@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpat.controls import ControlBatch, as_numpy
 from skpat.exceptions import TwinError
 from skpat.twins.base import Twin, check_channels, check_shots, hold_out, of_weight, spread_of
+from skpat.user_warning import warn_user
 
 if TYPE_CHECKING:
     import torch
@@ -287,11 +287,9 @@ class PhysicsTwin(Twin):
 
     def _warn_of_standstill(self, score: float) -> None:
         values = ", ".join(f"{name} = {np.array2string(value, threshold=4)}" for name, value in self._start.items())
-        warnings.warn(
+        warn_user(
             f"The constants of a PhysicsTwin must lead from where they start to what describes the shots. Got {values}, from "
-            f"where no step made {type(self.device).__name__} fit better: an R² of {score:.2f}. Start nearer to the truth.",
-            UserWarning,
-            stacklevel=3,
+            f"where no step made {type(self.device).__name__} fit better: an R² of {score:.2f}. Start nearer to the truth."
         )
 
     def _widen(self, name: str, controls: np.ndarray) -> None:
