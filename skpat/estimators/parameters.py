@@ -74,9 +74,9 @@ n_iter_no_change : int, default=10
     Epochs without progress before the training stops.
 warm_start : bool, default=False
     Whether ``fit`` goes on from where the last one ended (twin, weights and shot counts included). What the network was built
-    from (``device`` to ``gradient`` in this list) must have stayed the same, as for ``partial_fit`` and ``recalibrate``; other
-    parameters may change. A pickle, and so another process, keeps the twin and not the shots it has learned from: what goes on
-    there collects new ones, and comes to somewhat other weights.
+    from (``device`` to ``gradient`` in this list) must have stayed the same, as for ``partial_fit`` and (but for ``device``)
+    ``recalibrate``; other parameters may change. A pickle, and so another process, keeps the twin and not the shots it has
+    learned from: what goes on there collects new ones, and comes to somewhat other weights.
 journal : str, path or Journal, default=None
     File that every answer of the device is written to in ``fit``, before it is used. The same ``fit`` again (same data,
     parameters and seeds), after a crash or a Ctrl-C, takes what is there without a shot and goes on from the next one, to

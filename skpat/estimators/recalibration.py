@@ -1,4 +1,4 @@
-"""The estimators' ``recalibrate``: accuracy back on a device that has drifted, from few labelled rows."""
+"""The estimators' ``recalibrate``: accuracy back on a device that has drifted, or on another one, from few labelled rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpat.estimators.callbacks import refuse_within_fit
 from skpat.estimators.journaled import closed_at_the_end, open_run
-from skpat.estimators.specification import refuse_changes
+from skpat.estimators.specification import changed_since, construction, refuse_changes, replacement
 from skpat.estimators.validation import warn_of_other_scales
 from skpat.exceptions import ShotBudgetError
 from skpat.lab.session import Session
@@ -26,7 +26,7 @@ class Recalibrated:
     """What PhysicalNetwork has from here: :meth:`recalibrate`."""
 
     def recalibrate(self: Any, X: Any, y: Any, max_shots: int, *, sample_weight: Any = None) -> Any:
-        """Restore what a drift of the device has cost: first the readout, then the weights.
+        """Restore what a drift, or an exchange, of the device has cost: first the readout, then the weights.
 
         Parameters
         ----------
@@ -71,6 +71,10 @@ class Recalibrated:
         has learned and forgets the shots it had seen, so that a loaded estimator is recalibrated like the one that was saved.
         A deployed network cannot be: recalibrate the estimator, and deploy it again.
 
+        A network is carried over to another specimen by ``set_params(device=specimen)`` and then this method. The specimen must
+        have the same bounds, steps and outputs. Until then, and if an error ends the recalibration, the network goes on with
+        the device that it was trained on. If nothing proved better ("nothing new"), it is on the new one as it was.
+
         Examples
         --------
         >>> from sklearn.datasets import load_iris
@@ -86,21 +90,22 @@ class Recalibrated:
         check_is_fitted(self, "loss_")
         self._check_recalibration(max_shots)
         data = self._accept_for_recalibration(X, y, sample_weight)
+        rng = copy.deepcopy(self._rng)
+        device = self._device_to_adapt_to(rng)
         warn_of_other_scales(data.X, self.weights_, data.targets, _AS_BEFORE)
         record = None
         if self.journal is not None:
             title = f"recalibration, {len(data)} rows"
-            record = open_run(self, self.device_, f"recalibration {secrets.token_hex(16)}", title)
-        rng = copy.deepcopy(self._rng)
+            record = open_run(self, device, f"recalibration {secrets.token_hex(16)}", title)
         twin, gradient = copy.deepcopy(self.twin_), copy.deepcopy(self._gradient)
         if hasattr(twin, "forget"):
             twin.forget()
         with (
             closed_at_the_end(self, record),
             Session(
-                self.device_, n_shots=self.n_shots, ledger=self.ledger_, journal=record, max_shots=int(max_shots)
+                device, n_shots=self.n_shots, ledger=self.ledger_, journal=record, max_shots=int(max_shots)
             ) as session,
-            threads_for(self._count_batch(len(data)) * int(self.device_.n_controls)),
+            threads_for(self._count_batch(len(data)) * int(device.n_controls)),
         ):
             trainer = self._make_trainer(session, len(data), purpose="recalibration")
             trainer.twin, trainer.gradient = twin, gradient
@@ -115,6 +120,7 @@ class Recalibrated:
             if record is not None:
                 record.note_end()
         self.__dict__.update(  # now, and not before: an error on the way leaves everything as it was
+            device_=device,
             weights_=trainer.weights_now(),
             twin_=twin,
             recalibration_=found,
@@ -122,6 +128,7 @@ class Recalibrated:
             _gradient=gradient,
             _rng=rng,
             _identity=identity,
+            _built_from=construction(self),
             _optimizer_state=None if found.n_epochs else self._optimizer_state,
         )
         return self
@@ -136,7 +143,7 @@ class Recalibrated:
             )
         self._validate_params()
         refuse_within_fit(self)
-        refuse_changes(self, self._built_from)
+        refuse_changes(self, self._built_from, but="device")
         least = least_shots(self._network, self.n_shots)
         if max_shots < least:
             raise ShotBudgetError(
@@ -144,6 +151,13 @@ class Recalibrated:
                 f"Nothing was sent. Use max_shots={least} or more.",
                 max_shots=int(max_shots),
             )
+
+    def _device_to_adapt_to(self: Any, rng: np.random.RandomState) -> Any:
+        """The device of the fit, or a copy of the one that has been set in its place. Nothing is sent."""
+        changed = changed_since(self, self._built_from)
+        if not any(name.partition("__")[0] == "device" for name in changed):
+            return self.device_
+        return replacement(self.device, self.device_, self._gradient, rng)
 
     def _accept_for_recalibration(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
         """The rows of positive weight, as the training takes them. Nothing is sent."""

@@ -25,12 +25,14 @@ from skpat.user_warning import warn_user
 __all__ = [
     "GRADIENTS",
     "Specification",
+    "changed_since",
     "construction",
     "default_device",
     "default_twin",
     "float_types",
     "prepare",
     "refuse_changes",
+    "replacement",
     "specify",
 ]
 
@@ -167,6 +169,46 @@ def specify(
     return Specification(own, bounds, channels, twin, gradient)
 
 
+def replacement(device: Any, trained_on: Any, gradient: Any, rng: np.random.RandomState) -> Any:
+    """A working copy of another device, to which a trained network is to be adapted. Nothing is opened.
+
+    Parameters
+    ----------
+    device : Device or None
+        An estimator's parameter.
+    trained_on : Device
+        Its channels and outputs must be those of this one.
+    gradient : GradientEstimator
+    rng : RandomState
+        Seeds every ``random_state`` in the copy that is None.
+
+    Raises
+    ------
+    DeviceContractError, NoExactGradientError, ValueError
+        If it is no device, or one with other channels or outputs.
+    """
+    device = default_device() if device is None else device
+    now, then = ((check_device_specification(each), *_channels(each)) for each in (device, trained_on))
+    for what, new, old in zip(_CHANNELS, now, then, strict=True):
+        if not np.array_equal(new, old):
+            raise ValueError(
+                f"Another 'device' for a trained network must have the {what} of the one that it was trained on, "
+                f"{device_name(trained_on)}. Got others of {device_name(device)}. Nothing was sent. Fit a clone(estimator): it "
+                "begins anew."
+            )
+    gradient.check_device(device)
+    return copy_to_work_with(device, lambda: seeded_copy(device, rng))
+
+
+_CHANNELS = ("bounds", "number of outputs", "control_steps", "periods", "slow_controls")
+
+
+def _channels(device: Any) -> tuple[Any, ...]:
+    steps = getattr(device, "control_steps", None)
+    steps = np.broadcast_to(np.asarray(0.0 if steps is None else steps, dtype=float), int(device.n_controls))
+    return int(device.n_outputs), steps, channel_periods(device), slow_channels(device)
+
+
 def float_types(made: Specification | None = None) -> tuple[type, ...]:
     """In which precision rows may be trained on: float32, if they come so, unless it is too coarse for a channel.
 
@@ -239,25 +281,40 @@ def construction(estimator: Any) -> dict[str, Any]:
     }
 
 
-def refuse_changes(estimator: Any, built_from: dict[str, Any]) -> None:
+def changed_since(estimator: Any, built_from: dict[str, Any]) -> list[str]:
+    """The parameters that a network is built from and that are others now, nested ones by their long names."""
+    now = construction(estimator)
+    missing = object()
+    known = sorted(now.keys() | built_from.keys())
+    return [name for name in known if not _same(now.get(name, missing), built_from.get(name, missing))]
+
+
+def refuse_changes(estimator: Any, built_from: dict[str, Any], *, but: str | None = None) -> None:
     """What goes on with a network cannot take other parameters of it than it was built from: it would ignore them.
+
+    Parameters
+    ----------
+    estimator : PhysicalNetwork
+    built_from : dict
+        From :func:`construction`.
+    but : str, default=None
+        A parameter that may have changed.
 
     Raises
     ------
     ValueError
         That names them. Nothing has been sent.
     """
-    now = construction(estimator)
-    missing = object()
-    known = sorted(now.keys() | built_from.keys())
-    changed = [name for name in known if not _same(now.get(name, missing), built_from.get(name, missing))]
+    changed = [name for name in changed_since(estimator, built_from) if name.partition("__")[0] != but]
     if changed:
         outermost = [name for name in changed if "__" not in name or name.rpartition("__")[0] not in changed]
         names = ", ".join(map(repr, outermost))
+        of_device = all(name.partition("__")[0] == "device" for name in changed)
+        carry_over = " To another device of the same make recalibrate carries a network over." if of_device else ""
         raise ValueError(
             "What goes on with a fitted network (warm_start=True, partial_fit, recalibrate) must have the parameters that it "
             f"was built from. Got others since: {names}. Nothing was sent. Set them back, or fit a clone(estimator): it begins "
-            "anew."
+            f"anew.{carry_over}"
         )
 
 
