@@ -1,0 +1,132 @@
+"""A network that is trained on one copy of a device, on another: as it is, after a recalibration, beside a training anew.
+
+Copies of one make differ: the chips of the mesh in every phase (0.1 rad) and splitter (0.05), the oscillators in every coupling
+(20 % of the largest), the lasers in how each channel is aligned (30 % of its range). A network is trained on one copy and
+predicts the test rows there; it predicts them on another copy; ``set_params(device=other).recalibrate(...)`` adapts it with the
+labelled rows of the training and 500, 2,000 or 8,000 shots at most. "Trained on it" is a new fit on the other copy.
+
+Digits for the mesh and the oscillators, scikit-learn's wines for the laser. Nothing digital is trained but a gain and an offset
+for each input channel, and one gain and an intercept for each class. The twin is what the estimator takes by itself: the
+equations of a copy without errors for the mesh and the oscillators, for the laser one that is learned. A run is one line of
+JSON in ``--results``; runs that stand there already are not repeated.
+
+    python tests/benchmarks/carried_over.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import sklearn
+from sklearn.datasets import load_digits, load_wine
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from runs import add_arguments, read_results, run_cases
+from skpat import ControlSplit, PhysicalNetworkClassifier
+from skpat.devices import CoupledOscillators, Drifting, MachZehnderMesh, SecondHarmonicLaser
+
+BUDGETS = (500, 2_000, 8_000)
+METHODS = (
+    "on its own copy",
+    "on another, as it is",
+    *(f"recalibrated, {budget:,}" for budget in BUDGETS),
+    "trained on it",
+    "linear",
+)
+OTHER = 1000  # added to the seed of a copy
+
+COPIES: dict[str, Callable[[int], Any]] = {
+    "mesh": lambda seed: MachZehnderMesh(phase_error=0.1, splitter_error=0.05, device_seed=seed),
+    "oscillators": lambda seed: CoupledOscillators(74, 10, coupling_error=0.2, device_seed=seed),
+    "laser": lambda seed: Drifting(
+        SecondHarmonicLaser(), common=0.0, misalignment=0.3, misalignment_at=0, random_state=seed
+    ),
+}
+
+
+def build(name: str, device: Any, seed: int) -> PhysicalNetworkClassifier:
+    """The network, unfitted."""
+    how: dict[str, Any] = {"encoder": "direct", "readout": "bins", "learning_rate_init": 0.03, "random_state": seed}
+    if name == "laser":
+        how |= {"n_units": 2, "max_iter": 20}
+    else:
+        how |= {"max_iter": 10, "control_split": ControlSplit(device.amplitude_index[:64])}
+    if name == "mesh":
+        how |= {"n_layers": 2, "n_units": 4}
+    return PhysicalNetworkClassifier(device, **how)
+
+
+def run(name: str, seed: int) -> dict[str, Any]:
+    """One seed: all rows of the table."""
+    X, y = load_wine(return_X_y=True) if name == "laser" else load_digits(return_X_y=True)
+    parts = train_test_split(X, y, test_size=0.4, random_state=seed, stratify=y)
+    scaler = StandardScaler() if name == "laser" else None
+    X_train, X_test = (scaler.fit(parts[0]).transform(part) if scaler else part for part in parts[:2])
+    y_train, y_test = parts[2:]
+    begun = time.perf_counter()
+    own, other = COPIES[name](seed), COPIES[name](OTHER + seed)
+    network = build(name, own, seed).fit(X_train, y_train)
+    n_trained = network.ledger_.total
+    accuracy = {"on its own copy": network.score(X_test, y_test)}
+    shots, kept = {"on its own copy": n_trained}, {}
+    moved = copy.deepcopy(network)
+    moved.device_ = copy.deepcopy(other)
+    accuracy["on another, as it is"], shots["on another, as it is"] = moved.score(X_test, y_test), 0
+    for budget in BUDGETS:
+        method = f"recalibrated, {budget:,}"
+        adapted = copy.deepcopy(network).set_params(device=other).recalibrate(X_train, y_train, budget)
+        accuracy[method], shots[method] = adapted.score(X_test, y_test), adapted.shots_["recalibration"]
+        kept[method] = adapted.recalibration_.kept
+    anew = build(name, other, seed).fit(X_train, y_train)
+    shots["trained on it"] = anew.ledger_.total
+    accuracy["trained on it"] = anew.score(X_test, y_test)
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(X_train, y_train)
+    accuracy["linear"], shots["linear"] = linear.score(X_test, y_test), 0
+    return {
+        "device": name,
+        "seed": seed,
+        "accuracy": {method: round(float(value), 4) for method, value in accuracy.items()},
+        "shots": shots,
+        "kept": kept,
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Mean and standard error over the seeds, and median shots."""
+    lines = [f"{'device':<13}{'state':<24}{'accuracy':>14}{'shots':>10}"]
+    for name in COPIES:
+        rows = [r for r in results if r["device"] == name]
+        for method in METHODS if rows else ():
+            accuracy = 100 * np.array([r["accuracy"][method] for r in rows])
+            error = accuracy.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
+            shots = int(np.median([r["shots"][method] for r in rows]))
+            lines.append(f"{name:<13}{method:<24}{accuracy.mean():>7.1f} ± {error:.1f} %{shots:>10,}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--devices", nargs="*", default=list(COPIES), choices=list(COPIES))
+    parser.add_argument("--seeds", type=int, default=10)
+    add_arguments(parser, "carried_over.jsonl")
+    arguments = parser.parse_args()
+    known = read_results(arguments.results)
+    done = {(r["device"], r["seed"]) for r in known}
+    cases = [(name, seed) for name in arguments.devices for seed in range(arguments.seeds) if (name, seed) not in done]
+    known += run_cases(run, cases, arguments)
+    print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds 0 to {arguments.seeds - 1}")
+    print(table([r for r in known if r["seed"] < arguments.seeds and r["device"] in arguments.devices]))
+
+
+if __name__ == "__main__":
+    main()
