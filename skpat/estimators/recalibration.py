@@ -72,8 +72,8 @@ class Recalibrated:
         A deployed network cannot be: recalibrate the estimator, and deploy it again.
 
         A network is carried over to another specimen by ``set_params(device=specimen)`` and then this method. The specimen must
-        have the same bounds, steps and outputs. Until then, and if an error ends the recalibration, the network goes on with
-        the device that it was trained on. If nothing proved better ("nothing new"), it is on the new one as it was.
+        have the same bounds, steps, units and outputs. Until then, and if an error ends the recalibration, the network goes on
+        with the device that it was trained on. If nothing proved better ("nothing new"), it is on the new one as it was.
 
         Examples
         --------

@@ -200,13 +200,22 @@ def replacement(device: Any, trained_on: Any, gradient: Any, rng: np.random.Rand
     return copy_to_work_with(device, lambda: seeded_copy(device, rng))
 
 
-_CHANNELS = ("bounds", "number of outputs", "control_steps", "periods", "slow_controls")
+_CHANNELS = (
+    "bounds",
+    "number of outputs",
+    "control_steps",
+    "periods",
+    "slow_controls",
+    "control_units",
+    "output_units",
+)
 
 
 def _channels(device: Any) -> tuple[Any, ...]:
     steps = getattr(device, "control_steps", None)
     steps = np.broadcast_to(np.asarray(0.0 if steps is None else steps, dtype=float), int(device.n_controls))
-    return int(device.n_outputs), steps, channel_periods(device), slow_channels(device)
+    units = (str(getattr(device, name, "")) for name in ("control_units", "output_units"))
+    return int(device.n_outputs), steps, channel_periods(device), slow_channels(device), *units
 
 
 def float_types(made: Specification | None = None) -> tuple[type, ...]:

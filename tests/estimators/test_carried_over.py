@@ -65,6 +65,14 @@ class Turning(Bench):
     periodic = 2.0
 
 
+class InMillivolts(Bench):
+    control_units = "mV"
+
+
+class InAmperes(Bench):
+    output_units = "A"
+
+
 class Slow(Bench):
     slow_controls = (3,)
 
@@ -135,6 +143,8 @@ def test_until_then_it_stays_with_the_first(network: PhysicalNetworkClassifier) 
         (Stepped(), "control_steps"),
         (Turning(), "periods"),
         (Slow(), "slow_controls"),
+        (InMillivolts(), "control_units"),
+        (InAmperes(), "output_units"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
