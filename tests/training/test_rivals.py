@@ -211,7 +211,7 @@ def test_the_plan_counts_what_the_checks_of_the_gradient_take(gradient: str) -> 
 
 @pytest.mark.parametrize("method", [SPSA, FiniteDifferences])
 def test_moves_below_the_steps_of_the_weights_are_told(method: Any) -> None:
-    X_, y_ = X[:40], Y[:40]
+    X_, y_ = X[::2][:40], Y[::2][:40]
 
     def fit(bits: int, perturbation: float) -> None:
         device = Quantized(SecondHarmonicLaser(6, 4, n_steps=2), control_bits=bits)
