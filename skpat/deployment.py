@@ -13,9 +13,10 @@ from sklearn.utils.metaestimators import available_if
 from skpat.devices.specification import check_device_specification, device_name
 from skpat.exceptions import DeviceIdentityError
 from skpat.lab.array_file import write_arrays
-from skpat.lab.deployment_file import FORMAT, MOST_SHOTS, STATED_OF_DEVICE, as_array_if_too_long, read_deployment
+from skpat.lab.deployment_file import FORMAT, MOST_SHOTS, as_array_if_too_long, read_deployment
 from skpat.lab.fingerprint import device_description
 from skpat.lab.ledger import Ledger
+from skpat.lab.other_device import channel_differences, stated_differences, stated_of
 from skpat.lab.session import PREDICTION_ROWS, PREDICTION_SHOT, Session
 from skpat.network.description import network_to_dict
 from skpat.network.forward import Network, forward
@@ -118,7 +119,7 @@ class DeployedNetwork:
         identity: str | None = None,
         n_before: int = 0,
     ):
-        _refuse(device, _differences(network, device, check_device_specification(device)))
+        _refuse(device, channel_differences(network, device, check_device_specification(device)))
         self.device_ = device
         self.weights_ = {name: _frozen(value) for name, value in weights.items()}
         self._n_shots = n_shots
@@ -345,7 +346,7 @@ class DeployedNetwork:
             "n_before": int(self.ledger_.clock),
             "identity": self.identity,
             "device": {"name": device_name(self.device_), "fingerprint": device_description(self.device_)}
-            | {name: str(getattr(self.device_, name, "")) for name in STATED_OF_DEVICE},
+            | stated_of(self.device_),
         }
         if self.multilabel_:
             about["multilabel"] = True
@@ -355,8 +356,9 @@ class DeployedNetwork:
     def load(cls, path: str | os.PathLike[str], device: Any, *, any_device: bool = False) -> DeployedNetwork:
         """What :func:`load` does."""
         network, parts, stated = read_deployment(path)
-        device_bounds = check_device_specification(device)
-        found = _differences(network, device, device_bounds) + _stated_differences(stated, device)
+        found = channel_differences(network, device, check_device_specification(device)) + stated_differences(
+            stated, device
+        )
         if not any_device and not found:
             here, there = device_description(device), stated["fingerprint"]
             found = [f"its {name}" for name in sorted(here | there) if here.get(name) != there.get(name)]
@@ -409,32 +411,6 @@ def _frozen(values: Any) -> np.ndarray:
 
 
 # ---- which device ----
-
-
-def _differences(network: Network, device: Any, bounds: np.ndarray) -> list[str]:
-    """In what a device differs from what a network can send to and read from."""
-    found = []
-    here = {"n_controls": len(bounds), "n_outputs": int(device.n_outputs)}
-    there = {"n_controls": len(network.bounds), "n_outputs": network.n_outputs}
-    found += [f"its {name} ({here[name]} here, {there[name]} there)" for name in here if here[name] != there[name]]
-    if here["n_controls"] != there["n_controls"]:
-        return found
-    steps = getattr(device, "control_steps", None)
-    columns = {
-        "bounds": (bounds, network.bounds),
-        "control_steps": (np.broadcast_to(0.0 if steps is None else steps, len(bounds)), network.control_steps),
-    }
-    for name, (mine, theirs) in columns.items():
-        wrong = np.flatnonzero((mine != theirs).reshape(len(bounds), -1).any(axis=1))
-        if len(wrong):
-            channel = int(wrong[0])
-            found.append(f"its {name} ({mine[channel]} here, {theirs[channel]} there, in channel {channel})")
-    return found
-
-
-def _stated_differences(stated: dict[str, Any], device: Any) -> list[str]:
-    pairs = {name: (str(getattr(device, name, "")), stated[name]) for name in STATED_OF_DEVICE}
-    return [f"its {name} ({here!r} here, {there!r} there)" for name, (here, there) in pairs.items() if here != there]
 
 
 def _refuse(device: Any, differences: list[str], fix: str = "") -> None:

@@ -154,10 +154,9 @@ class Recalibrated:
 
     def _device_to_adapt_to(self: Any, rng: np.random.RandomState) -> Any:
         """The device of the fit, or a copy of the one that has been set in its place. Nothing is sent."""
-        changed = changed_since(self, self._built_from)
-        if not any(name.partition("__")[0] == "device" for name in changed):
+        if not changed_since(self, self._built_from):
             return self.device_
-        return replacement(self.device, self.device_, self._gradient, rng)
+        return replacement(self.device, self.device_, self._network, self._gradient, rng)
 
     def _accept_for_recalibration(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
         """The rows of positive weight, as the training takes them. Nothing is sent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import clone
@@ -18,9 +18,14 @@ from skpat.devices.specification import (
 )
 from skpat.exceptions import ControlBoundsError, ControlSplitError, DeviceContractError
 from skpat.lab.limits import Limits
+from skpat.lab.other_device import channel_differences, stated_differences, stated_of
 from skpat.seeding import seeded_copy
 from skpat.twins.base import Twin
 from skpat.user_warning import warn_user
+
+if TYPE_CHECKING:
+    from skpat.network.forward import Network
+    from skpat.training import GradientEstimator
 
 __all__ = [
     "GRADIENTS",
@@ -169,7 +174,9 @@ def specify(
     return Specification(own, bounds, channels, twin, gradient)
 
 
-def replacement(device: Any, trained_on: Any, gradient: Any, rng: np.random.RandomState) -> Any:
+def replacement(
+    device: Any, trained_on: Any, network: Network, gradient: GradientEstimator, rng: np.random.RandomState
+) -> Any:
     """A working copy of another device, to which a trained network is to be adapted. Nothing is opened.
 
     Parameters
@@ -177,7 +184,8 @@ def replacement(device: Any, trained_on: Any, gradient: Any, rng: np.random.Rand
     device : Device or None
         An estimator's parameter.
     trained_on : Device
-        Its channels and outputs must be those of this one.
+    network : Network
+        Made for that one: channels, outputs and units must be the same.
     gradient : GradientEstimator
     rng : RandomState
         Seeds every ``random_state`` in the copy that is None.
@@ -188,34 +196,19 @@ def replacement(device: Any, trained_on: Any, gradient: Any, rng: np.random.Rand
         If it is no device, or one with other channels or outputs.
     """
     device = default_device() if device is None else device
-    now, then = ((check_device_specification(each), *_channels(each)) for each in (device, trained_on))
-    for what, new, old in zip(_CHANNELS, now, then, strict=True):
-        if not np.array_equal(new, old):
-            raise ValueError(
-                f"Another 'device' for a trained network must have the {what} of the one that it was trained on, "
-                f"{device_name(trained_on)}. Got others of {device_name(device)}. Nothing was sent. Fit a clone(estimator): it "
-                "begins anew."
-            )
+    found = channel_differences(network, device, check_device_specification(device))
+    found += stated_differences(stated_of(trained_on), device)
+    kinds = {"periodic": channel_periods, "slow_controls": slow_channels}
+    if not found:
+        found = [f"its {name}" for name, of in kinds.items() if not np.array_equal(of(device), of(trained_on))]
+    if found:
+        raise ValueError(
+            f"Another 'device' for a trained network must have the channels, outputs and units of {device_name(trained_on)}. "
+            f"Got {device_name(device)}, which differs in {', '.join(found)}. Nothing was sent. Fit a clone(estimator): it "
+            "begins anew."
+        )
     gradient.check_device(device)
     return copy_to_work_with(device, lambda: seeded_copy(device, rng))
-
-
-_CHANNELS = (
-    "bounds",
-    "number of outputs",
-    "control_steps",
-    "periods",
-    "slow_controls",
-    "control_units",
-    "output_units",
-)
-
-
-def _channels(device: Any) -> tuple[Any, ...]:
-    steps = getattr(device, "control_steps", None)
-    steps = np.broadcast_to(np.asarray(0.0 if steps is None else steps, dtype=float), int(device.n_controls))
-    units = (str(getattr(device, name, "")) for name in ("control_units", "output_units"))
-    return int(device.n_outputs), steps, channel_periods(device), slow_channels(device), *units
 
 
 def float_types(made: Specification | None = None) -> tuple[type, ...]:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from skpat.lab.array_file import LARGEST_ABOUT, LARGEST_FILE, read_arrays, refused
+from skpat.lab.other_device import STATED_OF_DEVICE
 from skpat.network.description import network_from_dict, weight_shapes
 from skpat.network.forward import Network
 
-__all__ = ["FORMAT", "MOST_SHOTS", "STATED_OF_DEVICE", "as_array_if_too_long", "read_deployment"]
+__all__ = ["FORMAT", "MOST_SHOTS", "as_array_if_too_long", "read_deployment"]
 
 FORMAT = "skpat deployment 1"
-STATED_OF_DEVICE = ("control_units", "output_units")
 MOST_SHOTS = 1 << 16  # of a row: a forged file must not use a device up
 
 

@@ -38,7 +38,7 @@ class NeuralModule(nn.Module):
         Periods of the channels, 0 for those that have none. A periodic channel enters as a sine and a cosine.
     """
 
-    learns_apart = True
+    learns_apart = True  # see respond: its parameters learn by losses of their own
 
     def __init__(self, widths: list[int], periods: Any = None):
         super().__init__()

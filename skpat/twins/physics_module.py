@@ -36,7 +36,7 @@ class PhysicsModule(torch.nn.Module):
     dtype : numpy dtype
     """
 
-    learns_apart = True
+    learns_apart = True  # see respond: its parameters learn by losses of their own
 
     def __init__(
         self,

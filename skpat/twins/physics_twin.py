@@ -25,6 +25,9 @@ __all__ = ["PhysicsTwin"]
 _PROBES, _PROBED = 64, 1 << 16  # most settings, and control values in them, to see what constants do to a model
 _POOR = 0.5  # R² of a model whose constants stand still
 _LEAST_EFFECT = 1e-2  # of one unit of a constant, in parts of the outputs' spread: with less nothing would be found
+_MOST_TENFOLDS = 24  # by which a unit grows
+
+_Constants = dict[str, np.ndarray]
 
 
 class PhysicsTwin(Twin):
@@ -165,8 +168,7 @@ class PhysicsTwin(Twin):
         start = self._believed(self.device)
         module = _module_of(self.device, start, _units_of(start), _no_move(start), np.float64)
         low, high = np.broadcast_to(self.device.bounds, (n_controls, 2)).T
-        n_probes = max(1, min(_PROBES, _PROBED // n_controls))
-        settings = np.random.default_rng(0).uniform(low, high, size=(n_probes, n_controls))
+        settings = np.random.default_rng(0).uniform(low, high, size=(_count_probes(n_controls), n_controls))
         with torch.enable_grad():
             outputs = answer(module, settings)
         if not outputs.requires_grad:
@@ -225,8 +227,7 @@ class PhysicsTwin(Twin):
         if len(self.constants) and self.max_iter and len(kept):
             kept_shots = controls[kept], outputs[kept], sample_weight[kept]
             for name in self.constants:
-                self._widen(name, kept_shots[0][: max(1, min(_PROBES, _PROBED // controls.shape[1]))])
-            self._module = None
+                self._widen(name, kept_shots[0][: _count_probes(controls.shape[1])])
             self.n_iter_ = fit_constants(self.module_, kept_shots, self._scale, self.max_iter)
             if not self.n_iter_ and (score := self.score(*kept_shots)) < _POOR:
                 self._warn_of_standstill(score)
@@ -306,19 +307,21 @@ class PhysicsTwin(Twin):
             with torch.no_grad():
                 return as_numpy(answer(_module_of(self._model, self._start, units, moves, self._dtype), controls))
 
-        unit = self._unit[name]
-        here = answers(unit, np.zeros_like(start))
+        here = answers(self._unit[name], np.zeros_like(start))
         if not np.isfinite(here).all():
             return  # what fits the constants says so
-        while unit.max() < 1e12 * max(self._unit[name].max(), 1.0):
+        for tenfold in range(_MOST_TENFOLDS):
+            unit = np.asarray(10.0**tenfold * self._unit[name])
             try:
-                effect = np.sqrt(np.square((answers(unit, signs) - here) / self._scale).mean())
+                with np.errstate(over="ignore", invalid="ignore"):
+                    effect = np.sqrt(np.square((answers(unit, signs) - here) / self._scale).mean())
             except ValueError:  # constants that the model refuses
                 return
-            if not effect < _LEAST_EFFECT:
-                self._unit[name] = unit if np.isfinite(effect) else self._unit[name]
+            if not np.isfinite(effect):
                 return
-            unit = np.asarray(10 * unit)
+            if effect >= _LEAST_EFFECT:
+                self._unit[name] = unit
+                return
 
     @property
     def is_loaded(self) -> bool:
@@ -338,7 +341,8 @@ class PhysicsTwin(Twin):
         return state
 
 
-_Constants = dict[str, np.ndarray]
+def _count_probes(n_controls: int) -> int:
+    return max(1, min(_PROBES, _PROBED // n_controls))
 
 
 def _units_of(start: _Constants) -> _Constants:

@@ -15,21 +15,18 @@ JSON in ``--results``; runs that stand there already are not repeated.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import platform
 import time
 from typing import Any
 
 import numpy as np
-import sklearn
 from sklearn.datasets import load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from runs import add_arguments, read_results, run_cases
+from runs import run_devices
 from skpat import PhysicalNetworkClassifier
 from skpat.devices import AnalogCircuit, Drifting, SecondHarmonicLaser
 from skpat.training import PhysicsAware
@@ -114,32 +111,5 @@ def run(name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Mean and standard error over the seeds, and median shots."""
-    lines = [f"{'device':<10}{'state':<24}{'accuracy':>14}{'shots':>10}"]
-    for name in BUDGET:
-        rows = [r for r in results if r["device"] == name]
-        for method in METHODS if rows else ():
-            accuracy = 100 * np.array([r["accuracy"][method] for r in rows])
-            error = accuracy.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
-            shots = int(np.median([r["shots"][method] for r in rows]))
-            lines.append(f"{name:<10}{method:<24}{accuracy.mean():>7.1f} ± {error:.1f} %{shots:>10,}")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--devices", nargs="*", default=list(BUDGET), choices=list(BUDGET))
-    parser.add_argument("--seeds", type=int, default=10)
-    add_arguments(parser, "drift.jsonl")
-    arguments = parser.parse_args()
-    known = read_results(arguments.results)
-    done = {(r["device"], r["seed"]) for r in known}
-    cases = [(name, seed) for seed in range(arguments.seeds) for name in arguments.devices if (name, seed) not in done]
-    known += run_cases(run, cases, arguments)
-    print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds 0 to {arguments.seeds - 1}")
-    print(table([r for r in known if r["seed"] < arguments.seeds and r["device"] in arguments.devices]))
-
-
 if __name__ == "__main__":
-    main()
+    run_devices(run, list(BUDGET), METHODS, __doc__.splitlines()[0], "drift.jsonl")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterable
+import platform
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import joblib
 import numpy as np
+import sklearn
 
 __all__ = [
     "accuracy_and_shots",
@@ -20,6 +22,7 @@ __all__ = [
     "find_data",
     "read_results",
     "run_cases",
+    "run_devices",
 ]
 
 
@@ -73,6 +76,34 @@ def _is_at_line_start(file: BinaryIO) -> bool:
         return True
     file.seek(-1, os.SEEK_END)
     return file.read() == b"\n"
+
+
+def run_devices(
+    run: Callable[[str, int], dict[str, Any]],
+    devices: Sequence[str],
+    states: Sequence[str],
+    description: str,
+    results: str,
+) -> None:
+    """A benchmark of devices and seeds, all of it: ``run(device, seed)`` has accuracy and shots of each of the states."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--devices", nargs="*", default=list(devices), choices=list(devices))
+    parser.add_argument("--seeds", type=int, default=10)
+    add_arguments(parser, results)
+    arguments = parser.parse_args()
+    known = read_results(arguments.results)
+    done = {(r["device"], r["seed"]) for r in known}
+    cases = [(name, seed) for seed in range(arguments.seeds) for name in arguments.devices if (name, seed) not in done]
+    known += run_cases(run, cases, arguments)
+    print(f"\nscikit-learn {sklearn.__version__}, {platform.machine()}, seeds 0 to {arguments.seeds - 1}")
+    print(f"{'device':<13}{'state':<24}{'accuracy':>14}{'shots':>10}")
+    for name in arguments.devices:
+        rows = [r for r in known if r["device"] == name and r["seed"] < arguments.seeds]
+        for state in states if rows else ():
+            accuracy = 100 * np.array([r["accuracy"][state] for r in rows])
+            error = accuracy.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
+            shots = int(np.median([r["shots"][state] for r in rows]))
+            print(f"{name:<13}{state:<24}{accuracy.mean():>7.1f} ± {error:.1f} %{shots:>10,}")
 
 
 def accuracy_and_shots(results: list[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -137,22 +138,21 @@ def test_until_then_it_stays_with_the_first(network: PhysicalNetworkClassifier) 
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        (Longer(), "bounds"),
-        (Wider(), "bounds"),
-        (MoreOutputs(), "number of outputs"),
-        (Stepped(), "control_steps"),
-        (Turning(), "periods"),
+        (Longer(), "n_controls (13 here, 12 there)"),
+        (Wider(), "bounds ([-2.  1.] here, [-1.  1.] there, in channel 0)"),
+        (MoreOutputs(), "n_outputs (9 here, 8 there)"),
+        (Stepped(), "control_steps (0.25 here, 0.0 there, in channel 0)"),
+        (Turning(), "periodic"),
         (Slow(), "slow_controls"),
-        (InMillivolts(), "control_units"),
-        (InAmperes(), "output_units"),
+        (InMillivolts(), "control_units ('mV' here, '' there)"),
+        (InAmperes(), "output_units ('A' here, '' there)"),
     ],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
 def test_one_with_other_channels_is_refused(network: PhysicalNetworkClassifier, other: Any, what: str) -> None:
     state = vars(network).copy()
-    with pytest.raises(
-        ValueError, match=rf"must have the {what} of .*Bench. Got others of {type(other).__name__}. Noth"
-    ):
+    said = rf"units of Bench\. Got {type(other).__name__}, which differs in its {re.escape(what)}\. Nothing was sent"
+    with pytest.raises(ValueError, match=said):
         network.set_params(device=other).recalibrate(X, Y, BUDGET)
     assert not SENT
     assert {**vars(network), "device": None} == {**state, "device": None}
