@@ -26,7 +26,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from runs import run_devices
+from runs import result_of_states, run_devices
 from skpat import ControlSplit, PhysicalNetworkClassifier
 from skpat.devices import CoupledOscillators, Drifting, MachZehnderMesh, SecondHarmonicLaser
 
@@ -87,14 +87,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
     accuracy["trained on it"] = anew.score(X_test, y_test)
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(X_train, y_train)
     accuracy["linear"], shots["linear"] = linear.score(X_test, y_test), 0
-    return {
-        "device": name,
-        "seed": seed,
-        "accuracy": {method: round(float(value), 4) for method, value in accuracy.items()},
-        "shots": shots,
-        "kept": kept,
-        "seconds": round(time.perf_counter() - begun, 1),
-    }
+    return result_of_states(name, seed, begun, accuracy, shots, kept=kept)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,7 @@ __all__ = [
     "curve_style",
     "find_data",
     "read_results",
+    "result_of_states",
     "run_cases",
     "run_devices",
 ]
@@ -104,6 +106,20 @@ def run_devices(
             error = accuracy.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else np.nan
             shots = int(np.median([r["shots"][state] for r in rows]))
             print(f"{name:<13}{state:<24}{accuracy.mean():>7.1f} ± {error:.1f} %{shots:>10,}")
+
+
+def result_of_states(
+    device: str, seed: int, begun: float, accuracy: dict[str, float], shots: dict[str, int], **more: Any
+) -> dict[str, Any]:
+    """What a run for :func:`run_devices` returns; ``begun``: time.perf_counter() at its start."""
+    return {
+        "device": device,
+        "seed": seed,
+        "accuracy": {state: round(float(value), 4) for state, value in accuracy.items()},
+        "shots": shots,
+        **more,
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
 
 
 def accuracy_and_shots(results: list[dict[str, Any]]) -> str:
