@@ -41,10 +41,10 @@ METHODS = (
 OTHER = 1000  # added to the seed of a copy
 
 COPIES: dict[str, Callable[[int], Any]] = {
-    "mesh": lambda seed: MachZehnderMesh(phase_error=0.1, splitter_error=0.05, device_seed=seed),
-    "oscillators": lambda seed: CoupledOscillators(74, 10, coupling_error=0.2, device_seed=seed),
+    "mesh": lambda seed: MachZehnderMesh(phase_error=0.1, splitter_error=0.05, device_seed=seed, random_state=seed),
+    "oscillators": lambda seed: CoupledOscillators(74, 10, coupling_error=0.2, device_seed=seed, random_state=seed),
     "laser": lambda seed: Drifting(
-        SecondHarmonicLaser(), common=0.0, misalignment=0.3, misalignment_at=0, random_state=seed
+        SecondHarmonicLaser(random_state=seed), common=0.0, misalignment=0.3, misalignment_at=0, random_state=seed
     ),
 }
 
