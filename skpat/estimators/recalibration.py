@@ -63,7 +63,8 @@ class Recalibrated:
         Nothing is changed unless labelled rows that had no part in the change show it to be better, by more than the standard
         error of the difference (a readout: times 1 + 10 / n for n rows). The weights are trained further only if the loss is
         still above that of the fit's last epoch (``loss_`` less its L2 penalty), and only by a method that trains on the
-        device; the twin learns on from all these shots.
+        device; the twin learns on from all these shots. A twin that knows the equations, a
+        :class:`~skpat.twins.PhysicsTwin`, finds its constants anew, and the weights are first trained on it, for no shot.
 
         Shots are counted as "recalibration" in ``shots_``. The clock of a simulated device that drifts goes on from the
         estimator's own count of rows. With a ``journal`` each recalibration is a run of its own: everything is written, nothing
@@ -122,14 +123,14 @@ class Recalibrated:
         self.__dict__.update(  # now, and not before: an error on the way leaves everything as it was
             device_=device,
             weights_=trainer.weights_now(),
-            twin_=twin,
+            twin_=trainer.twin,
             recalibration_=found,
             _statistics=trainer.statistics,
             _gradient=gradient,
             _rng=rng,
             _identity=identity,
             _built_from=construction(self),
-            _optimizer_state=None if found.n_epochs else self._optimizer_state,
+            _optimizer_state=None if found.n_epochs or found.n_epochs_in_silico else self._optimizer_state,
         )
         return self
 

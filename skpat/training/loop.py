@@ -15,7 +15,7 @@ from skpat.network.layers import OutputStatistics
 from skpat.training.trainer import Data, Trainer
 from skpat.user_warning import warn_user
 
-__all__ = ["Checks", "History", "Watch", "train"]
+__all__ = ["Checks", "History", "Patience", "Watch", "train"]
 
 
 @dataclass
@@ -103,7 +103,7 @@ def train(
     best, history = _Best(trainer), History()
     pending = _PendingChecks(trainer, checks)
     horizon = _Horizon(trainer, pending, shots_per_epoch)
-    patience = _Patience(settings.n_iter_no_change, settings.tol)
+    patience = Patience(settings.n_iter_no_change, settings.tol)
 
     def score_or_loss() -> float:
         """What early stopping watches; higher is better."""
@@ -231,7 +231,7 @@ class _Horizon:
             self.n_epochs = min(self._most, n_done + self._checks.shots_left / per_epoch)
 
 
-class _Patience:
+class Patience:
     """Ends a run in which nothing has got better by ``tol`` for ``n_epochs`` epochs."""
 
     def __init__(self, n_epochs: int, tol: float):

@@ -15,14 +15,15 @@ from skpat.training.loss_probe import row_losses
 from skpat.training.progress import ProgressInSilico
 from skpat.training.trainer import Data, Trainer
 
-__all__ = ["BEGIN_AT", "TRIAL_ROWS", "confirmed_part", "is_confirmed", "pretrain"]
+__all__ = ["BEGIN_AT", "EPOCHS_IN_SILICO", "TRIAL_ROWS", "confirmed_part", "is_confirmed", "pretrain"]
 
 BEGIN_AT = 0.75
 """After a training in silico the one on the device begins at this progress (0 to 1) of the half cosine along which the step
 size falls: its steps are small from the first, for large ones would undo what was found in silico."""
 TRIAL_ROWS = 100
 """Rows that are measured to see what a training in silico is worth on the device."""
-_EPOCHS = 2  # in silico for each one on the device, where further steps follow the measured ones
+EPOCHS_IN_SILICO = 2
+"""Epochs in silico for each one on the device, where further steps follow the measured ones."""
 _CONFIRMED = 0.5  # the part of :func:`confirmed_part` that is enough
 _SHOT = 1 << 31  # number of the trial's shot, beyond those of a training, whose noise stays the same
 _LEAST_LOSS = 1e-12  # a smaller one counts as this, for its logarithm
@@ -45,7 +46,7 @@ def pretrain(trainer: Trainer, data: Data, rng: np.random.RandomState) -> tuple[
         ``interrupted`` after Ctrl-C.
     """
     trainer.gradient = InSilico()
-    trainer.settings = replace(trainer.settings, max_iter=_EPOCHS * trainer.settings.max_iter)
+    trainer.settings = replace(trainer.settings, max_iter=EPOCHS_IN_SILICO * trainer.settings.max_iter)
     return train(trainer, data, rng, note=ProgressInSilico(trainer.settings))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from skpat.controls import ControlBatch
 from skpat.exceptions import ShotBudgetError
 from skpat.network.forward import forward
 from skpat.training.loss_probe import row_losses
+from skpat.training.pretraining import BEGIN_AT
 from skpat.training.readout_fit import fit_readout, measure_anew
+from skpat.training.recalibration_in_silico import refit_twin, train_in_silico
 from skpat.user_warning import warn_user
 
 if TYPE_CHECKING:
@@ -53,9 +55,11 @@ class Recalibration:
     n_rows : int
         Labelled rows measured for the readout.
     n_epochs : int
-        Passes of the further training.
+        Passes of the further training on the device.
     shots : int
         What it cost.
+    n_epochs_in_silico : int
+        Passes of the further training on the twin, before.
     """
 
     kept: str
@@ -65,9 +69,12 @@ class Recalibration:
     n_rows: int
     n_epochs: int
     shots: int
+    n_epochs_in_silico: int = 0
 
     def __str__(self) -> str:
         epochs = f"{self.n_epochs} epoch{'' if self.n_epochs == 1 else 's'}"
+        if self.n_epochs_in_silico:
+            epochs = f"{self.n_epochs_in_silico} in silico and {epochs}"
         further = "not tried" if self.loss_weights is None else f"{self.loss_weights:.4g}, {epochs}"
         return (
             f"Recalibration: kept {self.kept}, {self.shots:,} shots. Loss before {self.loss_before:.4g}; readout refitted "
@@ -77,7 +84,7 @@ class Recalibration:
 
 def least_shots(network: Network, n_shots: int) -> int:
     """The smallest budget of a recalibration."""
-    return (LEAST_ROWS + _count_check(LEAST_ROWS, network.n_layers)) * network.n_calls * n_shots
+    return (LEAST_ROWS + _count_measured_again(LEAST_ROWS, network.n_layers)) * network.n_calls * n_shots
 
 
 def recalibrate(
@@ -118,9 +125,14 @@ def recalibrate(
        statistics become those of these rows, layer by layer. The readout is fitted to the trainer's own loss; how
        strongly it is pulled towards the present one, or whether it stays, is chosen by five-fold cross-validation, and so is
        whether anything of this is better than before.
-    2. Where the method trains on the device and the loss is not yet good, what is left of the budget goes into epochs of small
-       steps, with a twin that first learns from the shots of 1. A quarter of the measured rows takes no part: after each
-       epoch they decide. It ends after five epochs without progress.
+    2. Where the method trains on the device and the loss is not yet good, the weights are trained further. A quarter of the
+       measured rows takes no part: these rows decide. Where the method would begin a fit with this twin in silico
+       (``begins_in_silico``), the twin is fitted anew, to at most some 1,000 of the other shots of 1, and if it then predicts
+       the deciding rows better, the weights are trained on it for up to twice ``max_iter`` epochs, which costs no shot. The
+       deciding rows are measured once more: if they are not better, everything is put back.
+    3. If the loss is still not good, what is left of the budget goes into epochs of small steps on the device, smaller ones
+       after a training in silico, with a twin that has learned from the shots of 1. After each epoch the deciding rows are
+       measured. It ends after five epochs without progress.
 
     "Better" means by more than the standard error of the paired difference; for a readout, by more than 1 + 10 / n of them,
     with n rows.
@@ -128,7 +140,8 @@ def recalibrate(
     session = trainer.session
     shots_before, faults_before = session.shots_left, sum(session.ledger.faults.values())
     most = (shots_before - _for_a_repeat(trainer)) / (trainer.network.n_calls * session.n_shots)
-    data, n_rows = _chosen(data, strata, most, trainer, rng)
+    in_silico = _may_begin_in_silico(trainer, most)
+    data, n_rows = _chosen(data, strata, most, trainer, rng, in_silico)
     measured = data.rows(np.arange(n_rows))
     check = np.arange(0, n_rows, _CHECK_EVERY)[:_MOST_CHECKED]
     try:
@@ -142,18 +155,16 @@ def recalibrate(
             max_shots=error.max_shots,
         ) from error
     kept, weights, statistics = "readout" if refit.is_better else "nothing new", refit.weights(), refit.statistics
-    loss_weights, n_epochs = None, 0
+    loss_weights, further = None, _Further(trainer, data, check, rng)
     if trainer.gradient.trains_on_device and refit.loss > good_loss:
         trainer.set_weights(refit.weights(np.setdiff1d(np.arange(n_rows), check)))  # do not know the rows that decide
         trainer.statistics[:] = copy.deepcopy(statistics)
-        _learn(trainer, refit.sent)
-        found = _train_on(trainer, data, check, rng)
-        n_epochs = found.n_epochs
-        if found.losses is not None:
-            share = measured.sample_weight[check]
-            loss_weights = _mean(found.losses, share)
-            if _is_better(found.losses, refit.losses_of_check, share):
-                kept, weights, statistics = "readout and weights", found.weights, found.statistics
+        share = measured.sample_weight[check]
+        further.train(refit, in_silico, good_loss)
+        if further.best is not None:
+            loss_weights = _mean(further.best.losses, share)
+            if _is_better(further.best.losses, refit.losses_of_check, share):
+                kept, weights, statistics = "readout and weights", further.best.weights, further.best.statistics
     trainer.set_weights(weights)
     trainer.statistics[:] = statistics
     return Recalibration(
@@ -162,8 +173,9 @@ def recalibrate(
         loss_readout=refit.loss_readout,
         loss_weights=loss_weights,
         n_rows=n_rows,
-        n_epochs=n_epochs,
+        n_epochs=further.n_epochs,
         shots=int(shots_before - session.shots_left),
+        n_epochs_in_silico=further.n_epochs_in_silico,
     )
 
 
@@ -197,11 +209,13 @@ class _Refit:
         With what is kept, of the rows that decide.
     sent : list of (ControlBatch, ndarray)
         All that was sent, and what came back.
+    measured : Data
+    check : ndarray of int
     """
 
     def __init__(self, trainer: Trainer, measured: Data, check: np.ndarray):
         network, share = trainer.network, measured.sample_weight
-        self._trainer, self._measured = trainer, measured
+        self._trainer, self.measured, self.check = trainer, measured, check
         self._before = trainer.weights_now()
         has_several = network.n_layers > 1  # the later ones will receive something else once the statistics are new
         judged = check if has_several else np.arange(len(measured))
@@ -232,18 +246,30 @@ class _Refit:
             return self._before
         if self._pull is None:  # the present readout reads the new statistics
             return self._fresh
-        rows = np.arange(len(self._measured)) if rows is None else rows
-        normal, measured = self._normal[rows], self._measured.rows(rows)
+        rows = np.arange(len(self.measured)) if rows is None else rows
+        normal, measured = self._normal[rows], self.measured.rows(rows)
         return self._fresh | fit_readout(self._trainer, self._fresh, normal, measured, self._pull)[0]
 
 
-def _count_check(n_rows: int, n_layers: int) -> int:
-    """Rows measured twice, with everything as it was, too."""
-    return min(-(-n_rows // _CHECK_EVERY), _MOST_CHECKED) if n_layers > 1 else 0
+def _count_measured_again(n_rows: int, n_layers: int, in_silico: bool = False) -> int:
+    """Rows that decide, each time that they are measured: with everything as it was, after a training in silico."""
+    return min(-(-n_rows // _CHECK_EVERY), _MOST_CHECKED) * ((n_layers > 1) + in_silico)
+
+
+def _may_begin_in_silico(trainer: Trainer, most: float) -> bool:
+    """Whether the method would with this twin, and so many rows allow for asking the device what it is worth."""
+    if not trainer.gradient.trains_on_device or not trainer.gradient.begins_in_silico(trainer.twin):
+        return False
+    return LEAST_ROWS + _count_measured_again(LEAST_ROWS, trainer.network.n_layers, True) <= most
 
 
 def _chosen(
-    data: Data, strata: np.ndarray | None, most: float, trainer: Trainer, rng: np.random.RandomState
+    data: Data,
+    strata: np.ndarray | None,
+    most: float,
+    trainer: Trainer,
+    rng: np.random.RandomState,
+    in_silico: bool,
 ) -> tuple[Data, int]:
     """The rows in an order whose every stretch has the classes in proportion, and how many are measured for the readout."""
     by_value = np.argsort(data.row_keys, kind="stable")
@@ -254,10 +280,9 @@ def _chosen(
         for number, count in enumerate(counts):
             rank[group == number] = (np.arange(count) + 0.5) / count
         order = order[np.argsort(rank, kind="stable")]
-    n_layers = trainer.network.n_layers
     wanted = most if not trainer.gradient.trains_on_device else max(most / 2, min(most, _ENOUGH_ROWS))
     n_rows = min(len(data), int(wanted))
-    while n_rows + _count_check(n_rows, n_layers) > most:
+    while n_rows + _count_measured_again(n_rows, trainer.network.n_layers, in_silico) > most:
         n_rows -= 1
     return data.rows(order), n_rows
 
@@ -278,53 +303,100 @@ def _choose_pull(trainer: Trainer, fresh: Weights, normal: np.ndarray, rows: Dat
     return best_pull, best
 
 
-@dataclass
-class _Found:
-    """The best state of the further training: losses of the rows that decide, weights and statistics."""
+@dataclass(frozen=True)
+class _State:
+    """A trained state: its losses of the rows that decide, weights and statistics."""
 
-    losses: np.ndarray | None = None
-    weights: Weights = field(default_factory=dict)
-    statistics: Any = None
-    n_epochs: int = 0
+    losses: np.ndarray
+    weights: Weights
+    statistics: Any
 
 
-def _train_on(trainer: Trainer, data: Data, check: np.ndarray, rng: np.random.RandomState) -> _Found:
-    """Epochs of small steps on the rows that do not decide, for as long as they help and the budget allows."""
-    network, session, found = trainer.network, trainer.session, _Found()
-    deciding = data.rows(check)
-    rows = np.setdiff1d(np.arange(len(data)), check)
-    per_row = network.n_calls * session.n_shots
-    left = session.shots_left / per_row - len(check)
-    per_step_row = trainer.gradient.shots_per_row
-    n_affordable = int(min(left / max(per_step_row, 1), len(rows)))
-    if n_affordable < min(trainer.settings.batch_size, LEAST_ROWS):
-        return found
-    training = data.rows(rows[:n_affordable])
-    per_epoch = len(training) * per_step_row + len(check)
-    n_most = min(trainer.settings.max_iter, max(int(session.shots_left / per_row / per_epoch), 1))
-    since = 0
-    try:
+class _Further:
+    """The further training on the rows that do not decide.
+
+    Attributes
+    ----------
+    best : _State or None
+        That of the smallest loss of the rows that decide, on the device. None: the budget did not allow for one.
+    n_epochs, n_epochs_in_silico : int
+        On the device, and on the twin.
+    """
+
+    def __init__(self, trainer: Trainer, data: Data, check: np.ndarray, rng: np.random.RandomState):
+        self._trainer, self._data, self._rng = trainer, data, rng
+        self._deciding = data.rows(check)
+        self._others = np.setdiff1d(np.arange(len(data)), check)
+        self.best: _State | None = None
+        self.n_epochs = self.n_epochs_in_silico = 0
+
+    def train(self, refit: _Refit, in_silico: bool, good_loss: float) -> None:
+        """In silico, if that is wanted and there is a better twin for it, and then on the device, for as long as the loss is
+        above ``good_loss``, epochs help and the budget allows."""
+        begin_at, trainer = _FIRST_PROGRESS, self._trainer
+        try:
+            if in_silico and refit_twin(trainer, refit.sent, refit.measured.sample_weight, refit.check):
+                if self._is_better_in_silico(refit):
+                    begin_at = BEGIN_AT
+            else:
+                _learn(trainer, refit.sent, refit.measured.sample_weight)
+            if begin_at == _FIRST_PROGRESS or self._loss > good_loss:
+                self._train_on_device(begin_at)
+        except ShotBudgetError:  # repeats after faults cost shots, too
+            pass
+        except KeyboardInterrupt:
+            warn_user("The recalibration was interrupted. The estimator keeps the best state so far.")
+
+    def _is_better_in_silico(self, refit: _Refit) -> bool:
+        """Train on the twin; whether the device says that it was of use. If not, weights and statistics are as before."""
+        trainer = self._trainer
+        weights, statistics = trainer.weights_now(), copy.deepcopy(trainer.statistics)
+        self.n_epochs_in_silico = train_in_silico(trainer, self._data.rows(self._others), self._rng)
+        self._judge()
+        assert self.best is not None
+        if _is_better(self.best.losses, refit.losses_of_check, self._deciding.sample_weight):
+            return True
+        trainer.set_weights(weights)
+        trainer.statistics[:] = statistics
+        return False
+
+    def _train_on_device(self, begin_at: float) -> None:
+        """Epochs of small steps."""
+        trainer, session = self._trainer, self._trainer.session
+        per_row = trainer.network.n_calls * session.n_shots
+        n_deciding = len(self._deciding)
+        left = session.shots_left / per_row - n_deciding
+        per_step_row = trainer.gradient.shots_per_row
+        n_affordable = int(min(left / max(per_step_row, 1), len(self._others)))
+        if n_affordable < min(trainer.settings.batch_size, LEAST_ROWS):
+            return
+        training = self._data.rows(self._others[:n_affordable])
+        per_epoch = len(training) * per_step_row + n_deciding
+        n_most = min(trainer.settings.max_iter, max(int(session.shots_left / per_row / per_epoch), 1))
+        n_since = 0
         for epoch in range(n_most):
-            ends = (_FIRST_PROGRESS + (1 - _FIRST_PROGRESS) * n / n_most for n in (epoch, epoch + 1))
-            trainer.epoch(training, rng, tuple(ends))  # type: ignore[arg-type]  # two, one for each end
-            found.n_epochs += 1
-            losses = row_losses(trainer, _scores(trainer, trainer.weights_now(), deciding), deciding.targets)
-            since += 1
-            if found.losses is None or _mean(losses, deciding.sample_weight) < _mean(
-                found.losses, deciding.sample_weight
-            ):
-                found.losses, found.weights, since = losses, trainer.weights_now(), 0
-                found.statistics = copy.deepcopy(trainer.statistics)
-            if since >= _PATIENCE:
-                break
-    except ShotBudgetError:  # repeats after faults cost shots, too
-        pass
-    except KeyboardInterrupt:
-        warn_user("The recalibration was interrupted. The estimator keeps the best state so far.")
-    return found
+            start, end = (begin_at + (1 - begin_at) * n / n_most for n in (epoch, epoch + 1))
+            trainer.epoch(training, self._rng, (start, end))
+            self.n_epochs += 1
+            n_since = 0 if self._judge() else n_since + 1
+            if n_since >= _PATIENCE:
+                return
+
+    def _judge(self) -> bool:
+        """Measure the rows that decide; whether this is the best state so far."""
+        trainer, deciding = self._trainer, self._deciding
+        losses = row_losses(trainer, _scores(trainer, trainer.weights_now(), deciding), deciding.targets)
+        is_best = self.best is None or _mean(losses, deciding.sample_weight) < self._loss
+        if is_best:
+            self.best = _State(losses, trainer.weights_now(), copy.deepcopy(trainer.statistics))
+        return is_best
+
+    @property
+    def _loss(self) -> float:
+        return np.inf if self.best is None else _mean(self.best.losses, self._deciding.sample_weight)
 
 
-def _learn(trainer: Trainer, sent: list[tuple[ControlBatch, np.ndarray]]) -> None:
+def _learn(trainer: Trainer, sent: list[tuple[ControlBatch, np.ndarray]], sample_weight: np.ndarray) -> None:
     """Let a twin that learns on learn from what was measured for the readout."""
     twin = trainer.twin
     if twin is None or not getattr(trainer.gradient.explorer, "refine", False) or not hasattr(twin, "partial_fit"):
@@ -332,9 +404,10 @@ def _learn(trainer: Trainer, sent: list[tuple[ControlBatch, np.ndarray]]) -> Non
     size = trainer.settings.batch_size
     for batch, outputs in sent:
         for start in range(0, len(outputs), size):
-            piece = batch.rows(slice(start, start + size))
+            rows = slice(start, start + size)
+            piece = batch.rows(rows)
             in_parts = hasattr(twin.module_, "forward_batch")
-            twin.partial_fit(piece if in_parts else np.asarray(piece.dense()), outputs[start : start + size])
+            twin.partial_fit(piece if in_parts else np.asarray(piece.dense()), outputs[rows], sample_weight[rows])
 
 
 def _scores(trainer: Trainer, weights: Weights, rows: Data) -> np.ndarray:

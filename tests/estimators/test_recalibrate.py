@@ -465,19 +465,19 @@ def further_training(network: PhysicalNetworkClassifier, monkeypatch: pytest.Mon
     readouts: list[Any] = []
     progress: list[tuple[float, float]] = []
     found: list[Further] = []
-    train_on, epoch, refit = recalibration._train_on, Trainer.epoch, recalibration.fit_readout
+    train_on, epoch, refit = recalibration._Further._train_on_device, Trainer.epoch, recalibration.fit_readout
 
     def fitted(trainer: Trainer, fresh: Any, normal: np.ndarray, rows: Data, pull: float) -> Any:
         made = refit(trainer, fresh, normal, rows, pull)
         readouts.append((set(rows.row_keys.tolist()), made[0]))
         return made
 
-    def begun(trainer: Trainer, data: Data, check: np.ndarray, *args: Any) -> Any:
-        memory = getattr(trainer.twin, "_memory", None)
+    def begun(further: Any, begin_at: float) -> None:
+        memory = getattr(further._trainer.twin, "_memory", None)
         n_remembered = 0 if memory is None else memory.n_shots
-        deciding = set(data.row_keys[check].tolist())
-        found.append(Further(trainer.weights_now(), readouts[:], deciding, n_remembered, progress))
-        return train_on(trainer, data, check, *args)
+        deciding = set(further._deciding.row_keys.tolist())
+        found.append(Further(further._trainer.weights_now(), readouts[:], deciding, n_remembered, progress))
+        train_on(further, begin_at)
 
     def noted(self: Trainer, data: Data, rng: Any, ends: tuple[float, float]) -> float:
         assert not found[0].deciding & set(data.row_keys.tolist())
@@ -485,7 +485,7 @@ def further_training(network: PhysicalNetworkClassifier, monkeypatch: pytest.Mon
         return epoch(self, data, rng, ends)
 
     monkeypatch.setattr(recalibration, "fit_readout", fitted)
-    monkeypatch.setattr(recalibration, "_train_on", begun)
+    monkeypatch.setattr(recalibration._Further, "_train_on_device", begun)
     monkeypatch.setattr(Trainer, "epoch", noted)
     network.loss_ = -np.inf  # never enough
     network.recalibrate(X_TRAIN, Y_TRAIN, max_shots)
