@@ -450,7 +450,7 @@ class PhysicalNetwork(
 
         found: list[Any] = []
         self.alignments_ = found
-        in_silico = None if go_on else self._pretrain(session, data, replace(counts, twin=self.twin_).trial)
+        in_silico = None if go_on else self._pretrain(session, data, replace(counts, twin=self.twin_).trial_rows)
         trainer = self._make_trainer(session, len(data))
         if in_silico is not None and in_silico.interrupted:
             return trainer, self.weights_, in_silico

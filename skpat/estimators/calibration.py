@@ -138,16 +138,16 @@ class Calibrated:
         explorer.size = size_of_dither(self._network, self.weights_, data.X[drawn], dither, measure)
         return dither, 3 * n_rows
 
-    def _pretrain(self: Any, session: Session, data: Any, n_trial: int) -> Any:
+    def _pretrain(self: Any, session: Session, data: Any, trial_rows: int) -> Any:
         """A training in silico before the one on the device, if the method asks for it; ``pretrained_`` tells whether the
-        device goes on from what it found. ``n_trial`` shots are there to tell.
+        device goes on from what it found. There are shots for ``trial_rows`` rows to tell.
 
         Its history; None if there was none, or none that ended with numbers.
         """
         from skpat.training.pretraining import pretrain
 
         tried = self._gradient.pretrain == "auto"
-        if not self._gradient.begins_in_silico(self.twin_) or (tried and not n_trial):
+        if not self._gradient.begins_in_silico(self.twin_) or (tried and not trial_rows):
             return None
         if self.verbose:
             print("In silico: trains on the twin first, without a shot", flush=True)
@@ -159,7 +159,7 @@ class Calibrated:
         try:
             found, history = pretrain(trainer, data, rng)
             said = f"{len(history.loss_curve)} epochs, loss {history.loss_curve[-1]:.4g}"
-            kept = history.interrupted or not tried or self._is_confirmed(trainer, data, rng, history)
+            kept = history.interrupted or not tried or self._is_confirmed(trainer, data, trial_rows, rng, history)
         except NonFiniteTrainingError:
             if not tried:
                 raise
@@ -172,12 +172,14 @@ class Calibrated:
             print(f"In silico: {said}; not confirmed by the device, which begins anew", flush=True)
         return history
 
-    def _is_confirmed(self: Any, trainer: Any, data: Any, rng: np.random.RandomState, history: Any) -> bool:
-        """Whether a few rows on the device confirm what was found in silico; Ctrl-C ends the fit with it, as in silico."""
+    def _is_confirmed(
+        self: Any, trainer: Any, data: Any, n_rows: int, rng: np.random.RandomState, history: Any
+    ) -> bool:
+        """Whether so many rows on the device confirm what was found in silico; Ctrl-C ends the fit with it, as in silico."""
         from skpat.training.calibration import draw_rows
-        from skpat.training.pretraining import TRIAL_ROWS, is_confirmed
+        from skpat.training.pretraining import is_confirmed
 
-        drawn = draw_rows(data.row_keys, data.sample_weight, TRIAL_ROWS, rng)
+        drawn = draw_rows(data.row_keys, data.sample_weight, n_rows, rng)
         try:
             return is_confirmed(trainer, data.rows(drawn))
         except KeyboardInterrupt:

@@ -9,7 +9,8 @@ from typing import Any
 __all__ = ["ShotCounts"]
 
 _FEWEST_STATISTICS_ROWS = 16
-_CHECK_SHARE = 0.1  # of the training's shots: checks of the gradient, or a trial, that would take more are left out
+_CHECK_SHARE = 0.1  # of the training's shots: checks of the gradient that would take more are left out
+_TRIAL_SHARES = 0.1, 0.25  # what a trial takes of the training's shots, if that is rows enough; what it takes at most
 _AUTO_CALIBRATION_SHOTS = (200, 10_000)
 
 
@@ -160,18 +161,24 @@ class ShotCounts:
 
     @property
     def trial(self) -> int:
-        """Shots, counted as calibration, too, that tell what a training in silico is worth.
+        """Shots, counted as calibration, too, that tell what a training in silico is worth."""
+        return self.trial_rows * self.per_row
 
-        None, if there is no such training, if they would be a burden, or if the budget would not reach to the first step.
+    @property
+    def trial_rows(self) -> int:
+        """Rows that tell it.
+
+        None, if there is no such training, if the fewest would be a burden, or if the budget would not reach to the first step.
         """
-        from skpat.training.pretraining import TRIAL_ROWS
+        from skpat.training.pretraining import FEWEST_TRIAL_ROWS, TRIAL_ROWS
 
         if self.gradient.pretrain != "auto" or not self.gradient.begins_in_silico(self.twin):
             return 0
-        n = TRIAL_ROWS * self.per_row
-        if n > _CHECK_SHARE * self.training:
-            return 0
-        return n if self.max_shots is None or self.calibration + self.first_step + n <= self.max_shots else 0
+        wanted, most = (int(share * self.training) // self.per_row for share in _TRIAL_SHARES)
+        if self.max_shots is not None:
+            most = min(most, (self.max_shots - self.calibration - self.first_step) // self.per_row)
+        n_rows = min(max(wanted, FEWEST_TRIAL_ROWS), TRIAL_ROWS, most)
+        return n_rows if n_rows >= FEWEST_TRIAL_ROWS else 0
 
     def check_budget(self, goes_on: bool = False) -> None:
         """Refuse a budget that does not reach to the first step of the training. Nothing has been sent.

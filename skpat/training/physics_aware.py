@@ -57,11 +57,12 @@ class PhysicsAware(GradientEstimator):
         Whether a fit first trains in silico, on the calibrated twin, for up to twice ``max_iter`` epochs, which costs time and
         no shot. The device then goes on from there with small steps, the last quarter of their half cosine. True: with any
         twin, with ``refine=False`` too, and without a trial. "auto": for twins that know the equations (``needs_shots`` and
-        ``explores`` are False), and only if the device confirms what was found: 100 rows are measured, and on a logarithmic
+        ``explores`` are False), and only if the device confirms what was found: some rows are measured, and on a logarithmic
         scale their loss must have gone half of the way that it went on the twin, from that of the best constant. Else the
-        training begins anew, with the first weights and whole steps. "auto" does not try with ``refine=False``, nor where
-        these rows would take more than a tenth of the training's shots or more than the budget leaves. (A learned twin is
-        calibrated where the training begins, and knows little of where it ends.)
+        training begins anew, with the first weights and whole steps. The rows are a tenth of those the training has shots
+        for, at most 100 and at least 16. "auto" does not try with ``refine=False``, nor where 16 rows would take more than a
+        quarter of the training's shots or more than the budget leaves. (A learned twin is calibrated where the training
+        begins, and knows little of where it ends.)
     random_state : int, RandomState instance or None, default=None
         For the displacements. None: seeded by the estimator.
 

@@ -15,16 +15,28 @@ from skpat.training.loss_probe import row_losses
 from skpat.training.progress import ProgressInSilico
 from skpat.training.trainer import Data, Trainer
 
-__all__ = ["BEGIN_AT", "EPOCHS_IN_SILICO", "TRIAL_ROWS", "confirmed_part", "is_confirmed", "pretrain"]
+__all__ = [
+    "BEGIN_AT",
+    "CONFIRMED",
+    "EPOCHS_IN_SILICO",
+    "FEWEST_TRIAL_ROWS",
+    "TRIAL_ROWS",
+    "confirmed_part",
+    "is_confirmed",
+    "pretrain",
+]
 
 BEGIN_AT = 0.75
 """After a training in silico the one on the device begins at this progress (0 to 1) of the half cosine along which the step
 size falls: its steps are small from the first, for large ones would undo what was found in silico."""
 TRIAL_ROWS = 100
-"""Rows that are measured to see what a training in silico is worth on the device."""
+"""Rows that are measured to see what a training in silico is worth on the device, at most."""
+FEWEST_TRIAL_ROWS = 16
+"""Where shots are few."""
+CONFIRMED = 0.5
+"""The part of :func:`confirmed_part` that is enough."""
 EPOCHS_IN_SILICO = 2
 """Epochs in silico for each one on the device, where further steps follow the measured ones."""
-_CONFIRMED = 0.5  # the part of :func:`confirmed_part` that is enough
 _SHOT = 1 << 31  # number of the trial's shot, beyond those of a training, whose noise stays the same
 _LEAST_LOSS = 1e-12  # a smaller one counts as this, for its logarithm
 
@@ -69,7 +81,7 @@ def is_confirmed(trainer: Trainer, data: Data) -> bool:
     except ShotBudgetError:
         return False
     losses = (row_losses(trainer, scores, data.targets).mean() for scores in (promised, held))
-    return confirmed_part(_least_constant_loss(trainer, held, data.targets), *map(float, losses)) >= _CONFIRMED
+    return confirmed_part(_least_constant_loss(trainer, held, data.targets), *map(float, losses)) >= CONFIRMED
 
 
 def _least_constant_loss(trainer: Trainer, like: np.ndarray, targets: np.ndarray) -> float:

@@ -11,8 +11,9 @@ import numpy as np
 from skpat.controls import ControlBatch
 from skpat.exceptions import ShotBudgetError
 from skpat.network.forward import forward
+from skpat.training.in_silico import through_twin
 from skpat.training.loss_probe import row_losses
-from skpat.training.pretraining import BEGIN_AT
+from skpat.training.pretraining import BEGIN_AT, CONFIRMED, TRIAL_ROWS, confirmed_part
 from skpat.training.readout_fit import fit_readout, measure_anew
 from skpat.training.recalibration_in_silico import refit_twin, train_in_silico
 from skpat.user_warning import warn_user
@@ -29,7 +30,8 @@ LEAST_ROWS = 16
 _ENOUGH_ROWS = 256  # for a readout, if the weights are to have a part of the budget
 _FOLDS = 5
 _CHECK_EVERY = 4  # one row in so many only decides
-_MOST_CHECKED = 256
+_MOST_CHECKED = 256  # before a training in silico as many as in its trial
+_CHECKED_ON_TWIN = 5  # one row in five decides on the twin, up to those of a trial
 _PULLS = (0.0, 10.0, 100.0, 1000.0)
 _FIRST_PROGRESS = 0.5  # steps and displacements go on where those of a fit are half way down
 _PATIENCE = 5  # epochs
@@ -128,14 +130,16 @@ def recalibrate(
     2. Where the method trains on the device and the loss is not yet good, the weights are trained further. A quarter of the
        measured rows takes no part: these rows decide. Where the method would begin a fit with this twin in silico
        (``begins_in_silico``), the twin is fitted anew, to at most some 1,000 of the other shots of 1, and if it then predicts
-       the deciding rows better, the weights are trained on it for up to twice ``max_iter`` epochs, which costs no shot. The
-       deciding rows are measured once more: if they are not better, everything is put back.
+       the deciding rows better, the weights are trained on it for up to twice ``max_iter`` epochs, which costs no shot. If the
+       twin says that rows which took no part (up to 100) have become better, the deciding rows are measured once more. The
+       device confirms it if their mean loss has gone half of the way, on a logarithmic scale, that it went on the twin
+       (:func:`~skpat.training.pretraining.confirmed_part`). Else everything is put back.
     3. If the loss is still not good, what is left of the budget goes into epochs of small steps on the device, smaller ones
        after a training in silico, with a twin that has learned from the shots of 1. After each epoch the deciding rows are
        measured. It ends after five epochs without progress.
 
     "Better" means by more than the standard error of the paired difference; for a readout, by more than 1 + 10 / n of them,
-    with n rows.
+    with n rows. What was found in silico and confirmed is kept, and so is what was better still on the device from there.
     """
     session = trainer.session
     shots_before, faults_before = session.shots_left, sum(session.ledger.faults.values())
@@ -143,7 +147,7 @@ def recalibrate(
     in_silico = _may_begin_in_silico(trainer, most)
     data, n_rows = _chosen(data, strata, most, trainer, rng, in_silico)
     measured = data.rows(np.arange(n_rows))
-    check = np.arange(0, n_rows, _CHECK_EVERY)[:_MOST_CHECKED]
+    check = np.arange(0, n_rows, _CHECK_EVERY)[: _count_check(n_rows, in_silico)]
     try:
         refit = _Refit(trainer, measured, check)
     except ShotBudgetError as error:
@@ -163,7 +167,7 @@ def recalibrate(
         further.train(refit, in_silico, good_loss)
         if further.best is not None:
             loss_weights = _mean(further.best.losses, share)
-            if _is_better(further.best.losses, refit.losses_of_check, share):
+            if further.is_confirmed or _is_better(further.best.losses, refit.losses_of_check, share):
                 kept, weights, statistics = "readout and weights", further.best.weights, further.best.statistics
     trainer.set_weights(weights)
     trainer.statistics[:] = statistics
@@ -253,7 +257,12 @@ class _Refit:
 
 def _count_measured_again(n_rows: int, n_layers: int, in_silico: bool = False) -> int:
     """Rows that decide, each time that they are measured: with everything as it was, after a training in silico."""
-    return min(-(-n_rows // _CHECK_EVERY), _MOST_CHECKED) * ((n_layers > 1) + in_silico)
+    return _count_check(n_rows, in_silico) * ((n_layers > 1) + in_silico)
+
+
+def _count_check(n_rows: int, in_silico: bool) -> int:
+    """Of so many measured rows, those that decide."""
+    return min(-(-n_rows // _CHECK_EVERY), TRIAL_ROWS if in_silico else _MOST_CHECKED)
 
 
 def _may_begin_in_silico(trainer: Trainer, most: float) -> bool:
@@ -319,15 +328,18 @@ class _Further:
     ----------
     best : _State or None
         That of the smallest loss of the rows that decide, on the device. None: the budget did not allow for one.
+    is_confirmed : bool
+        Whether the device has confirmed what was found in silico.
     n_epochs, n_epochs_in_silico : int
         On the device, and on the twin.
     """
 
     def __init__(self, trainer: Trainer, data: Data, check: np.ndarray, rng: np.random.RandomState):
         self._trainer, self._data, self._rng = trainer, data, rng
-        self._deciding = data.rows(check)
+        self._check, self._deciding = check, data.rows(check)
         self._others = np.setdiff1d(np.arange(len(data)), check)
         self.best: _State | None = None
+        self.is_confirmed = False
         self.n_epochs = self.n_epochs_in_silico = 0
 
     def train(self, refit: _Refit, in_silico: bool, good_loss: float) -> None:
@@ -336,29 +348,43 @@ class _Further:
         begin_at, trainer = _FIRST_PROGRESS, self._trainer
         try:
             if in_silico and refit_twin(trainer, refit.sent, refit.measured.sample_weight, refit.check):
-                if self._is_better_in_silico(refit):
+                self._train_in_silico(refit)
+                if self.is_confirmed:
                     begin_at = BEGIN_AT
             else:
                 _learn(trainer, refit.sent, refit.measured.sample_weight)
-            if begin_at == _FIRST_PROGRESS or self._loss > good_loss:
+            if not self.is_confirmed or self._loss > good_loss:
                 self._train_on_device(begin_at)
         except ShotBudgetError:  # repeats after faults cost shots, too
             pass
         except KeyboardInterrupt:
             warn_user("The recalibration was interrupted. The estimator keeps the best state so far.")
 
-    def _is_better_in_silico(self, refit: _Refit) -> bool:
-        """Train on the twin; whether the device says that it was of use. If not, weights and statistics are as before."""
-        trainer = self._trainer
+    def _train_in_silico(self, refit: _Refit) -> None:
+        """Train on the twin and ask the device what that is worth. If nothing, weights and statistics are as before."""
+        trainer, n_deciding = self._trainer, len(self._deciding)
+        wanted = min(len(self._data) // _CHECKED_ON_TWIN, TRIAL_ROWS)
+        more = self._others[len(self._others) - max(wanted - n_deciding, 0) :]
+        judged = self._data.rows(np.concatenate([self._check, more]))
         weights, statistics = trainer.weights_now(), copy.deepcopy(trainer.statistics)
-        self.n_epochs_in_silico = train_in_silico(trainer, self._data.rows(self._others), self._rng)
-        self._judge()
-        assert self.best is not None
-        if _is_better(self.best.losses, refit.losses_of_check, self._deciding.sample_weight):
-            return True
-        trainer.set_weights(weights)
-        trainer.statistics[:] = statistics
-        return False
+        before = self._losses_on_twin(judged)
+        self.n_epochs_in_silico = train_in_silico(trainer, self._data.rows(np.setdiff1d(self._others, more)), self._rng)
+        promised = self._losses_on_twin(judged)
+        if _is_better(promised, before, judged.sample_weight):
+            self._judge()
+            share = self._deciding.sample_weight
+            before_it, on_twin = _mean(refit.losses_of_check, share), _mean(promised[:n_deciding], share)
+            self.is_confirmed = confirmed_part(before_it, on_twin, self._loss) >= CONFIRMED
+        if not self.is_confirmed:
+            trainer.set_weights(weights)
+            trainer.statistics[:] = statistics
+
+    def _losses_on_twin(self, rows: Data) -> np.ndarray:
+        """Of the present weights."""
+        trainer = self._trainer
+        assert trainer.twin is not None
+        scores = forward(trainer.network, trainer.weights_now(), rows.X, through_twin(trainer.twin))
+        return row_losses(trainer, scores, rows.targets)
 
     def _train_on_device(self, begin_at: float) -> None:
         """Epochs of small steps."""

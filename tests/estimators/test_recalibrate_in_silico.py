@@ -135,18 +135,24 @@ def test_a_good_loss_is_enough() -> None:
     assert network.recalibrate(X, Y, 800).recalibration_.n_epochs == 0
 
 
-def test_rows_that_decide_are_neither_fitted_to_nor_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_shots", [100, 400])
+def test_rows_that_decide_are_neither_fitted_to_nor_trained_on(max_shots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[np.ndarray] = []
     weighed: list[np.ndarray] = []
     deciding: set[int] = set()
-    epoch, fit, init = Trainer.epoch, PhysicsTwin.fit, recalibration._Further.__init__
+    n_judged: list[int] = []
+    n_trained: list[int] = []
+    epoch, fit, losses = Trainer.epoch, PhysicsTwin.fit, recalibration._Further._losses_on_twin
 
-    def begun(further: Any, trainer: Any, data: Any, check: np.ndarray, rng: Any) -> None:
-        init(further, trainer, data, check, rng)
-        deciding.update(data.row_keys[check].tolist())
+    def asked_twin(further: Any, rows: Any) -> np.ndarray:
+        n_judged.append(len(rows))
+        deciding.update(rows.row_keys.tolist())
+        assert set(further._deciding.row_keys.tolist()) <= set(rows.row_keys.tolist())
+        return losses(further, rows)
 
     def noted(self: Any, data: Any, *args: Any) -> float:
         assert not deciding & set(data.row_keys.tolist())
+        n_trained.append(len(data))
         return epoch(self, data, *args)
 
     def fit_noted(self: Any, controls: np.ndarray, outputs: np.ndarray, sample_weight: np.ndarray) -> Any:
@@ -154,13 +160,17 @@ def test_rows_that_decide_are_neither_fitted_to_nor_trained_on(monkeypatch: pyte
         weighed.append(sample_weight)
         return fit(self, controls, outputs, sample_weight)
 
-    monkeypatch.setattr(recalibration._Further, "__init__", begun)
+    monkeypatch.setattr(recalibration._Further, "_losses_on_twin", asked_twin)
     monkeypatch.setattr(Trainer, "epoch", noted)
     monkeypatch.setattr(PhysicsTwin, "fit", fit_noted)
     network = trained(2)
     weight = np.arange(1.0, len(X) + 1)
-    found = network.recalibrate(X, Y, 400, sample_weight=weight).recalibration_
+    found = network.recalibrate(X, Y, max_shots, sample_weight=weight).recalibration_
     assert found.n_epochs_in_silico
+    assert n_judged == 2 * [
+        max(-(-found.n_rows // 4), len(X) // 5)
+    ]  # before and after; with few shots on the twin alone
+    assert n_trained[0] == len(X) - n_judged[0]
     n_fitted = found.n_rows - -(-found.n_rows // 4)
     n_calls = network._network.n_calls
     ((controls,), (of_shots,)) = fitted, weighed
@@ -188,15 +198,22 @@ def test_the_device_goes_on_with_small_steps(monkeypatch: pytest.MonkeyPatch) ->
     assert began[0] == BEGIN_AT
 
 
-def test_what_the_device_does_not_confirm_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training on the device then begins where it would have begun."""
+@pytest.mark.parametrize("where", ["on the twin", "on the device"])
+def test_what_is_not_confirmed_leaves_no_trace(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training on the device then begins where it would have begun; the device is asked only if the twin promises."""
     began: list[tuple[float, dict[str, np.ndarray], list[np.ndarray]]] = []
+    n_sent: list[int] = []
+    promises = iter([3.0, 0.1])
     train = recalibration._Further._train_on_device
 
     def noted(further: Any, begin_at: float) -> None:
         trainer = further._trainer
         began.append((begin_at, trainer.weights_now(), [s.mean.copy() for s in trainer.statistics]))
+        n_sent.append(sum(SENT))
         train(further, begin_at)
+
+    def promised(further: Any, rows: Any) -> np.ndarray:
+        return np.full(len(rows), next(promises))
 
     def astray(trainer: Any, *args: Any) -> int:
         for weight in trainer.weights.values():
@@ -207,10 +224,14 @@ def test_what_the_device_does_not_confirm_leaves_no_trace(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(recalibration._Further, "_train_on_device", noted)
     monkeypatch.setattr(recalibration, "train_in_silico", astray)
+    if where == "on the device":
+        monkeypatch.setattr(recalibration._Further, "_losses_on_twin", promised)
     network = trained()
     network.loss_ = -np.inf
     found = network.recalibrate(X, Y, 1500).recalibration_
     ((begin_at, weights, means),) = began
+    n_check = -(-found.n_rows // 4) if where == "on the device" else 0
+    assert n_sent == [(found.n_rows + n_check) * network._network.n_calls]
     assert (begin_at, found.n_epochs_in_silico) == (0.5, 3)
     np.testing.assert_array_equal(means[0], weights["layers.0.mean"])
     assert found.loss_weights is not None

@@ -49,7 +49,10 @@ def test_what_the_equations_leave_out_is_learned(n_calibration_shots: Any) -> No
     assert network.twin_score_ > 0.97
     assert network._gradient.explores(network.twin_)
     spent, plan = network.shots_["calibration"], network.plan(X).calibration
-    assert spent <= plan if n_calibration_shots == "auto" else spent == plan == 2 * len(X) + 300
+    assert spent <= plan
+    if n_calibration_shots == 300:
+        assert spent == 2 * len(X) + 300
+        assert plan == spent + 2 * (2 * len(X) // 10 if len(X) >= 80 else 16)  # for a trial, which a correction has not
     again = clone(network).fit(X, Y)
     for name, weight in network.weights_.items():
         np.testing.assert_array_equal(weight, again.weights_[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skpat import PhysicalNetworkClassifier, PhysicalNetworkRegressor
 from skpat.devices import SecondHarmonicLaser
+from skpat.estimators.shot_counts import ShotCounts
 from skpat.exceptions import NonFiniteTrainingError
 from skpat.training import InSilico, PhysicsAware, SharpnessAware, pretraining
 from skpat.training.pretraining import confirmed_part
@@ -185,7 +187,26 @@ def test_a_trial_never_takes_the_shots_of_the_first_step() -> None:
         assert plan.training >= 2 * 75
         assert plan.shots <= max_shots
         with_trial.append(plan.calibration > 1700 + 2 * 75)
-    assert with_trial == [False] * 4 + [True] * 2  # 100 rows in both units where the budget reaches for them, too
+    assert with_trial == [False] + [True] * 5  # 16 rows in both units where the budget reaches for them, too
+
+
+@given(
+    n_rows=st.integers(10, 2000), max_iter=st.integers(1, 30), share=st.floats(0.01, 2.0), n_layers=st.integers(1, 3)
+)
+def test_a_trial_takes_a_tenth_of_the_training(n_rows: int, max_iter: int, share: float, n_layers: int) -> None:
+    """Of as many rows as it has shots for: 100 at most and 16 at least, if those are no more than a quarter."""
+    made = network(gradient=PhysicsAware(), max_iter=max_iter, n_layers=n_layers, n_calibration_shots=50)
+    counts = ShotCounts.of(made, made.gradient, TWIN, n_rows, 2 * n_layers)
+    n_trained = n_rows * max_iter
+    expected = 0 if n_trained < 64 else int(np.clip(n_trained // 10, 16, 100))
+    assert counts.trial_rows == expected
+    assert counts.trial == 2 * n_layers * expected
+    budget = int(share * counts.training) + counts.calibration
+    limited = replace(counts, max_shots=budget)
+    assert limited.trial_rows in (0, *range(16, 101))
+    if limited.trial:
+        assert limited.trial <= 0.25 * limited.training
+        assert limited.calibration + limited.first_step + limited.trial <= budget
 
 
 @pytest.mark.parametrize("how", [{}, AUTO, AUTO | {"max_shots": 900}, {"max_shots": 900}], ids=str)
@@ -196,7 +217,7 @@ def test_budgets_and_journals_hold(how: dict[str, Any], tmp_path: Path) -> None:
         one, again = clone(made).fit(X, Y), clone(made).fit(X, Y)
     assert sum(again.shots_.values()) == 0 < sum(one.shots_.values()) <= how.get("max_shots", np.inf)
     assert same_weights(one, again)
-    assert one.pretrained_ == again.pretrained_ == (how.get("max_shots") is None or "batch_size" not in how)
+    assert one.pretrained_ == again.pretrained_ is True
 
 
 def test_what_the_device_confirms_is_kept_for_the_shots_of_a_hundred_rows() -> None:
@@ -236,8 +257,7 @@ def test_what_the_device_does_not_confirm_leaves_the_training_as_it_would_have_b
         {"twin": NeuralTwin(max_iter=5)},
         {"twin": Learned(SecondHarmonicLaser(16, 8, n_steps=2), ["coupling"])},
         {"twin": ResidualTwin(TWIN, NeuralTwin(max_iter=5))},
-        {"max_iter": 3},
-        {"max_shots": 800},
+        {"n_layers": 2, "max_iter": 1, "max_shots": 490},  # nothing is left for a trial
     ],
     ids=str,
 )
@@ -309,7 +329,7 @@ def test_what_a_network_knows_is_held_against_the_best_constant(kind: type, monk
     seen: list[float] = []
     part = pretraining.confirmed_part
     monkeypatch.setattr(pretraining, "confirmed_part", lambda *losses: seen.append(losses[0]) or part(*losses))
-    monkeypatch.setattr(pretraining, "TRIAL_ROWS", 1000)
+    monkeypatch.setattr(pretraining, "TRIAL_ROWS", 1000)  # not these few alone
     rare = np.where(np.arange(75) % 25 == 0, 1, 0)
     how = {"max_iter": 150, "n_calibration_shots": 100, "n_iter_no_change": 2, "tol": 1.0}
     network(kind, **(AUTO | how)).fit(X, rare)
