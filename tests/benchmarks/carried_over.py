@@ -3,8 +3,8 @@
 Copies of one make differ: the chips of the mesh in every phase (0.1 rad) and splitter (0.05), the oscillators in every coupling
 (20 % of the largest), the lasers in how each channel is aligned (30 % of its range). A network is trained on one copy and
 predicts the test rows there; it predicts them on another copy; ``set_params(device=other).recalibrate(...)`` adapts it with the
-labelled rows of the training and 500, 2,000, 8,000 or 32,000 shots at most. "Trained on it" is a new fit on the other copy, with
-2,000 shots at most, and with all that it takes.
+labelled rows of the training and 500, 2,000, 8,000 or 32,000 shots at most. "Trained on it" is a new fit on the other copy,
+with 2,000 shots at most, and with all that it takes.
 
 Digits for the mesh and the oscillators, scikit-learn's wines for the laser. Nothing digital is trained but a gain and an offset
 for each input channel, and one gain and an intercept for each class. The twin is what the estimator takes by itself: the
