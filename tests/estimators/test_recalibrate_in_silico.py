@@ -131,8 +131,39 @@ def test_a_good_loss_is_enough() -> None:
     network.loss_ = np.inf
     assert network.recalibrate(X, Y, 400).recalibration_.n_epochs_in_silico == 0
     network = trained()
-    network.loss_ = 10.0  # no readout is so bad, but it is one in silico that is as good
-    assert network.recalibrate(X, Y, 800).recalibration_.n_epochs == 0
+    network.loss_ = np.inf
+    loss_readout = network.recalibrate(X, Y, 800).recalibration_.loss_readout
+    network = trained()
+    network.loss_ = 0.7 * loss_readout  # not good enough: the weights are trained, in silico well enough
+    found = network.recalibrate(X, Y, 800).recalibration_
+    assert found.loss_weights < network.loss_
+    assert found.n_epochs_in_silico
+    assert found.n_epochs == 0
+
+
+def test_what_the_device_confirms_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows on the device need not show by themselves what many rows on the twin have shown."""
+    parts: list[tuple[float, ...]] = []
+    promised: list[np.ndarray] = []
+    part, losses = recalibration.confirmed_part, recalibration._Further._losses_on_twin
+
+    def noted(further: Any, rows: Any) -> np.ndarray:
+        n_deciding = len(further._deciding)
+        np.testing.assert_array_equal(rows.row_keys[:n_deciding], further._deciding.row_keys)
+        promised.append(losses(further, rows))
+        promised_to.append(promised[-1][:n_deciding].mean())
+        return promised[-1]
+
+    promised_to: list[float] = []
+    monkeypatch.setattr(recalibration._Further, "_losses_on_twin", noted)
+    monkeypatch.setattr(recalibration, "confirmed_part", lambda *of: parts.append(of) or part(*of))
+    monkeypatch.setattr(recalibration, "_is_better", lambda new, *others: len(new) == 15)
+    found = trained(2).recalibrate(X, Y, 100).recalibration_
+    assert found.kept == "readout and weights"
+    ((before, on_twin, held),) = parts
+    assert on_twin == pytest.approx(promised_to[1])
+    assert held == found.loss_weights < before
+    assert [len(losses) for losses in promised] == [15, 15]  # four rows decide on the device
 
 
 @pytest.mark.parametrize("max_shots", [100, 400])
