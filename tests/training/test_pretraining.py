@@ -190,6 +190,13 @@ def test_a_trial_never_takes_the_shots_of_the_first_step() -> None:
     assert with_trial == [False] + [True] * 5  # 16 rows in both units where the budget reaches for them, too
 
 
+def test_a_trial_takes_what_is_planned() -> None:
+    made = network(**(AUTO | {"max_iter": 3}), n_calibration_shots=100)  # 22 rows of 225
+    found = made.fit(X, Y)
+    assert found.pretrained_
+    assert found.shots_["calibration"] == made.plan(X).calibration == 100 + (75 + 22) * 2
+
+
 @given(
     n_rows=st.integers(10, 2000), max_iter=st.integers(1, 30), share=st.floats(0.01, 2.0), n_layers=st.integers(1, 3)
 )
