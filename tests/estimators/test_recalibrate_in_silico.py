@@ -77,6 +77,12 @@ def trained(n_layers: int = 1, **device: Any) -> PhysicalNetworkClassifier:
     return pickle.loads(TRAINED[n_layers]).set_params(device=Waves(**({"specimen": 1} | device)))
 
 
+@pytest.fixture(autouse=True)
+def _trained_before_anything_is_patched() -> None:
+    for n_layers in N_LAYERS:
+        trained(n_layers)
+
+
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the twin knows no equations."""
     monkeypatch.setattr(recalibration, "_may_begin_in_silico", lambda *args: False)
@@ -100,7 +106,7 @@ def test_few_shots_are_enough(n_layers: int, monkeypatch: pytest.MonkeyPatch) ->
     assert network.score(X, Y) > other.score(X, Y)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(64, 900), st.sampled_from(N_LAYERS), st.booleans())
 def test_the_budget_holds(max_shots: int, n_layers: int, strange: bool) -> None:
     network = trained(n_layers, strange=strange)
