@@ -170,10 +170,10 @@ class Recalibrated:
                 "was sent. Give more labelled rows; those of the training will do."
             )
         strata = self._strata(data.targets)
-        missing: Any = [] if strata is None else np.setdiff1d(np.arange(self._count_scores()), strata)
+        missing: Any = np.empty(0) if strata is None else np.setdiff1d(self.classes_, strata)
         if len(missing):  # a readout fitted without them would never answer them again
             raise ValueError(
-                f"'y' of recalibrate must have every class the network knows. {self.classes_[missing].tolist()} had no row of "
+                f"'y' of recalibrate must have every class the network knows. {missing.tolist()} had no row of "
                 "positive weight. Nothing was sent. Give rows of every class; those of the training will do."
             )
         return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -538,3 +539,14 @@ def test_a_new_fit_forgets_the_recalibration() -> None:
     network.fit(X_TRAIN, Y_TRAIN)
     assert not hasattr(network, "recalibration_")
     assert "recalibration" not in network.shots_
+
+
+@pytest.mark.parametrize("labels", [["iris", "rose", "tulip"], [3, 7, -1], [True, False]], ids=str)
+def test_labels_of_any_kind(labels: list[Any]) -> None:
+    y = np.array(labels)[Y_TRAIN % len(labels)]
+    network = untrained(max_iter=1).fit(X_TRAIN, y)
+    assert network.recalibrate(X_TRAIN, y, 50).shots_["recalibration"] <= 50
+    of_one = y == y[0]
+    others = sorted(set(labels) - {y[0].item()})
+    with pytest.raises(ValueError, match=re.escape(f"{others} had no row of positive weight")):
+        network.recalibrate(X_TRAIN, y, 50, sample_weight=of_one.astype(float))
