@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skpat.controls import ControlBatch
 from skpat.exceptions import ShotBudgetError
 from skpat.network.forward import forward
 from skpat.training.in_silico import through_twin
 from skpat.training.loss_probe import row_losses
 from skpat.training.pretraining import BEGIN_AT, CONFIRMED, TRIAL_ROWS, confirmed_part
 from skpat.training.readout_fit import fit_readout, measure_anew
-from skpat.training.recalibration_in_silico import refit_twin, train_in_silico
+from skpat.training.recalibration_in_silico import Shots, refit_twin, train_in_silico
 from skpat.user_warning import warn_user
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def recalibrate(
         At least ``LEAST_ROWS`` (16) labelled rows.
     rng : RandomState
         For the choice and the order of rows.
-    strata : ndarray of int, shape (n_rows,), default=None
+    strata : ndarray of shape (n_rows,), default=None
         Classes, which the choice of rows keeps in proportion.
     good_loss : float, default=-inf
         With a mean loss up to this the readout is enough: the weights are not trained.
@@ -225,7 +224,7 @@ class _Refit:
         judged = check if has_several else np.arange(len(measured))
         scores = _scores(trainer, self._before, measured.rows(check)) if has_several else None
         self._fresh = {name: value.copy() for name, value in self._before.items()}
-        self.sent: list[tuple[ControlBatch, np.ndarray]] = []
+        self.sent: Shots = []
         statistics, outputs = measure_anew(
             trainer, self._fresh, measured, trainer.purpose, lambda *shots: self.sent.append(shots)
         )
@@ -345,16 +344,13 @@ class _Further:
     def train(self, refit: _Refit, in_silico: bool, good_loss: float) -> None:
         """In silico, if that is wanted and there is a better twin for it, and then on the device, for as long as the loss is
         above ``good_loss``, epochs help and the budget allows."""
-        begin_at, trainer = _FIRST_PROGRESS, self._trainer
         try:
-            if in_silico and refit_twin(trainer, refit.sent, refit.measured.sample_weight, refit.check):
+            if in_silico and refit_twin(self._trainer, refit.sent, refit.measured.sample_weight, refit.check):
                 self._train_in_silico(refit)
-                if self.is_confirmed:
-                    begin_at = BEGIN_AT
             else:
-                _learn(trainer, refit.sent, refit.measured.sample_weight)
+                _learn(self._trainer, refit.sent, refit.measured.sample_weight)
             if not self.is_confirmed or self._loss > good_loss:
-                self._train_on_device(begin_at)
+                self._train_on_device(BEGIN_AT if self.is_confirmed else _FIRST_PROGRESS)
         except ShotBudgetError:  # repeats after faults cost shots, too
             pass
         except KeyboardInterrupt:
@@ -364,11 +360,12 @@ class _Further:
         """Train on the twin and ask the device what that is worth. If nothing, weights and statistics are as before."""
         trainer, n_deciding = self._trainer, len(self._deciding)
         wanted = min(len(self._data) // _CHECKED_ON_TWIN, TRIAL_ROWS)
-        more = self._others[len(self._others) - max(wanted - n_deciding, 0) :]
+        n_trained = len(self._others) - max(wanted - n_deciding, 0)
+        trained, more = self._data.rows(self._others[:n_trained]), self._others[n_trained:]
         judged = self._data.rows(np.concatenate([self._check, more]))
         weights, statistics = trainer.weights_now(), copy.deepcopy(trainer.statistics)
         before = self._losses_on_twin(judged)
-        self.n_epochs_in_silico = train_in_silico(trainer, self._data.rows(np.setdiff1d(self._others, more)), self._rng)
+        self.n_epochs_in_silico = train_in_silico(trainer, trained, self._rng, _FIRST_PROGRESS)
         promised = self._losses_on_twin(judged)
         if _is_better(promised, before, judged.sample_weight):
             self._judge()
@@ -422,7 +419,7 @@ class _Further:
         return np.inf if self.best is None else _mean(self.best.losses, self._deciding.sample_weight)
 
 
-def _learn(trainer: Trainer, sent: list[tuple[ControlBatch, np.ndarray]], sample_weight: np.ndarray) -> None:
+def _learn(trainer: Trainer, sent: Shots, sample_weight: np.ndarray) -> None:
     """Let a twin that learns on learn from what was measured for the readout."""
     twin = trainer.twin
     if twin is None or not getattr(trainer.gradient.explorer, "refine", False) or not hasattr(twin, "partial_fit"):

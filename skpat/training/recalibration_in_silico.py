@@ -16,12 +16,12 @@ from skpat.training.pretraining import EPOCHS_IN_SILICO
 if TYPE_CHECKING:
     from skpat.training.trainer import Data, Trainer
 
-__all__ = ["refit_twin", "train_in_silico"]
+__all__ = ["Shots", "refit_twin", "train_in_silico"]
 
 _MOST_SHOTS = 1000  # to find constants from
-_FIRST_PROGRESS = 0.5  # the weights have been trained: steps as in the second half of a fit
 
 Shots = list[tuple[ControlBatch, np.ndarray]]
+"""Controls and outputs of each call."""
 
 
 def refit_twin(trainer: Trainer, sent: Shots, sample_weight: np.ndarray, check: np.ndarray) -> bool:
@@ -50,22 +50,25 @@ def refit_twin(trainer: Trainer, sent: Shots, sample_weight: np.ndarray, check: 
     except TwinError:  # from where its constants start there is no way to these shots
         return False
     controls, outputs = _shots(sent, check)
-    if not _error(twin, controls, outputs) < _error(trainer.twin, controls, outputs):
+    before: Any = trainer.twin
+    if twin.score(controls, outputs) <= before.score(controls, outputs):
         return False
     trainer.twin = twin
     return True
 
 
-def train_in_silico(trainer: Trainer, data: Data, rng: np.random.RandomState) -> int:
+def train_in_silico(trainer: Trainer, data: Data, rng: np.random.RandomState, begin_at: float) -> int:
     """Train further on the trainer's twin, for twice as many epochs as a fit may take on the device.
 
     Parameters
     ----------
     trainer : Trainer
-        Its weights and statistics are moved. Its method and its optimizer are afterwards as they were.
+        Its weights and statistics are moved. Its method is afterwards as it was, and its optimizer begins anew.
     data : Data
     rng : RandomState
         For the order of the rows.
+    begin_at : float
+        How far the step size has fallen already, as a part of its way.
 
     Returns
     -------
@@ -78,7 +81,7 @@ def train_in_silico(trainer: Trainer, data: Data, rng: np.random.RandomState) ->
     trainer.gradient = InSilico()
     try:
         for epoch in range(n_most):
-            start, end = (_FIRST_PROGRESS + (1 - _FIRST_PROGRESS) * n / n_most for n in (epoch, epoch + 1))
+            start, end = (begin_at + (1 - begin_at) * n / n_most for n in (epoch, epoch + 1))
             if patience.is_over(-trainer.epoch(data, rng, (start, end))):
                 break
     finally:
@@ -91,14 +94,3 @@ def _shots(sent: Shots, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What was sent for these rows, and what came back, all calls one after the other."""
     controls = np.concatenate([np.asarray(batch.rows(rows).dense()) for batch, _ in sent])
     return controls, np.concatenate([outputs[rows] for _, outputs in sent])
-
-
-def _error(twin: Any, controls: np.ndarray, outputs: np.ndarray) -> float:
-    """Mean squared error, each output in units of its spread; one that stays the same has none."""
-    spread = outputs.std(axis=0)
-    changes = spread > 0
-    return (
-        float(np.square((twin.predict(controls) - outputs)[:, changes] / spread[changes]).mean())
-        if changes.any()
-        else 0.0
-    )

@@ -107,18 +107,16 @@ def test_few_shots_are_enough(n_layers: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @settings(max_examples=5, deadline=None)
-@given(st.integers(64, 900), st.sampled_from(N_LAYERS), st.booleans())
+@given(st.integers(80, 900), st.sampled_from(N_LAYERS), st.booleans())
 def test_the_budget_holds(max_shots: int, n_layers: int, strange: bool) -> None:
     network = trained(n_layers, strange=strange)
-    if max_shots < recalibration.least_shots(network._network, 1):
-        return
     assert sum(SENT) == 0
     network.recalibrate(X, Y, max_shots)
     assert sum(SENT) == network.recalibration_.shots <= max_shots
 
 
 @pytest.mark.parametrize("n_layers", N_LAYERS)
-def test_the_smallest_budget_is_the_same(n_layers: int) -> None:
+def test_the_smallest_budget_is_for_the_readout(n_layers: int) -> None:
     """With too little for asking the device what it is worth there is no training in silico."""
     network = trained(n_layers)
     n_calls = network._network.n_calls
@@ -150,7 +148,8 @@ def test_a_good_loss_is_enough() -> None:
 def test_what_the_device_confirms_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows on the device need not show by themselves what many rows on the twin have shown."""
     parts: list[tuple[float, ...]] = []
-    promised: list[np.ndarray] = []
+    promised: list[np.ndarray] = []  # of all rows that decide on the twin
+    promised_to: list[float] = []  # of those that decide on the device
     part, losses = recalibration.confirmed_part, recalibration._Further._losses_on_twin
 
     def noted(further: Any, rows: Any) -> np.ndarray:
@@ -160,7 +159,6 @@ def test_what_the_device_confirms_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
         promised_to.append(promised[-1][:n_deciding].mean())
         return promised[-1]
 
-    promised_to: list[float] = []
     monkeypatch.setattr(recalibration._Further, "_losses_on_twin", noted)
     monkeypatch.setattr(recalibration, "confirmed_part", lambda *of: parts.append(of) or part(*of))
     monkeypatch.setattr(recalibration, "_is_better", lambda new, *others: len(new) == 15)
