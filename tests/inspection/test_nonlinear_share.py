@@ -9,7 +9,7 @@ from skpat import as_device, characterize
 from skpat.inspection.response_statistics import _noise_of_products
 
 
-@pytest.mark.parametrize("n_outputs", [1, 5])
+@pytest.mark.parametrize("n_outputs", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_noise_that_grows_with_the_signal_does_not_make_a_linear_device_nonlinear(n_outputs: int) -> None:
     def verdict(seed: int) -> str:
         rng = np.random.default_rng(seed)

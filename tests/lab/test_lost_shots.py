@@ -63,7 +63,7 @@ def network(journal: Any, max_shots: int | None = 700, **params: Any) -> Physica
     )
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(st.sets(st.integers(1, 25), max_size=3), st.integers(2, 45), st.sampled_from([600, 900, None]))
 def test_a_run_that_goes_on_has_the_shots_left_that_it_had(faults: set[int], crash: int, max_shots: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ import skpat
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
-@pytest.mark.parametrize("n_kills", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_fit_killed_at_random_moments_goes_on_where_it_was(tmp_path: Path, n_kills: int) -> None:
     root = Path(skpat.__file__).parents[1]
     done = subprocess.run(
